@@ -1,0 +1,46 @@
+//! The values that an app is given when it starts.
+
+use serde::{Deserialize, Serialize};
+
+/// One declared parameter, with the value that is in force.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Parameter {
+    pub name: String,
+    /// `None` is an error at serve time unless an override gives a value.
+    pub value: Option<ParameterValue>,
+    /// An explicit `type=` of the declaration.
+    pub kind: Option<ParameterKind>,
+    pub env_var: Option<String>,
+    pub download: bool,
+    /// Where a file or folder is put; a trailing `/` means "into this folder".
+    pub mount: Option<String>,
+    pub ignore_patterns: Vec<String>,
+}
+
+/// How the runtime treats a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ParameterKind {
+    String,
+    File,
+    Directory,
+    AppEndpoint,
+}
+
+/// What may be passed as the value of a parameter.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ParameterValue {
+    Text(String),
+    Integer(i64),
+    Float(f64),
+    Boolean(bool),
+    File(String),
+    Dir(String),
+    AppEndpoint {
+        app_name: String,
+        public: bool,
+    },
+    /// JSON of a `RunOutput`, resolved by a cluster only.
+    RunOutput(String),
+    /// JSON of an `ArtifactValue`, resolved by a cluster only.
+    Artifact(String),
+}
