@@ -5,4 +5,8 @@
 
 pub mod error;
 pub mod spec;
+
+pub mod config;
 pub mod wire;
+
+pub mod client;
