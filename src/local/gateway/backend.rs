@@ -1,0 +1,439 @@
+//! One replica's address: its pool of kept-alive connections and its requests in flight.
+//!
+//! A connection carries one request at a time and belongs to whoever holds it; dropping it closes
+//! the socket, which is how a client that leaves stops the work upstream. The pool is our own
+//! because the retry rules hang on knowing whether a connection had been used before. Nothing here
+//! knows of routes: a request that cannot be sent is handed back whole.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::{Method, Request, Response};
+use hyper::body::{Body, Incoming};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use rustix::net::RecvFlags;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout};
+
+use super::body::{Upload, UploadWatch};
+use super::headers::Head;
+
+/// Longest rest of a connection that is used again. Below the shortest keep-alive of common app
+/// servers (gunicorn 2 s, uvicorn and node 5 s), so that they do not hang up while we pick up; a
+/// new loopback connection costs about 0.1 ms, and an idle one may hold a thread of the app.
+const MAX_IDLE: Duration = Duration::from_secs(1);
+
+/// Loopback answers at once; it takes long only while the app's accept queue is full.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Highest bit of the counter, so that entering and retiring cannot miss each other.
+const RETIRED: usize = 1 << (usize::BITS - 1);
+
+/// A replica that requests are sent to.
+pub struct Backend {
+    addr: SocketAddr,
+    request_timeout: Option<Duration>,
+    load: AtomicUsize,
+    idle: Notify,
+    pool: Mutex<Pool>,
+}
+
+#[derive(Default)]
+struct Pool {
+    resting: Vec<Resting>,
+    swept: bool,
+}
+
+struct Resting {
+    connection: Connection,
+    since: Instant,
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backend")
+            .field("addr", &self.addr)
+            .field("in_flight", &self.in_flight())
+            .field("retired", &self.is_retired())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Backend {
+    /// A backend at `addr`; nothing is connected yet.
+    ///
+    /// `request_timeout` runs from the moment a request is handed to the backend until the
+    /// *headers* of the response arrive, connecting and the upload included; the client then gets
+    /// a 504. It does not limit the response body nor a connection that was upgraded.
+    pub fn new(addr: SocketAddr, request_timeout: Option<Duration>) -> Arc<Self> {
+        Arc::new(Self {
+            addr,
+            request_timeout,
+            load: AtomicUsize::new(0),
+            idle: Notify::new(),
+            pool: Mutex::default(),
+        })
+    }
+
+    /// Requests whose response has not ended, and upgraded connections.
+    pub fn in_flight(&self) -> usize {
+        self.load.load(Ordering::Acquire) & !RETIRED
+    }
+
+    /// Resolves when nothing is in flight. That stays so only after [`Backend::retire`].
+    pub async fn drained(&self) {
+        loop {
+            let mut idle = std::pin::pin!(self.idle.notified());
+            idle.as_mut().enable();
+            if self.in_flight() == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    /// Takes no new request and closes idle connections; what is in flight goes on.
+    ///
+    /// A request that was on its way here is sent to the route's new target instead.
+    pub fn retire(&self) {
+        self.load.fetch_or(RETIRED, Ordering::AcqRel);
+        self.pool().resting.clear();
+    }
+
+    pub(super) fn request_timeout(&self) -> Option<Duration> {
+        self.request_timeout
+    }
+
+    /// Counts a request in flight, unless the backend is retired.
+    pub(super) fn enter(self: &Arc<Self>) -> Option<InFlight> {
+        let before = self.load.fetch_add(1, Ordering::AcqRel);
+        let slot = InFlight {
+            backend: Arc::clone(self),
+        };
+        (before & RETIRED == 0).then_some(slot)
+    }
+
+    fn is_retired(&self) -> bool {
+        self.load.load(Ordering::Acquire) & RETIRED != 0
+    }
+
+    fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection used last, as the app is least likely to close that one.
+    fn take_resting(&self) -> Option<Connection> {
+        let mut pool = self.pool();
+        loop {
+            let found = pool.resting.iter().rposition(|resting| {
+                resting.connection.sender.is_ready() && resting.since.elapsed() < MAX_IDLE
+            })?;
+            let mut connection = pool.resting.remove(found).connection;
+            if connection.is_open() {
+                connection.reused = true;
+                return Some(connection);
+            }
+        }
+    }
+
+    fn put_back(self: &Arc<Self>, connection: Connection) {
+        let mut pool = self.pool();
+        // Asked under the lock: `retire` clears the pool after it set the mark.
+        if self.is_retired() || connection.sender.is_closed() {
+            return;
+        }
+        pool.resting.push(Resting {
+            connection,
+            since: Instant::now(),
+        });
+        if !std::mem::replace(&mut pool.swept, true) {
+            self.start_sweeping();
+        }
+    }
+
+    /// Runs only while connections rest, so that a quiet backend has no timer.
+    fn start_sweeping(self: &Arc<Self>) {
+        let backend = Arc::downgrade(self);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(MAX_IDLE).await;
+                if !backend.upgrade().is_some_and(|backend| backend.sweep()) {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Closes what rested too long; tells whether there is something left to watch.
+    fn sweep(&self) -> bool {
+        let mut pool = self.pool();
+        pool.resting
+            .retain(|resting| resting.since.elapsed() < MAX_IDLE);
+        pool.swept = !pool.resting.is_empty();
+        pool.swept
+    }
+}
+
+/// A request that counts; it no longer does when this is dropped.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    backend: Arc<Backend>,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let before = self.backend.load.fetch_sub(1, Ordering::AcqRel);
+        if before & !RETIRED == 1 {
+            self.backend.idle.notify_waiters();
+        }
+    }
+}
+
+/// One HTTP/1.1 connection to the app; closed when dropped.
+struct Connection {
+    sender: SendRequest<Upload>,
+    driver: AbortHandle,
+    /// A second handle on the socket, only ever asked whether the app has hung up.
+    socket: OwnedFd,
+    reused: bool,
+}
+
+impl Connection {
+    async fn open(addr: SocketAddr) -> Result<Self, io::Error> {
+        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(addr)).await??;
+        stream.set_nodelay(true)?;
+        let socket = stream.as_fd().try_clone_to_owned()?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(io::Error::other)?;
+        // How it ended reaches whoever waits for the response.
+        let driver = tokio::spawn(async move { drop(connection.with_upgrades().await) });
+        Ok(Self {
+            sender,
+            driver: driver.abort_handle(),
+            socket,
+            reused: false,
+        })
+    }
+
+    /// Asks the kernel, since the task that drives the connection may not have run since the app
+    /// hung up. Bytes that nobody asked for count as hanging up.
+    fn is_open(&self) -> bool {
+        let mut byte = [0_u8; 1];
+        let peeked = rustix::net::recv(
+            &self.socket,
+            &mut byte,
+            RecvFlags::PEEK | RecvFlags::DONTWAIT,
+        );
+        matches!(peeked, Err(rustix::io::Errno::WOULDBLOCK))
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// A connection in use, with the request it counts for.
+pub(super) struct Lease {
+    connection: Connection,
+    upload: UploadWatch,
+    slot: InFlight,
+}
+
+impl Lease {
+    /// Returns the connection after the whole response was read.
+    ///
+    /// An app may answer before it has read the request to its end: then the upload goes on, and
+    /// counts, until one side ends it.
+    pub(super) fn give_back(self) {
+        let Self {
+            mut connection,
+            upload,
+            slot,
+        } = self;
+        if upload.finished() {
+            slot.backend.put_back(connection);
+            return;
+        }
+        tokio::spawn(async move {
+            if connection.sender.ready().await.is_ok() {
+                slot.backend.put_back(connection);
+            }
+            drop((slot, upload));
+        });
+    }
+}
+
+/// A request that is ready to be sent.
+pub(super) struct Outgoing {
+    pub(super) head: Head,
+    pub(super) body: Incoming,
+}
+
+/// Why there is no response.
+pub(super) enum Failure {
+    /// The app saw nothing of the request, so that it can be sent elsewhere.
+    NotSent {
+        outgoing: Box<Outgoing>,
+        cause: Cause,
+    },
+    /// The app may have seen it.
+    BrokenOff { cause: Cause },
+}
+
+/// What a log should say.
+pub(super) type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+impl InFlight {
+    pub(super) fn backend(&self) -> &Arc<Backend> {
+        &self.backend
+    }
+
+    /// Sends the request and waits for the headers of the response.
+    ///
+    /// A kept-alive connection may be closed by the app in the moment it is used. Then the request
+    /// is sent once more, on a new connection, if that cannot make the app do something twice: see
+    /// [`may_repeat`].
+    pub(super) async fn send(
+        self,
+        outgoing: Outgoing,
+    ) -> Result<(Response<Incoming>, Lease), Failure> {
+        let mut outgoing = outgoing;
+        if let Some(connection) = self.backend.take_resting() {
+            match attempt(connection, outgoing).await {
+                Ok((response, connection, upload)) => {
+                    return Ok((response, self.lease(connection, upload)));
+                }
+                Err(Failure::NotSent { outgoing: same, .. }) => outgoing = *same,
+                Err(broken) => return Err(broken),
+            }
+        }
+        let connection = match Connection::open(self.backend.addr).await {
+            Ok(connection) => connection,
+            Err(error) => {
+                let (outgoing, cause) = (Box::new(outgoing), error.into());
+                return Err(Failure::NotSent { outgoing, cause });
+            }
+        };
+        let (response, connection, upload) = attempt(connection, outgoing).await?;
+        Ok((response, self.lease(connection, upload)))
+    }
+
+    fn lease(self, connection: Connection, upload: UploadWatch) -> Lease {
+        Lease {
+            connection,
+            upload,
+            slot: self,
+        }
+    }
+}
+
+async fn attempt(
+    mut connection: Connection,
+    outgoing: Outgoing,
+) -> Result<(Response<Incoming>, Connection, UploadWatch), Failure> {
+    let Outgoing { head, body } = outgoing;
+    let bodiless = body.is_end_stream();
+    let copy = head.clone();
+    let (upload, watch) = Upload::new(body);
+    let mut request = Request::new(upload);
+    *request.method_mut() = head.method;
+    *request.uri_mut() = head.uri;
+    *request.headers_mut() = head.headers;
+    let mut failed = match connection.sender.try_send_request(request).await {
+        Ok(response) => return Ok((response, connection, watch)),
+        Err(failed) => failed,
+    };
+    let untold = failed.take_message().is_some();
+    let error = failed.into_error();
+    let again = untold || (connection.reused && may_repeat(&copy.method, bodiless, &error));
+    let cause = error.into();
+    match watch.reclaim().filter(|_| again) {
+        Some(body) => {
+            let outgoing = Box::new(Outgoing { head: copy, body });
+            Err(Failure::NotSent { outgoing, cause })
+        }
+        None => Err(Failure::BrokenOff { cause }),
+    }
+}
+
+/// Whether a request may be sent again after a reused connection was lost without a response.
+///
+/// Idempotent requests always may (RFC 9110, section 9.2.2). Others only without a body and after
+/// a *reset*: that is what the kernel sends when the app closed before it read the request, while
+/// an app that read it and then died or hung up ends the stream in order.
+fn may_repeat(method: &Method, bodiless: bool, error: &hyper::Error) -> bool {
+    let lost = error.is_incomplete_message() || error.is_canceled() || is_reset(error);
+    lost && (method.is_idempotent() || (bodiless && is_reset(error)))
+}
+
+fn is_reset(error: &hyper::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(io) = cause.downcast_ref::<io::Error>() {
+            return matches!(
+                io.kind(),
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+            );
+        }
+        source = cause.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nowhere() -> Arc<Backend> {
+        Backend::new(([127, 0, 0, 1], 9).into(), None)
+    }
+
+    #[tokio::test]
+    async fn a_hung_up_connection_is_noticed_before_its_task_runs() {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let connection = Connection::open(socket.local_addr().unwrap()).await;
+        let connection = connection.unwrap();
+        let (app, _) = socket.accept().unwrap();
+        assert!(connection.is_open());
+        drop(app);
+        // Nothing was awaited since, so that only the kernel can know.
+        assert!(!connection.is_open());
+    }
+
+    #[tokio::test]
+    async fn drained_waits_for_the_last_request() {
+        let backend = nowhere();
+        let slots = [backend.enter(), backend.enter()];
+        let drained = {
+            let backend = Arc::clone(&backend);
+            tokio::spawn(async move { backend.drained().await })
+        };
+        backend.retire();
+        for slot in slots {
+            tokio::task::yield_now().await;
+            assert!(!drained.is_finished());
+            drop(slot.unwrap());
+        }
+        drained.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_retired_backend_takes_nothing_and_counts_nothing() {
+        let backend = nowhere();
+        backend.retire();
+        assert!(backend.enter().is_none());
+        assert_eq!(backend.in_flight(), 0);
+        backend.drained().await;
+    }
+}

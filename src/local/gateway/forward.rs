@@ -1,0 +1,142 @@
+//! The life of one request, from its head to the last byte of the answer.
+//!
+//! It owns the order of things: prepare, find a backend, send, try again where nothing was sent,
+//! answer or refuse. What each step means is known to the files it calls.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http_body_util::{Either, Full};
+use hyper::body::{Body, Incoming};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::backend::{Failure, InFlight, Lease, Outgoing};
+use super::body::Download;
+use super::headers::{Ends, Head, clean_response};
+use super::refusal::{Refusal, new_request_id, request_id_of};
+use super::route::{Route, Trouble};
+
+/// What the client gets: the app's body, or ours.
+pub(super) type Answer = Response<Either<Download, Full<Bytes>>>;
+
+/// What all requests of a listener share.
+#[derive(Clone)]
+pub(super) struct Site {
+    pub(super) route: Route,
+    /// Upgraded connections outlive their request; the listener waits for them here.
+    pub(super) tunnels: TaskTracker,
+    /// Cancelled when the listener closes.
+    pub(super) closing: CancellationToken,
+}
+
+impl Site {
+    /// Answers a request, whatever happens.
+    pub(super) async fn answer(&self, request: Request<Incoming>, ends: Ends) -> Answer {
+        let client_id = request_id_of(request.headers());
+        match self.forward(request, ends, client_id.as_ref()).await {
+            Ok(answer) => answer,
+            Err(refusal) => refusal
+                .into_response(&client_id.unwrap_or_else(new_request_id))
+                .map(Either::Right),
+        }
+    }
+
+    async fn forward(
+        &self,
+        mut request: Request<Incoming>,
+        ends: Ends,
+        client_id: Option<&HeaderValue>,
+    ) -> Result<Answer, Refusal> {
+        let arrived = Instant::now();
+        let client = hyper::upgrade::on(&mut request);
+        let mut outgoing = prepare(request, ends)?;
+        let client = outgoing.head.wants_upgrade().then_some(client);
+        let mut trouble = Trouble::default();
+        loop {
+            let slot = self.route.admit(arrived).await?;
+            let backend = Arc::clone(slot.backend());
+            let cause = match send(slot, outgoing).await? {
+                Ok((response, lease)) => return self.pass_on(response, lease, client),
+                Err(Failure::BrokenOff { cause }) => {
+                    tracing::warn!(?backend, %cause, ?client_id, "app broke off a request");
+                    return Err(Refusal::broken_off());
+                }
+                Err(Failure::NotSent {
+                    outgoing: same,
+                    cause,
+                }) => {
+                    outgoing = *same;
+                    cause
+                }
+            };
+            let Some(pause) = trouble.next_pause(&backend, Instant::now()) else {
+                tracing::warn!(?backend, %cause, ?client_id, "app takes no connection");
+                return Err(Refusal::unreachable());
+            };
+            self.route.pause(&backend, pause).await?;
+        }
+    }
+
+    /// Turns the app's response into the client's.
+    fn pass_on(
+        &self,
+        mut response: Response<Incoming>,
+        lease: Lease,
+        client: Option<OnUpgrade>,
+    ) -> Result<Answer, Refusal> {
+        let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        clean_response(response.headers_mut(), switching);
+        *response.version_mut() = Version::HTTP_11;
+        if !switching {
+            return Ok(response.map(|body| Either::Left(Download::new(body, lease))));
+        }
+        let client = client.ok_or_else(Refusal::broken_off)?;
+        let app = hyper::upgrade::on(&mut response);
+        let closing = self.closing.clone();
+        self.tunnels.spawn(async move {
+            tokio::select! {
+                () = tunnel(client, app) => {}
+                () = closing.cancelled() => {}
+            }
+            drop(lease);
+        });
+        Ok(response.map(|_| Either::Right(Full::default())))
+    }
+}
+
+fn prepare(request: Request<Incoming>, ends: Ends) -> Result<Outgoing, Refusal> {
+    let (parts, body) = request.into_parts();
+    let mut head = Head::for_app(parts, ends)?;
+    if !body.is_end_stream() {
+        head.frame_body();
+    }
+    Ok(Outgoing { head, body })
+}
+
+/// Sends within the backend's time limit; the request is called off when that ends.
+async fn send(
+    slot: InFlight,
+    outgoing: Outgoing,
+) -> Result<Result<(Response<Incoming>, Lease), Failure>, Refusal> {
+    match slot.backend().request_timeout() {
+        None => Ok(slot.send(outgoing).await),
+        Some(limit) => timeout(limit, slot.send(outgoing))
+            .await
+            .map_err(|_| Refusal::late(limit)),
+    }
+}
+
+/// Carries bytes both ways until both sides have ended.
+async fn tunnel(client: OnUpgrade, app: OnUpgrade) {
+    let Ok((client, app)) = tokio::try_join!(client, app) else {
+        return;
+    };
+    let (mut client, mut app) = (TokioIo::new(client), TokioIo::new(app));
+    // An error is one side hanging up, which ends the tunnel as well as any other way.
+    drop(tokio::io::copy_bidirectional(&mut client, &mut app).await);
+}

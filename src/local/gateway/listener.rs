@@ -1,0 +1,212 @@
+//! The stable address of an app: sockets, connections and their orderly end.
+//!
+//! An app answers on both loopback addresses under one port, because `localhost` is `::1` for some
+//! clients and `127.0.0.1` for others. This file knows when connections begin and end; what is said
+//! on them is `forward`'s.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Error;
+use super::forward::Site;
+use super::headers::Ends;
+use super::route::Route;
+
+/// Time to send the head of a request; also how long a connection may stay open between two.
+const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Time that requests get to end after the listener was closed.
+const CLOSE_GRACE: Duration = Duration::from_secs(3);
+
+/// How often a free port is looked for that is free on both addresses.
+const PORT_TRIES: usize = 32;
+
+/// Pause after the system had no socket for us, such as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The address of an app, open until [`AppListener::close`].
+///
+/// Dropping it only signals: no new connection is taken and open ones end with their request.
+pub struct AppListener {
+    port: u16,
+    site: Site,
+    acceptors: TaskTracker,
+    connections: TaskTracker,
+    /// Ends what did not end by itself.
+    cut: CancellationToken,
+}
+
+impl AppListener {
+    /// Opens `port`, or one that the system chooses, on the loopback addresses of this machine.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::PortTaken`] when another program listens there on either address,
+    /// [`Error::PortForbidden`] when the user may not, [`Error::Listen`] for anything else.
+    pub async fn bind(port: Option<u16>, route: Route) -> Result<Self, Error> {
+        let (port, sockets) = match port {
+            Some(port) => listen_on(port).await.map_err(|source| tell(port, source))?,
+            None => listen_anywhere().await?,
+        };
+        let listener = Self {
+            port,
+            site: Site {
+                route,
+                tunnels: TaskTracker::new(),
+                closing: CancellationToken::new(),
+            },
+            acceptors: TaskTracker::new(),
+            connections: TaskTracker::new(),
+            cut: CancellationToken::new(),
+        };
+        for socket in sockets {
+            listener.acceptors.spawn(accept(
+                socket,
+                listener.site.clone(),
+                listener.connections.clone(),
+                listener.cut.clone(),
+            ));
+        }
+        Ok(listener)
+    }
+
+    /// The port, the same on both addresses.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Where this app's requests go.
+    pub fn route(&self) -> &Route {
+        &self.site.route
+    }
+
+    /// Frees the port, lets requests end for a short while and cuts off what remains.
+    ///
+    /// Upgraded connections are cut at once: there is no word for "please finish" in them. A
+    /// second call waits like the first and changes nothing.
+    pub async fn close(&self) {
+        self.site.closing.cancel();
+        self.acceptors.close();
+        self.acceptors.wait().await;
+        self.connections.close();
+        self.site.tunnels.close();
+        let ended = tokio::time::timeout(CLOSE_GRACE, self.connections.wait()).await;
+        if ended.is_err() {
+            self.cut.cancel();
+            self.connections.wait().await;
+        }
+        self.site.tunnels.wait().await;
+    }
+}
+
+impl Drop for AppListener {
+    fn drop(&mut self) {
+        self.site.closing.cancel();
+    }
+}
+
+fn tell(port: u16, source: io::Error) -> Error {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => Error::PortTaken { port, source },
+        io::ErrorKind::PermissionDenied => Error::PortForbidden { port, source },
+        _ => Error::Listen { source },
+    }
+}
+
+/// The port and the one or two sockets that listen on it.
+type Listening = (u16, Vec<TcpListener>);
+
+async fn listen_on(port: u16) -> Result<Listening, io::Error> {
+    let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
+    let port = v4.local_addr()?.port();
+    match TcpListener::bind((Ipv6Addr::LOCALHOST, port)).await {
+        Ok(v6) => Ok((port, vec![v4, v6])),
+        // `localhost` would lead some clients to that other program.
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(error),
+        Err(error) => {
+            tracing::debug!(%error, "no IPv6 loopback on this machine");
+            Ok((port, vec![v4]))
+        }
+    }
+}
+
+/// The system chooses a port that is free on IPv4; somebody may have it on IPv6.
+async fn listen_anywhere() -> Result<Listening, Error> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match listen_on(0).await {
+            Ok(listening) => return Ok(listening),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries < PORT_TRIES => {}
+            Err(source) => return Err(Error::Listen { source }),
+        }
+    }
+}
+
+async fn accept(socket: TcpListener, site: Site, connections: TaskTracker, cut: CancellationToken) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            () = site.closing.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, client)) => {
+                connections.spawn(serve(stream, client, site.clone(), cut.clone()));
+            }
+            Err(error) if is_about_one_client(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "failed to accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn is_about_one_client(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+    )
+}
+
+/// Serves one connection; errors on it are the client's leaving and concern nobody else.
+async fn serve(stream: TcpStream, client: SocketAddr, site: Site, cut: CancellationToken) {
+    let Ok(gateway) = stream.local_addr().and_then(|addr| {
+        stream.set_nodelay(true)?;
+        Ok(addr)
+    }) else {
+        return;
+    };
+    let ends = Ends { client, gateway };
+    let closing = site.closing.clone();
+    let service = service_fn(move |request| {
+        let site = site.clone();
+        async move { Ok::<_, Infallible>(site.answer(request, ends).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_READ_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = closing.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    tokio::select! {
+        _ = connection => {}
+        () = cut.cancelled() => {}
+    }
+}
