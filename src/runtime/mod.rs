@@ -1,0 +1,457 @@
+//! What runs inside a replica before user code: `fserve`.
+//!
+//! Code is unpacked first and parameters are put into place after it, so code never overwrites a
+//! parameter. The outcome is plain data: variables to set, and either a command to become or
+//! what the Python edge needs to find the app's server function. Replacing the process, signals
+//! and Python objects belong to others; so do archives, which arrive as [`Unpack`].
+
+pub mod args;
+pub mod command;
+mod error;
+pub mod materialize;
+pub mod payload;
+mod place;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+pub use args::Args;
+pub use error::{BoxError, Error};
+pub use materialize::{EndpointLookup, Materialized};
+pub use payload::{ScalarKind, SerializedParameter, WireType};
+
+/// Unpacks an archive (first path) into a folder (second path) that exists.
+pub type Unpack = dyn Fn(&Path, &Path) -> Result<(), BoxError> + Send + Sync;
+
+/// File with all values as JSON, in the working folder where that is writable.
+const PARAMETERS_FILE: &str = "flyte-parameters.json";
+/// Variable with that file's path. The second name is the one that PyPI's `get_parameter` reads;
+/// shells drop it, because it is no identifier.
+const PARAMETERS_FILE_VARIABLES: [&str; 2] = ["FLYTE_PARAMETERS_FILE", PARAMETERS_FILE];
+const RAW_DATA_VARIABLE: &str = "_FLYTE_APP_RAW_DATA_PATH";
+const APP_NAME_VARIABLE: &str = "_FLYTE_APP_NAME";
+const SYS_PATH_VARIABLE: &str = "_F_SYS_PATH";
+const ENDPOINT_PATTERN_VARIABLE: &str = "INTERNAL_APP_ENDPOINT_PATTERN";
+
+/// The process that `fserve` runs in, and its helpers.
+pub struct Host<'a> {
+    pub cwd: PathBuf,
+    pub env: BTreeMap<String, String>,
+    pub lookup: &'a dyn EndpointLookup,
+    pub unpack: &'a Unpack,
+}
+
+impl<'a> Host<'a> {
+    /// This process; variables that are not UTF-8 are out of reach for the app's arguments.
+    ///
+    /// # Errors
+    /// `runtime.load` when the working folder was removed.
+    pub fn current(lookup: &'a dyn EndpointLookup, unpack: &'a Unpack) -> Result<Self, Error> {
+        let env = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        Ok(Self {
+            cwd: std::env::current_dir().map_err(Error::WorkingFolder)?,
+            env,
+            lookup,
+            unpack,
+        })
+    }
+}
+
+/// Everything is in place for user code.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prepared {
+    /// To be set before anything runs, in this order.
+    pub env: Vec<(String, String)>,
+    pub run: Run,
+}
+
+/// What the replica becomes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Run {
+    /// This program replaces the process; word by word, without a shell.
+    Command(Vec<String>),
+    /// The Python edge loads the app and calls its functions.
+    Server(ServerStart),
+}
+
+/// What the Python edge needs; its JSON is what `fserve_prepare` returns.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ServerStart {
+    /// `module:variable` or `module:@app-name`
+    pub loader: Option<String>,
+    /// Pickled app instead of a module to import.
+    pub pkl: Option<PathBuf>,
+    /// Name under which the platform knows the app.
+    pub app: Option<String>,
+    pub parameters: Map<String, Value>,
+    pub kinds: BTreeMap<String, WireType>,
+    /// Absolute folders, to be searched in this order before all others.
+    pub sys_path: Vec<PathBuf>,
+}
+
+/// Fetches code and parameters, and says what to run.
+///
+/// A command wins over a resolver: control planes send a resolver for every app whose module they
+/// know, also for those that consist of arguments only, and importing such a module just to learn
+/// that it has no server function would cost every start of it.
+///
+/// # Errors
+/// `config.invalid` for a wrong declaration, `runtime.load` for the code, `runtime.parameter` for
+/// a parameter, `app.missing_command` for a program that is not there.
+pub fn prepare(args: &Args, host: &Host<'_>) -> Result<Prepared, Error> {
+    let app = host
+        .env
+        .get(APP_NAME_VARIABLE)
+        .filter(|name| !name.is_empty())
+        .cloned();
+    if args.command.is_empty() && args.resolver_args.is_none() && args.pkl.is_none() {
+        return Err(Error::NothingToRun { app });
+    }
+    let dest: PathBuf = host.cwd.join(&args.dest).components().collect();
+    let pkl = fetch_code(args, host, &dest)?;
+    let parameters = args
+        .parameters
+        .as_deref()
+        .map(payload::decode)
+        .transpose()?;
+    let site = materialize::Site {
+        cwd: &host.cwd,
+        dest: &dest,
+        endpoint_pattern: host.env.get(ENDPOINT_PATTERN_VARIABLE).map(String::as_str),
+        lookup: host.lookup,
+    };
+    let all = materialize::materialize(&parameters.unwrap_or_default(), &site)?;
+    let env = variables(args, host, &all)?;
+    let run = if args.command.is_empty() {
+        Run::Server(ServerStart {
+            loader: args.resolver_args.clone(),
+            pkl,
+            app,
+            sys_path: sys_path(host, &dest),
+            parameters: all.json,
+            kinds: all.kinds,
+        })
+    } else {
+        Run::Command(command_line(args, host, &env)?)
+    };
+    Ok(Prepared { env, run })
+}
+
+/// Unpacks the bundle, or finds the pickle.
+fn fetch_code(args: &Args, host: &Host<'_>, dest: &Path) -> Result<Option<PathBuf>, Error> {
+    if let Some(bundle) = &args.tgz {
+        let archive = local_bundle(bundle, &host.cwd)?;
+        fs::create_dir_all(dest)
+            .map_err(BoxError::from)
+            .and_then(|()| (host.unpack)(&archive, dest))
+            .map_err(|source| Error::BundleUnpack {
+                bundle: archive,
+                dest: dest.to_owned(),
+                source,
+            })?;
+    }
+    args.pkl
+        .as_deref()
+        .map(|pickle| local_bundle(pickle, &host.cwd))
+        .transpose()
+}
+
+fn local_bundle(value: &str, cwd: &Path) -> Result<PathBuf, Error> {
+    let path = materialize::local_path(value).map_err(|scheme| Error::BundleScheme {
+        bundle: value.to_owned(),
+        scheme,
+    })?;
+    let path = cwd.join(path);
+    if path.is_file() {
+        Ok(path)
+    } else {
+        Err(Error::BundleMissing {
+            bundle: value.to_owned(),
+        })
+    }
+}
+
+/// All variables that the app finds beside those it already has.
+fn variables(
+    args: &Args,
+    host: &Host<'_>,
+    all: &Materialized,
+) -> Result<Vec<(String, String)>, Error> {
+    let file = write_parameters(&host.cwd, &all.json)?
+        .to_string_lossy()
+        .into_owned();
+    let mut env = Vec::new();
+    let mut offer = |name: &str, value: &Option<String>| {
+        if let Some(value) = value {
+            env.push((name.to_owned(), value.clone()));
+        }
+    };
+    // `flyte.app.ctx()` reads these; a control plane may have told them by option only.
+    offer("FLYTE_INTERNAL_EXECUTION_PROJECT", &args.project);
+    offer("FLYTE_INTERNAL_EXECUTION_DOMAIN", &args.domain);
+    offer(RAW_DATA_VARIABLE, &args.raw_data_path);
+    env.extend(all.env.iter().cloned());
+    env.extend(PARAMETERS_FILE_VARIABLES.map(|name| (name.to_owned(), file.clone())));
+    Ok(env)
+}
+
+fn write_parameters(cwd: &Path, values: &Map<String, Value>) -> Result<PathBuf, Error> {
+    let target = cwd.join(PARAMETERS_FILE);
+    let in_cwd = stage_json(cwd, values).and_then(|staged| Ok(staged.persist(&target)?));
+    match in_cwd {
+        Ok(_) => Ok(target),
+        // Images often have a working folder that belongs to another user.
+        Err(_) => stage_json(&std::env::temp_dir(), values)
+            .and_then(|staged| Ok(staged.keep()?.1))
+            .map_err(|source| Error::ParametersFile {
+                path: target,
+                source,
+            }),
+    }
+}
+
+fn stage_json(folder: &Path, values: &Map<String, Value>) -> io::Result<tempfile::NamedTempFile> {
+    let mut staged = tempfile::Builder::new()
+        .prefix(".flyte-parameters-")
+        .suffix(".json")
+        .tempfile_in(folder)?;
+    serde_json::to_writer(&mut staged, values)?;
+    staged.flush()?;
+    Ok(staged)
+}
+
+fn sys_path(host: &Host<'_>, dest: &Path) -> Vec<PathBuf> {
+    let listed = host.env.get(SYS_PATH_VARIABLE).map_or("", String::as_str);
+    let mut folders: Vec<PathBuf> = vec![host.cwd.clone()];
+    let more = listed
+        .split(':')
+        .filter(|entry| !entry.is_empty())
+        .map(|entry| host.cwd.join(entry));
+    for folder in more.chain([dest.to_owned()]) {
+        let folder = folder.components().collect();
+        if !folders.contains(&folder) {
+            folders.push(folder);
+        }
+    }
+    folders
+}
+
+fn command_line(
+    args: &Args,
+    host: &Host<'_>,
+    added: &[(String, String)],
+) -> Result<Vec<String>, Error> {
+    let mut env = host.env.clone();
+    env.extend(added.iter().cloned());
+    let words = command::expand(&args.command, &env)?;
+    if let Some(program) = words.first() {
+        command::check_program(program, env.get("PATH").map(String::as_str), &host.cwd)?;
+    }
+    Ok(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{Code, Diagnostic};
+    use serde_json::json;
+
+    struct NoApps;
+    impl EndpointLookup for NoApps {
+        fn endpoint(&self, _: &str, _: bool) -> Result<String, String> {
+            Err("no control plane".to_owned())
+        }
+    }
+
+    /// Stands for an archive whose only entry is `model.bin`.
+    fn unpack_model(archive: &Path, dest: &Path) -> Result<(), BoxError> {
+        fs::copy(archive, dest.join("model.bin"))?;
+        Ok(())
+    }
+
+    struct Scene(tempfile::TempDir);
+
+    impl Scene {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            fs::write(folder.path().join("bundle.tar.gz"), "from the bundle").unwrap();
+            fs::write(folder.path().join("weights"), "from the parameter").unwrap();
+            fs::create_dir(folder.path().join("cwd")).unwrap();
+            Self(folder)
+        }
+
+        fn cwd(&self) -> PathBuf {
+            self.0.path().join("cwd")
+        }
+
+        fn prepare(&self, args: &Args, env: &[(&str, &str)]) -> Result<Prepared, Error> {
+            let mut host = Host::current(&NoApps, &unpack_model)?;
+            host.cwd = self.cwd();
+            host.env
+                .extend(env.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())));
+            prepare(args, &host)
+        }
+
+        fn weights(&self) -> String {
+            payload::encode(&[SerializedParameter {
+                name: "weights".to_owned(),
+                value: self.0.path().join("weights").display().to_string(),
+                download: true,
+                wire_type: WireType::File,
+                env_var: Some("WEIGHTS".to_owned()),
+                dest: Some("model.bin".to_owned()),
+                ignore_patterns: Vec::new(),
+                kind: None,
+            }])
+            .unwrap()
+        }
+    }
+
+    fn args(command: &[&str]) -> Args {
+        Args {
+            dest: ".".to_owned(),
+            command: command.iter().map(|word| (*word).to_owned()).collect(),
+            ..Args::default()
+        }
+    }
+
+    fn value<'a>(prepared: &'a Prepared, name: &str) -> &'a str {
+        let found = prepared.env.iter().rev().find(|(known, _)| known == name);
+        found.map_or("", |(_, value)| value)
+    }
+
+    #[test]
+    fn code_never_overwrites_a_parameter() {
+        let scene = Scene::new();
+        let mut given = args(&["sh", "-c", "exit 7", "$WEIGHTS", "a b;c"]);
+        let bundle = scene.0.path().join("bundle.tar.gz");
+        given.tgz = Some(format!("file://{}", bundle.display()));
+        given.parameters = Some(scene.weights());
+        let prepared = scene.prepare(&given, &[]).unwrap();
+        let model = scene.cwd().join("model.bin");
+        assert_eq!(fs::read_to_string(&model).unwrap(), "from the parameter");
+        let model = model.display().to_string();
+        let expected = ["sh", "-c", "exit 7", model.as_str(), "a b;c"].map(str::to_owned);
+        assert_eq!(prepared.run, Run::Command(expected.to_vec()));
+    }
+
+    #[test]
+    fn the_values_stand_in_a_file_that_two_variables_name() {
+        let scene = Scene::new();
+        let mut given = args(&["sh"]);
+        given.parameters = Some(scene.weights());
+        given.raw_data_path = Some("/raw".to_owned());
+        given.project = Some("shop".to_owned());
+        let prepared = scene.prepare(&given, &[]).unwrap();
+        let file = scene.cwd().join("flyte-parameters.json");
+        assert_eq!(
+            value(&prepared, "FLYTE_PARAMETERS_FILE"),
+            file.display().to_string()
+        );
+        assert_eq!(
+            value(&prepared, "flyte-parameters.json"),
+            file.display().to_string()
+        );
+        assert_eq!(value(&prepared, "_FLYTE_APP_RAW_DATA_PATH"), "/raw");
+        assert_eq!(value(&prepared, "FLYTE_INTERNAL_EXECUTION_PROJECT"), "shop");
+        let read: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        let model = scene.cwd().join("model.bin").display().to_string();
+        assert_eq!(read, json!({"weights": model}));
+    }
+
+    #[test]
+    fn a_working_folder_that_cannot_be_written_gets_a_temporary_file() {
+        let scene = Scene::new();
+        // A folder in the file's place stops root too.
+        fs::create_dir_all(scene.cwd().join("flyte-parameters.json/x")).unwrap();
+        let prepared = scene.prepare(&args(&["sh"]), &[]).unwrap();
+        let file = value(&prepared, "FLYTE_PARAMETERS_FILE");
+        assert_eq!(fs::read_to_string(file).unwrap(), "{}");
+        assert!(!Path::new(file).starts_with(scene.cwd()));
+        fs::remove_file(file).unwrap();
+    }
+
+    #[test]
+    fn a_server_start_tells_the_python_edge_everything() {
+        let scene = Scene::new();
+        let mut given = args(&[]);
+        given.resolver_args = Some("web.app:env".to_owned());
+        given.parameters = Some(scene.weights());
+        given.dest = "code".to_owned();
+        let env = [
+            ("_F_SYS_PATH", "./.:./src:./src"),
+            ("_FLYTE_APP_NAME", "web"),
+        ];
+        let prepared = scene.prepare(&given, &env).unwrap();
+        let Run::Server(start) = prepared.run else {
+            panic!("a command was not given");
+        };
+        let cwd = scene.cwd();
+        assert_eq!(
+            serde_json::to_value(&start).unwrap(),
+            json!({
+                "loader": "web.app:env",
+                "pkl": null,
+                "app": "web",
+                "parameters": {"weights": cwd.join("model.bin")},
+                "kinds": {"weights": "file"},
+                "sys_path": [cwd, cwd.join("src"), cwd.join("code")],
+            })
+        );
+    }
+
+    #[test]
+    fn a_pickle_is_left_where_it_is() {
+        let scene = Scene::new();
+        let mut given = args(&[]);
+        given.pkl = Some("../bundle.tar.gz".to_owned());
+        let Run::Server(start) = scene.prepare(&given, &[]).unwrap().run else {
+            panic!("a command was not given");
+        };
+        assert_eq!(start.pkl, Some(scene.cwd().join("../bundle.tar.gz")));
+        assert_eq!(start.loader, None);
+    }
+
+    #[test]
+    fn code_that_is_not_there_or_not_local_is_named() {
+        let scene = Scene::new();
+        let mut given = args(&["sh"]);
+        given.tgz = Some("s3://bucket/fast.tar.gz".to_owned());
+        let error = scene.prepare(&given, &[]).unwrap_err();
+        assert!(
+            matches!(&error, Error::BundleScheme { scheme, .. } if scheme == "s3"),
+            "{error}"
+        );
+        given.tgz = Some("/no/such.tar.gz".to_owned());
+        let error = scene.prepare(&given, &[]).unwrap_err();
+        assert_eq!(error.code(), Code::RuntimeLoad);
+        assert!(error.to_string().contains("/no/such.tar.gz"));
+    }
+
+    #[test]
+    fn nothing_to_run_names_the_app() {
+        let error = Scene::new()
+            .prepare(&args(&[]), &[("_FLYTE_APP_NAME", "web")])
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "app `web` has nothing to run: set args, command or a server function"
+        );
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_found_out_before_it_is_run() {
+        let error = Scene::new()
+            .prepare(&args(&["no-such-program"]), &[])
+            .unwrap_err();
+        assert_eq!(error.code(), Code::AppMissingCommand);
+        assert!(error.to_string().contains("`no-such-program`"));
+    }
+}
