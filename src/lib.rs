@@ -4,10 +4,18 @@
 //! checks it. ARCHITECTURE.md tells the life of one `serve` call through them.
 
 pub mod error;
-pub mod local;
+pub mod sys;
+
 pub mod spec;
 
 pub mod config;
+pub mod files;
 pub mod wire;
 
+pub mod bundle;
 pub mod client;
+pub mod image;
+pub mod local;
+pub mod runtime;
+
+pub mod serve;

@@ -1,5 +1,15 @@
-//! The local platform: what a laptop runs in place of a cluster.
+//! The local platform: the control plane's services and its data plane on one machine.
 //!
-//! It knows nothing of bundles being made or of who calls it; it is spoken to over the wire.
+//! It is spoken to over the wire only; it knows nothing of who calls it or of bundles being made.
+//! Inside, each part uses only those before it: `store`, `gateway`, `supervisor`, `platform`,
+//! `api`, `daemon`.
 
 pub mod gateway;
+pub mod store;
+pub mod supervisor;
+
+pub mod platform;
+
+pub mod api;
+
+pub mod daemon;

@@ -1,6 +1,7 @@
 //! Reading an app's state out of its conditions.
 
 use super::app::{self, status::DeploymentStatus};
+use crate::error::Code;
 
 /// The newest condition, which alone decides an app's state.
 pub fn latest(app: &app::App) -> Option<&app::Condition> {
@@ -44,4 +45,66 @@ pub fn is_deactivated(status: DeploymentStatus) -> bool {
         DeploymentStatus::DEPLOYMENT_STATUS_STOPPED
             | DeploymentStatus::DEPLOYMENT_STATUS_UNASSIGNED
     )
+}
+
+/// Failures that a condition's message can begin with, as the clusters write them: `Reason: text`.
+const REASONS: &[(&str, Code)] = &[
+    ("Exited", Code::AppExited),
+    ("NotListening", Code::AppNotListening),
+    ("WrongPort", Code::AppWrongPort),
+    ("Unhealthy", Code::AppUnhealthy),
+    ("MissingModule", Code::AppMissingModule),
+    ("MissingFile", Code::AppMissingFile),
+    ("MissingCommand", Code::AppMissingCommand),
+    ("PortTaken", Code::LocalPort),
+    ("Parameter", Code::RuntimeParameter),
+    ("Load", Code::RuntimeLoad),
+    ("Image", Code::ImageNeedsContainer),
+];
+
+/// The message of a condition that tells of a failure.
+pub fn failure_message(code: Code, text: &str) -> String {
+    let reason = REASONS
+        .iter()
+        .find(|(_, known)| *known == code)
+        .map_or("Failed", |(reason, _)| reason);
+    format!("{reason}: {text}")
+}
+
+/// The code and text of a failed condition's message.
+pub fn read_failure(message: &str) -> (Code, &str) {
+    message
+        .split_once(": ")
+        .and_then(|(reason, text)| {
+            REASONS
+                .iter()
+                .find(|(known, _)| *known == reason)
+                .map(|(_, code)| (*code, text))
+        })
+        .unwrap_or((
+            Code::AppFailed,
+            message.strip_prefix("Failed: ").unwrap_or(message),
+        ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_read_back_as_they_were_written() {
+        for code in [Code::AppWrongPort, Code::AppExited, Code::AppFailed] {
+            let message = failure_message(code, "a: b");
+            assert_eq!(read_failure(&message), (code, "a: b"));
+        }
+        assert_eq!(
+            read_failure("RevisionMissing: none"),
+            (Code::AppFailed, "RevisionMissing: none")
+        );
+    }
+
+    #[test]
+    fn names_are_short() {
+        assert_eq!(short_name(DeploymentStatus::DEPLOYMENT_STATUS_ACTIVE), "ACTIVE");
+    }
 }

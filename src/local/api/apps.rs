@@ -1,0 +1,283 @@
+//! `AppService`: create, read, change, delete, list and watch apps.
+
+use std::sync::Arc;
+
+use connectrpc::{
+    ConnectError, Encodable, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
+};
+use futures::StreamExt;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::Api;
+use crate::local::platform::{Platform, Refused};
+use crate::local::store::AppKey;
+use crate::local::supervisor::app::Change;
+use crate::wire::app::spec::DesiredState;
+use crate::wire::app::{self, AppService};
+use crate::wire::{common, status};
+
+impl AppService for Api {
+    async fn create<'a>(
+        &'a self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, app::CreateRequest>,
+    ) -> ServiceResult<impl Encodable<app::CreateResponse> + Send + use<'a>> {
+        let app = request.to_owned_message().app;
+        let app = app.into_option().ok_or_else(|| missing("app"))?;
+        Response::ok(app::CreateResponse {
+            app: self.platform.apply(app).await?.into(),
+            ..Default::default()
+        })
+    }
+
+    async fn get<'a>(
+        &'a self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, app::GetRequest>,
+    ) -> ServiceResult<impl Encodable<app::GetResponse> + Send + use<'a>> {
+        match request.to_owned_message().identifier {
+            Some(app::get_request::Identifier::AppId(id)) => Response::ok(app::GetResponse {
+                app: self.platform.view(&AppKey::of(&id))?.into(),
+                ..Default::default()
+            }),
+            Some(app::get_request::Identifier::Ingress(_)) | None => Err(missing("app_id")),
+        }
+    }
+
+    async fn update<'a>(
+        &'a self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, app::UpdateRequest>,
+    ) -> ServiceResult<impl Encodable<app::UpdateResponse> + Send + use<'a>> {
+        let app = request.to_owned_message().app;
+        let app = app.into_option().ok_or_else(|| missing("app"))?;
+        // An update is of something that exists.
+        self.platform.view(&AppKey::of(&app.metadata.id))?;
+        let stop = app.spec.desired_state.as_known() == Some(DesiredState::DESIRED_STATE_STOPPED);
+        let app = if stop {
+            self.platform.deactivate(&app.metadata.id).await?
+        } else {
+            self.platform.apply(app).await?
+        };
+        Response::ok(app::UpdateResponse {
+            app: app.into(),
+            ..Default::default()
+        })
+    }
+
+    async fn update_status<'a>(
+        &'a self,
+        _ctx: RequestContext,
+        _request: ServiceRequest<'_, app::UpdateStatusRequest>,
+    ) -> ServiceResult<impl Encodable<app::UpdateStatusResponse> + Send + use<'a>> {
+        Err::<Response<app::UpdateStatusResponse>, _>(ConnectError::unimplemented(
+            "the local platform sets the status of its apps itself",
+        ))
+    }
+
+    async fn delete<'a>(
+        &'a self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, app::DeleteRequest>,
+    ) -> ServiceResult<impl Encodable<app::DeleteResponse> + Send + use<'a>> {
+        let id = request.to_owned_message().app_id;
+        let id = id.into_option().ok_or_else(|| missing("app_id"))?;
+        self.platform.delete(&id).await?;
+        Response::ok(app::DeleteResponse::default())
+    }
+
+    async fn list<'a>(
+        &'a self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, app::ListRequest>,
+    ) -> ServiceResult<impl Encodable<app::ListResponse> + Send + use<'a>> {
+        let request = request.to_owned_message();
+        let mut apps = Vec::new();
+        for key in self.platform.keys()? {
+            let app = self.platform.view(&key)?;
+            if in_scope(&app, request.filter_by.as_ref())
+                && request.request.filters.iter().all(|filter| passes(&app, filter))
+            {
+                apps.push(app);
+            }
+        }
+        let total_count = i64::try_from(apps.len()).unwrap_or(i64::MAX);
+        let (apps, token) = page(apps, request.request.limit, &request.request.token)?;
+        Response::ok(app::ListResponse {
+            apps,
+            token,
+            total_count: if request.include_total_count {
+                total_count
+            } else {
+                0
+            },
+            ..Default::default()
+        })
+    }
+
+    async fn watch(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, app::WatchRequest>,
+    ) -> ServiceResult<ServiceStream<impl Encodable<app::WatchResponse> + Send + use<>>> {
+        let target = request.to_owned_message().target;
+        let target = target.ok_or_else(|| missing("target"))?;
+        // Subscribed before the snapshot is taken, so that nothing falls between the two.
+        let changes = self.platform.changes();
+        let mut snapshot = Vec::new();
+        for key in self.platform.keys()? {
+            let app = self.platform.view(&key)?;
+            if watched(&app, &target) {
+                snapshot.extend([created(app.clone()), updated(app)].map(Ok));
+            }
+        }
+        let live = live_events(Arc::clone(&self.platform), changes, target);
+        Ok(Response::stream(futures::stream::iter(snapshot).chain(live)))
+    }
+
+    async fn lease(
+        &self,
+        _ctx: RequestContext,
+        _request: ServiceRequest<'_, app::LeaseRequest>,
+    ) -> ServiceResult<ServiceStream<impl Encodable<app::LeaseResponse> + Send + use<>>> {
+        Err::<Response<ServiceStream<app::LeaseResponse>>, _>(ConnectError::unimplemented(
+            "the local platform runs its apps itself",
+        ))
+    }
+}
+
+fn missing(field: &str) -> ConnectError {
+    ConnectError::invalid_argument(format!("the request lacks `{field}`"))
+}
+
+fn live_events(
+    platform: Arc<Platform>,
+    changes: tokio::sync::broadcast::Receiver<Change>,
+    target: app::watch_request::Target,
+) -> impl futures::Stream<Item = Result<app::WatchResponse, ConnectError>> + Send + 'static {
+    let state = (platform, changes, target);
+    futures::stream::unfold(state, |(platform, mut changes, target)| async move {
+        loop {
+            let change = match changes.recv().await {
+                Ok(change) => change,
+                // What was missed is in the conditions of the next view.
+                Err(RecvError::Lagged(_)) => continue,
+                Err(RecvError::Closed) => return None,
+            };
+            let response = match change.deleted {
+                Some(app) if watched(&app, &target) => deleted(*app),
+                Some(_) => continue,
+                None => match platform.view(&change.key) {
+                    Ok(app) if watched(&app, &target) => updated(app),
+                    // Gone since; its deletion follows.
+                    Ok(_) | Err(Refused::NotFound(_)) => continue,
+                    Err(error) => return Some((Err(error.into()), (platform, changes, target))),
+                },
+            };
+            return Some((Ok(response), (platform, changes, target)));
+        }
+    })
+}
+
+fn created(app: app::App) -> app::WatchResponse {
+    app::WatchResponse {
+        event: Some(
+            app::CreateEvent {
+                app: app.into(),
+                ..Default::default()
+            }
+            .into(),
+        ),
+        ..Default::default()
+    }
+}
+
+fn updated(app: app::App) -> app::WatchResponse {
+    app::WatchResponse {
+        event: Some(
+            app::UpdateEvent {
+                updated_app: app.into(),
+                ..Default::default()
+            }
+            .into(),
+        ),
+        ..Default::default()
+    }
+}
+
+fn deleted(app: app::App) -> app::WatchResponse {
+    app::WatchResponse {
+        event: Some(
+            app::DeleteEvent {
+                app: app.into(),
+                ..Default::default()
+            }
+            .into(),
+        ),
+        ..Default::default()
+    }
+}
+
+fn watched(app: &app::App, target: &app::watch_request::Target) -> bool {
+    use app::watch_request::Target;
+    let id = &app.metadata.id;
+    match target {
+        Target::AppId(wanted) => AppKey::of(id) == AppKey::of(wanted),
+        Target::Project(project) => in_project(id, project),
+        Target::Org(_) | Target::ClusterId(_) => true,
+    }
+}
+
+fn in_project(id: &app::Identifier, project: &common::ProjectIdentifier) -> bool {
+    id.project == project.name && (project.domain.is_empty() || id.domain == project.domain)
+}
+
+fn in_scope(app: &app::App, filter: Option<&app::list_request::FilterBy>) -> bool {
+    use app::list_request::FilterBy;
+    match filter {
+        Some(FilterBy::Project(project)) => in_project(&app.metadata.id, project),
+        // Nothing on this machine consumes artifacts.
+        Some(FilterBy::Artifact(_)) => false,
+        Some(FilterBy::Org(_) | FilterBy::ClusterId(_)) | None => true,
+    }
+}
+
+/// Filters that the SDKs send; an unknown one lets everything pass, as on the clusters.
+fn passes(app: &app::App, filter: &common::Filter) -> bool {
+    let value = match filter.field.as_str() {
+        "status_phase" => {
+            buffa::Enumeration::proto_name(&status::deployment_status(app)).to_owned()
+        }
+        "name" => app.metadata.id.name.clone(),
+        _ => return true,
+    };
+    use common::filter::Function;
+    match filter.function.as_known() {
+        Some(Function::EQUAL | Function::VALUE_IN) => filter.values.contains(&value),
+        Some(Function::NOT_EQUAL | Function::VALUE_NOT_IN) => !filter.values.contains(&value),
+        Some(Function::CONTAINS) => filter.values.iter().any(|part| value.contains(part)),
+        _ => true,
+    }
+}
+
+fn page(
+    apps: Vec<app::App>,
+    limit: u32,
+    token: &str,
+) -> Result<(Vec<app::App>, String), ConnectError> {
+    let start: usize = if token.is_empty() {
+        0
+    } else {
+        token
+            .parse()
+            .map_err(|_| ConnectError::invalid_argument("the page token is not one of ours"))?
+    };
+    let limit = if limit == 0 { apps.len() } else { limit as usize };
+    let end = start.saturating_add(limit);
+    let next = if end < apps.len() {
+        end.to_string()
+    } else {
+        String::new()
+    };
+    Ok((apps.into_iter().skip(start).take(limit).collect(), next))
+}

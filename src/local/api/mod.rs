@@ -1,0 +1,111 @@
+//! The wire services over the platform, and the few plain paths beside them.
+
+mod apps;
+mod console;
+mod logs;
+mod neighbours;
+mod uploads;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::{get, post};
+use tokio::sync::Notify;
+
+use super::platform::{Platform, Refused, summary};
+use crate::config::Home;
+use crate::wire;
+
+pub use console::router as console_router;
+
+/// What the services answer from.
+#[derive(Clone)]
+pub struct Api {
+    pub platform: Arc<Platform>,
+    pub home: Home,
+    /// Version and build of the platform, so that a client can tell whether it is its own.
+    pub build: String,
+    /// Where the console page is.
+    pub console_url: String,
+    /// Asked to end.
+    pub stop: Arc<Notify>,
+}
+
+impl Api {
+    /// Everything that is answered on the platform's socket.
+    pub fn router(&self) -> Router {
+        use wire::app::{AppLogsServiceExt, AppServiceExt};
+        use wire::cluster::ClusterServiceExt;
+        use wire::dataproxy::DataProxyServiceExt;
+        use wire::project::ProjectServiceExt;
+        let api = Arc::new(self.clone());
+        let mut services = connectrpc::Router::new();
+        services = AppServiceExt::register(Arc::clone(&api), services);
+        services = AppLogsServiceExt::register(Arc::clone(&api), services);
+        services = ClusterServiceExt::register(Arc::clone(&api), services);
+        services = DataProxyServiceExt::register(Arc::clone(&api), services);
+        services = ProjectServiceExt::register(api, services);
+        Router::new()
+            .route("/healthz", get(async || "ok"))
+            .route("/local/about", get(about))
+            .route("/local/status", get(status))
+            .route("/local/stop", post(stop))
+            .merge(uploads::router())
+            .with_state(self.clone())
+            .fallback_service(services.into_axum_service())
+    }
+
+    fn uploads(&self) -> PathBuf {
+        self.home.uploads()
+    }
+}
+
+/// `GET /local/about`: enough for a client to know whom it speaks to.
+async fn about(State(api): State<Api>) -> axum::response::Response {
+    json(&serde_json::json!({"build": api.build, "console": api.console_url}))
+}
+
+/// `GET /local/status`: what `flyte local status` shows.
+async fn status(State(api): State<Api>) -> axum::response::Response {
+    let keys = api.platform.keys().unwrap_or_default();
+    let apps: Vec<serde_json::Value> = keys
+        .iter()
+        .filter_map(|key| summary(&api.platform, key))
+        .collect();
+    let body = serde_json::json!({
+        "pid": std::process::id(),
+        "home": api.home.path(),
+        "socket": api.home.socket(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "build": api.build,
+        "console": api.console_url,
+        "apps": apps,
+    });
+    json(&body)
+}
+
+/// `POST /local/stop`: end after this answer.
+async fn stop(State(api): State<Api>) -> axum::response::Response {
+    api.stop.notify_one();
+    json(&serde_json::json!({"pid": std::process::id()}))
+}
+
+fn json(body: &serde_json::Value) -> axum::response::Response {
+    axum::response::IntoResponse::into_response((
+        [(http::header::CONTENT_TYPE, "application/json")],
+        body.to_string(),
+    ))
+}
+
+impl From<Refused> for connectrpc::ConnectError {
+    fn from(refused: Refused) -> Self {
+        let text = refused.describe();
+        match refused {
+            Refused::Invalid(_) => Self::invalid_argument(text),
+            Refused::NotFound(_) => Self::not_found(text),
+            Refused::Store(_) | Refused::Gateway(_) => Self::internal(text),
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The platform's process: one for each home, started on demand, ended on request.
+
+use std::fs::{File, OpenOptions};
+use std::net::Ipv4Addr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{FlockOperation, flock};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+
+use super::api::{Api, console_router};
+use super::platform::{Platform, Refused};
+use super::store::{self, Store};
+use super::supervisor::launch::{Environments, Setting};
+use super::supervisor::sweep;
+use crate::config::Home;
+use crate::error::{Code, Diagnostic, with_causes};
+
+/// Where the console is looked for first; the next free port is taken when it is not free.
+const CONSOLE_PORT: u16 = 32_100;
+
+/// Why the platform did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("another platform runs for `{}`", home.display())]
+    Running { home: PathBuf },
+    #[error("cannot use `{}`", path.display())]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error(transparent)]
+    Restore(#[from] Refused),
+}
+
+impl Diagnostic for Error {
+    fn code(&self) -> Code {
+        match self {
+            Self::Running { .. } | Self::Io { .. } => Code::LocalStart,
+            Self::Store(error) => error.code(),
+            Self::Restore(_) => Code::LocalStore,
+        }
+    }
+
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Running { .. } => vec!["`flyte local status` shows it".into()],
+            Self::Store(error) => error.hints(),
+            Self::Io { .. } | Self::Restore(_) => Vec::new(),
+        }
+    }
+}
+
+/// What the platform is started with.
+pub struct Options {
+    pub home: Home,
+    /// Tells builds of the SDK apart.
+    pub build: String,
+    pub environments: Arc<dyn Environments>,
+}
+
+/// Runs the platform until it is told to end by a signal or over its socket.
+pub async fn run(options: Options) -> Result<(), Error> {
+    let home = options.home;
+    private_folder(home.path())?;
+    private_folder(&home.run())?;
+    if let Some(folder) = home.socket().parent() {
+        private_folder(folder)?;
+    }
+    let _lock = single_instance(&home)?;
+    let mark = mark(&home);
+    let swept = sweep::kill_marked(&mark);
+    if swept > 0 {
+        tracing::warn!(swept, "ended processes that an earlier platform left");
+    }
+    let store = Store::open(&home.database())?;
+    let setting = Setting {
+        home: home.clone(),
+        mark: mark.clone(),
+        environments: options.environments,
+    };
+    let io = |path: PathBuf| move |source| Error::Io { path, source };
+    let platform = Arc::new(Platform::new(setting, store).map_err(io(home.path().into()))?);
+    let console = console_listener().await.map_err(io("console port".into()))?;
+    let port = console
+        .local_addr()
+        .map_err(io("console port".into()))?
+        .port();
+    let api = Api {
+        platform: Arc::clone(&platform),
+        home: home.clone(),
+        build: options.build,
+        console_url: format!("http://localhost:{port}"),
+        stop: Arc::new(Notify::new()),
+    };
+    platform.restore().await?;
+    let socket = listen(&home.socket())?;
+    tracing::info!(pid = std::process::id(), home = %home.path().display(), "platform is up");
+    serve(api, socket, console).await;
+    platform.shutdown().await;
+    // What escaped its group, and the socket: a client that finds it expects an answer.
+    let _ = tokio::task::spawn_blocking(move || sweep::kill_marked(&mark)).await;
+    let _ = std::fs::remove_file(home.socket());
+    tracing::info!("platform has ended");
+    Ok(())
+}
+
+async fn serve(api: Api, socket: UnixListener, console: TcpListener) {
+    let stop = Arc::clone(&api.stop);
+    let services = axum::serve(socket, api.router());
+    let pages = axum::serve(console, console_router(api));
+    tokio::select! {
+        result = services => report("services", result),
+        result = pages => report("console", result),
+        () = asked_to_end(&stop) => {}
+    }
+}
+
+fn report(what: &str, result: std::io::Result<()>) {
+    if let Err(error) = result {
+        tracing::error!(what, error = %with_causes(&error), "stopped listening");
+    }
+}
+
+async fn asked_to_end(stop: &Notify) {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
+        return stop.notified().await;
+    };
+    tokio::select! {
+        () = stop.notified() => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    // The answer to `/local/stop` is still on its way.
+    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+}
+
+/// What marks the processes of this home's apps.
+fn mark(home: &Home) -> String {
+    let hash = blake3::hash(home.path().as_os_str().as_encoded_bytes()).to_hex();
+    hash[..16].to_owned()
+}
+
+fn private_folder(path: &Path) -> Result<(), Error> {
+    let io = |source| Error::Io {
+        path: path.to_path_buf(),
+        source,
+    };
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(io)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).map_err(io)
+}
+
+/// Held for as long as the process lives; the kernel gives it back whatever ends it.
+fn single_instance(home: &Home) -> Result<File, Error> {
+    let path = home.platform_lock();
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|source| Error::Io { path, source })?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| Error::Running {
+        home: home.path().to_path_buf(),
+    })?;
+    Ok(file)
+}
+
+/// The lock is held, so a socket that lies there is nobody's.
+fn listen(path: &Path) -> Result<UnixListener, Error> {
+    let io = |source| Error::Io {
+        path: path.to_path_buf(),
+        source,
+    };
+    let _ = std::fs::remove_file(path);
+    let listener = UnixListener::bind(path).map_err(io)?;
+    // The folder admits nobody else, so there is no moment in which others could connect.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(io)?;
+    Ok(listener)
+}
+
+async fn console_listener() -> std::io::Result<TcpListener> {
+    for port in CONSOLE_PORT..CONSOLE_PORT + 50 {
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
+            return Ok(listener);
+        }
+    }
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await
+}

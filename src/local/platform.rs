@@ -1,0 +1,432 @@
+//! All apps of this machine: what the services of `api` are answered from.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use buffa_types::google::protobuf::Timestamp;
+use tokio::sync::{Mutex, broadcast};
+
+use super::gateway::{self, AppListener, Route, Target};
+use super::store::{self, AppKey, AppRow, RevisionRow, Store};
+use super::supervisor::app::{AppHandle, Change, Command, Workshop};
+use super::supervisor::launch::{self, Setting};
+use super::supervisor::spawner::Spawner;
+use crate::error::{Diagnostic, with_causes};
+use crate::wire::app::spec::DesiredState;
+use crate::wire::app::status::{DeploymentStatus, Substate};
+use crate::wire::{app, status};
+
+/// Ports given to apps: below the range that the kernel takes for outgoing connections, so that
+/// an app finds its port free after a restart.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+/// Changes that a slow watcher may fall behind before it has to look again.
+const CHANGES_BACKLOG: usize = 1024;
+/// How long an app's port, taken by another program, is tried for before it is given up.
+const PORT_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Why a request was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    #[error("{0}")]
+    Invalid(String),
+    #[error("app `{0}` does not exist")]
+    NotFound(String),
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error(transparent)]
+    Gateway(#[from] gateway::Error),
+}
+
+/// The apps of one home.
+pub struct Platform {
+    workshop: Workshop,
+    apps: RwLock<HashMap<AppKey, AppHandle>>,
+    /// One writer at a time: creating, changing and deleting apps.
+    changing: Mutex<()>,
+}
+
+impl Platform {
+    /// A platform over an open store; [`restore`](Self::restore) brings its apps back.
+    pub fn new(setting: Setting, store: Store) -> std::io::Result<Self> {
+        Ok(Self {
+            workshop: Workshop {
+                setting,
+                store: Arc::new(store),
+                spawner: Spawner::start()?,
+                changes: broadcast::Sender::new(CHANGES_BACKLOG),
+            },
+            apps: RwLock::default(),
+            changing: Mutex::default(),
+        })
+    }
+
+    /// Changes from now on.
+    pub fn changes(&self) -> broadcast::Receiver<Change> {
+        self.workshop.changes.subscribe()
+    }
+
+    /// Starts every app that was running when the platform ended, at the endpoint it had.
+    pub async fn restore(&self) -> Result<(), Refused> {
+        for row in self.workshop.store.apps()? {
+            let handle = match self.listen(Some(row.port)).await {
+                Ok(listener) => self.start_task(&row.key, listener),
+                Err(error) => {
+                    tracing::error!(app = %row.key, error = %with_causes(&error), "port is lost");
+                    let listener = self.listen(None).await?;
+                    self.workshop.store.set_port(&row.key, listener.port())?;
+                    self.start_task(&row.key, listener)
+                }
+            };
+            let latest = self.workshop.store.revision(&row.key, row.latest)?;
+            if row.desired_active {
+                let revision = match latest {
+                    Some(latest) if !latest.failed => row.latest,
+                    _ => row.serving.unwrap_or(row.latest),
+                };
+                handle.send(Command::Deploy(revision));
+            } else {
+                handle.finish(Command::Stop).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Creates an app or replaces it. Sending what is running already changes nothing.
+    pub async fn apply(&self, mut app: app::App) -> Result<app::App, Refused> {
+        let _changing = self.changing.lock().await;
+        check(&app)?;
+        let key = AppKey::of(&app.metadata.id);
+        app.status = buffa::MessageField::none();
+        app.spec
+            .modify(|spec| spec.desired_state = DesiredState::DESIRED_STATE_ACTIVE.into());
+        let store = &self.workshop.store;
+        let revision = match store.app(&key)? {
+            Some(row) => match self.same_revision(&row, &app)? {
+                Some(_) if row.desired_active => return self.view(&key),
+                Some(revision) => {
+                    store.set_desired(&key, true)?;
+                    revision
+                }
+                None => store.insert_revision(&key, &app)?,
+            },
+            None => {
+                let listener = self.listen_for(&key).await?;
+                store.insert_app(&key, listener.port())?;
+                self.start_task(&key, listener);
+                store.insert_revision(&key, &app)?
+            }
+        };
+        store.push_condition(&key, &accepted(revision))?;
+        let view = self.view(&key)?;
+        if let Some(handle) = self.handle(&key) {
+            handle.send(Command::Deploy(revision));
+        }
+        Ok(view)
+    }
+
+    /// The revision that equals `app` and has not failed, if that is the one in force.
+    fn same_revision(&self, row: &AppRow, app: &app::App) -> Result<Option<u64>, Refused> {
+        let latest = self.workshop.store.revision(&row.key, row.latest)?;
+        let in_force = match latest {
+            Some(latest) if latest.failed => match row.serving {
+                Some(serving) => self.workshop.store.revision(&row.key, serving)?,
+                None => None,
+            },
+            other => other,
+        };
+        Ok(in_force
+            .filter(|stored| !stored.failed && is_same(&stored.app, app))
+            .map(|stored| stored.revision))
+    }
+
+    /// Takes an app's traffic and processes away; it stays known.
+    pub async fn deactivate(&self, id: &app::Identifier) -> Result<app::App, Refused> {
+        let _changing = self.changing.lock().await;
+        let key = AppKey::of(id);
+        let row = self.row(&key)?;
+        if row.desired_active {
+            self.workshop.store.set_desired(&key, false)?;
+            if let Some(handle) = self.handle(&key) {
+                handle.finish(Command::Stop).await;
+            }
+        }
+        self.view(&key)
+    }
+
+    /// Forgets an app and everything it wrote.
+    pub async fn delete(&self, id: &app::Identifier) -> Result<(), Refused> {
+        let _changing = self.changing.lock().await;
+        let key = AppKey::of(id);
+        if self.workshop.store.app(&key)?.is_none() {
+            return Ok(());
+        }
+        let last = self.view(&key)?;
+        let handle = self
+            .apps
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&key);
+        if let Some(handle) = handle {
+            handle.finish(Command::Shutdown).await;
+        }
+        self.workshop.store.delete_app(&key)?;
+        let folder = launch::app_folder(&self.workshop.setting.home, &key);
+        if let Err(error) = tokio::fs::remove_dir_all(&folder).await
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(folder = %folder.display(), %error, "cannot remove an app's folder");
+        }
+        let _ = self.workshop.changes.send(Change {
+            key,
+            deleted: Some(Box::new(last)),
+        });
+        Ok(())
+    }
+
+    /// Ends all processes; the apps are meant to come back.
+    pub async fn shutdown(&self) {
+        let _changing = self.changing.lock().await;
+        let handles: Vec<AppHandle> = self
+            .apps
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .drain()
+            .map(|(_, handle)| handle)
+            .collect();
+        futures::future::join_all(
+            handles
+                .iter()
+                .map(|handle| handle.finish(Command::Shutdown)),
+        )
+        .await;
+    }
+
+    /// The task of an app.
+    pub fn handle(&self, key: &AppKey) -> Option<AppHandle> {
+        self.apps
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(key)
+            .cloned()
+    }
+
+    /// Keys of all apps, sorted.
+    pub fn keys(&self) -> Result<Vec<AppKey>, Refused> {
+        let rows = self.workshop.store.apps()?;
+        Ok(rows.into_iter().map(|row| row.key).collect())
+    }
+
+    /// An app as it is told to clients.
+    pub fn view(&self, key: &AppKey) -> Result<app::App, Refused> {
+        let row = self.row(key)?;
+        let shown = self.shown(&row)?;
+        let mut app = shown.app;
+        app.metadata.modify(|meta| meta.revision = shown.revision);
+        let desired = if row.desired_active {
+            DesiredState::DESIRED_STATE_ACTIVE
+        } else {
+            DesiredState::DESIRED_STATE_STOPPED
+        };
+        app.spec.modify(|spec| {
+            spec.desired_state = desired.into();
+            // Clients of other makes change this message in place and need it to be there.
+            spec.ingress.get_or_insert_default();
+        });
+        let replicas = self
+            .handle(key)
+            .map_or(0, |handle| handle.live.borrow().replicas.len());
+        app.status = app::Status {
+            assigned_cluster: "local".into(),
+            current_replicas: u32::try_from(replicas).unwrap_or(u32::MAX),
+            ingress: app::Ingress {
+                public_url: format!("http://localhost:{}", row.port),
+                ..Default::default()
+            }
+            .into(),
+            created_at: timestamp(row.created_at).into(),
+            last_updated_at: timestamp(row.updated_at).into(),
+            conditions: self.workshop.store.conditions(key)?,
+            ..Default::default()
+        }
+        .into();
+        Ok(app)
+    }
+
+    /// The newest revision, or the one that serves when the newest failed.
+    fn shown(&self, row: &AppRow) -> Result<RevisionRow, Refused> {
+        let store = &self.workshop.store;
+        let latest = store.revision(&row.key, row.latest)?;
+        let serving = match row.serving {
+            Some(serving) => store.revision(&row.key, serving)?,
+            None => None,
+        };
+        match (latest, serving) {
+            (Some(latest), Some(serving)) if latest.failed => Ok(serving),
+            (Some(latest), _) => Ok(latest),
+            (None, Some(serving)) => Ok(serving),
+            (None, None) => Err(Refused::NotFound(row.key.name().to_owned())),
+        }
+    }
+
+    fn row(&self, key: &AppKey) -> Result<AppRow, Refused> {
+        self.workshop
+            .store
+            .app(key)?
+            .ok_or_else(|| Refused::NotFound(key.name().to_owned()))
+    }
+
+    fn start_task(&self, key: &AppKey, listener: AppListener) -> AppHandle {
+        let handle = AppHandle::start(self.workshop.clone(), key.clone(), listener);
+        self.apps
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(key.clone(), handle.clone());
+        handle
+    }
+
+    /// A listener on the port that the app's name leads to, or the next free one.
+    async fn listen_for(&self, key: &AppKey) -> Result<AppListener, Refused> {
+        let span = u64::from(PORTS.end - PORTS.start);
+        let hash = blake3::hash(key.as_str().as_bytes());
+        let first = u64::from_le_bytes(hash.as_bytes()[..8].try_into().unwrap_or_default()) % span;
+        let taken: Vec<u16> = self
+            .workshop
+            .store
+            .apps()?
+            .iter()
+            .map(|row| row.port)
+            .collect();
+        let candidates = (0..span)
+            .map(|step| PORTS.start + u16::try_from((first + step) % span).unwrap_or(0))
+            .filter(|port| !taken.contains(port) && is_free(*port))
+            .take(50);
+        for port in candidates {
+            if let Ok(listener) = self.bind(Some(port)).await {
+                return Ok(listener);
+            }
+        }
+        Ok(self.bind(None).await?)
+    }
+
+    /// A listener on `port`, waiting a little for another program to give it up.
+    async fn listen(&self, port: Option<u16>) -> Result<AppListener, Refused> {
+        let deadline = tokio::time::Instant::now() + PORT_PATIENCE;
+        loop {
+            match self.bind(port).await {
+                Ok(listener) => return Ok(listener),
+                Err(error) if tokio::time::Instant::now() >= deadline => return Err(error.into()),
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    async fn bind(&self, port: Option<u16>) -> Result<AppListener, gateway::Error> {
+        let route = Route::new(Target::Starting {
+            patience: Duration::from_secs(60),
+        });
+        AppListener::bind(port, route).await
+    }
+}
+
+impl Refused {
+    /// Text for the client, causes included.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Gateway(error) => {
+                let hints = error.hints();
+                [vec![with_causes(error)], hints].concat().join("; ")
+            }
+            Self::Invalid(_) | Self::NotFound(_) | Self::Store(_) => with_causes(self),
+        }
+    }
+}
+
+fn is_free(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
+
+/// Whether two apps would run the same.
+fn is_same(a: &app::App, b: &app::App) -> bool {
+    let essence = |app: &app::App| {
+        let mut spec = app.spec.clone();
+        spec.modify(|spec| {
+            spec.desired_state = DesiredState::DESIRED_STATE_ACTIVE.into();
+            spec.creator = buffa::MessageField::none();
+        });
+        (spec, app.metadata.code_bundle_uri.clone())
+    };
+    essence(a) == essence(b)
+}
+
+fn check(app: &app::App) -> Result<(), Refused> {
+    let invalid = |text: &str| Err(Refused::Invalid(text.to_owned()));
+    let id = &app.metadata.id;
+    for (part, value) in [
+        ("project", &id.project),
+        ("domain", &id.domain),
+        ("name", &id.name),
+    ] {
+        let good = !value.is_empty()
+            && value.len() <= 63
+            && value
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
+        if !good {
+            return Err(Refused::Invalid(format!(
+                "the app's {part} is `{value}`; it takes 1 to 63 letters, digits, `-` and `_`"
+            )));
+        }
+    }
+    if app.spec.is_unset() {
+        return invalid("the app has no spec");
+    }
+    if app.spec.app_payload.is_none() {
+        return invalid("the app has neither a container nor a pod");
+    }
+    Ok(())
+}
+
+/// The condition that an accepted revision begins with; what follows it is about this attempt.
+fn accepted(revision: u64) -> app::Condition {
+    app::Condition {
+        last_transition_time: timestamp(store::now_ms()).into(),
+        deployment_status: DeploymentStatus::DEPLOYMENT_STATUS_PENDING.into(),
+        substate: Substate::SUBSTATE_UNSPECIFIED.into(),
+        message: format!("revision {revision} accepted"),
+        revision,
+        ..Default::default()
+    }
+}
+
+fn timestamp(milliseconds: i64) -> Timestamp {
+    Timestamp {
+        seconds: milliseconds.div_euclid(1000),
+        nanos: i32::try_from(milliseconds.rem_euclid(1000) * 1_000_000).unwrap_or(0),
+        ..Default::default()
+    }
+}
+
+/// One line on an app for `flyte local status`.
+pub fn summary(platform: &Platform, key: &AppKey) -> Option<serde_json::Value> {
+    let app = platform.view(key).ok()?;
+    let id = &app.metadata.id;
+    let replicas: Vec<serde_json::Value> = platform
+        .handle(key)?
+        .live
+        .borrow()
+        .replicas
+        .iter()
+        .map(|(name, pid)| serde_json::json!({"name": name, "pid": pid}))
+        .collect();
+    Some(serde_json::json!({
+        "name": id.name,
+        "project": id.project,
+        "domain": id.domain,
+        "status": status::short_name(status::deployment_status(&app)),
+        "revision": app.metadata.revision,
+        "endpoint": app.status.ingress.public_url,
+        "replicas": replicas,
+    }))
+}

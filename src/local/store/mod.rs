@@ -1,0 +1,415 @@
+//! What the platform must not forget: apps, their revisions and conditions, and uploads.
+//!
+//! One SQLite file in WAL mode behind one connection. Messages are stored as they came, so that
+//! fields this build does not know survive. Every call is one transaction: after a crash either
+//! all of it is there or none.
+
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use buffa::Message;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::error::{Code, Diagnostic};
+use crate::wire::app;
+
+/// Conditions kept for each app.
+const CONDITIONS_KEPT: u32 = 50;
+
+/// The newest layout of the database; older ones are brought up to it, newer ones refused.
+const SCHEMA_VERSION: i64 = 1;
+
+const SCHEMA: &str = "
+CREATE TABLE apps (
+    key TEXT PRIMARY KEY,
+    port INTEGER NOT NULL UNIQUE,
+    desired_active INTEGER NOT NULL,
+    serving INTEGER,
+    latest INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL
+) STRICT;
+CREATE TABLE revisions (
+    key TEXT NOT NULL REFERENCES apps(key) ON DELETE CASCADE,
+    revision INTEGER NOT NULL,
+    app BLOB NOT NULL,
+    failed INTEGER NOT NULL DEFAULT 0,
+    created_at INTEGER NOT NULL,
+    PRIMARY KEY (key, revision)
+) STRICT;
+CREATE TABLE conditions (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    key TEXT NOT NULL REFERENCES apps(key) ON DELETE CASCADE,
+    condition BLOB NOT NULL
+) STRICT;
+CREATE INDEX conditions_by_key ON conditions(key, id);
+";
+
+/// The database failed, or holds what cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the platform's database failed")]
+    Database(#[from] rusqlite::Error),
+    #[error("the platform's database holds a message that cannot be read")]
+    Message(#[from] buffa::DecodeError),
+    #[error(
+        "the platform's database has layout {found}; this build of flyte-rs knows layouts up to {SCHEMA_VERSION}"
+    )]
+    Newer { found: i64 },
+}
+
+impl Diagnostic for Error {
+    fn code(&self) -> Code {
+        match self {
+            Self::Database(_) | Self::Message(_) | Self::Newer { .. } => Code::LocalStore,
+        }
+    }
+
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Newer { .. } => {
+                vec!["upgrade flyte-rs, or set `FLYTE_HOME` to another folder".into()]
+            }
+            Self::Database(_) | Self::Message(_) => Vec::new(),
+        }
+    }
+}
+
+/// `project/domain/name`: what an app is filed under.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AppKey(String);
+
+impl AppKey {
+    pub fn of(id: &app::Identifier) -> Self {
+        Self(format!("{}/{}/{}", id.project, id.domain, id.name))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The app's own part of the key.
+    pub fn name(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or(&self.0)
+    }
+}
+
+impl std::fmt::Display for AppKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Number of a revision, from 1.
+pub type Revision = u64;
+
+/// Everything stored of one app.
+#[derive(Clone, Debug)]
+pub struct AppRow {
+    pub key: AppKey,
+    /// Where the gateway listens for it; stays the same for as long as the app exists.
+    pub port: u16,
+    pub desired_active: bool,
+    /// The revision that takes traffic, once there was one.
+    pub serving: Option<Revision>,
+    pub latest: Revision,
+    /// Milliseconds since 1970.
+    pub created_at: i64,
+    pub updated_at: i64,
+}
+
+/// One stored revision.
+#[derive(Clone, Debug)]
+pub struct RevisionRow {
+    pub revision: Revision,
+    pub app: app::App,
+    pub failed: bool,
+}
+
+/// The database.
+pub struct Store {
+    connection: Mutex<Connection>,
+}
+
+impl Store {
+    /// Opens the database at `path`, making or upgrading it.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let mut connection = Connection::open(path)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        connection.pragma_update(None, "foreign_keys", true)?;
+        connection.busy_timeout(std::time::Duration::from_secs(5))?;
+        let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        if found > SCHEMA_VERSION {
+            return Err(Error::Newer { found });
+        }
+        if found == 0 {
+            let transaction = connection.transaction()?;
+            transaction.execute_batch(SCHEMA)?;
+            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+            transaction.commit()?;
+        }
+        Ok(Self {
+            connection: Mutex::new(connection),
+        })
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        // A panic while the lock was held rolled its transaction back; the connection is sound.
+        self.connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All apps, by key.
+    pub fn apps(&self) -> Result<Vec<AppRow>, Error> {
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(
+            "SELECT key, port, desired_active, serving, latest, created_at, updated_at
+             FROM apps ORDER BY key",
+        )?;
+        let rows = statement.query_map([], app_row)?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    pub fn app(&self, key: &AppKey) -> Result<Option<AppRow>, Error> {
+        Ok(self
+            .connection()
+            .prepare_cached(
+                "SELECT key, port, desired_active, serving, latest, created_at, updated_at
+                 FROM apps WHERE key = ?1",
+            )?
+            .query_row([key.as_str()], app_row)
+            .optional()?)
+    }
+
+    pub fn revision(&self, key: &AppKey, revision: Revision) -> Result<Option<RevisionRow>, Error> {
+        let row = self
+            .connection()
+            .prepare_cached("SELECT app, failed FROM revisions WHERE key = ?1 AND revision = ?2")?
+            .query_row(params![key.as_str(), number(revision)], |row| {
+                Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, bool>(1)?))
+            })
+            .optional()?;
+        row.map(|(bytes, failed)| {
+            Ok(RevisionRow {
+                revision,
+                app: app::App::decode_from_slice(&bytes)?,
+                failed,
+            })
+        })
+        .transpose()
+    }
+
+    /// The newest conditions, oldest first.
+    pub fn conditions(&self, key: &AppKey) -> Result<Vec<app::Condition>, Error> {
+        let connection = self.connection();
+        let mut statement = connection
+            .prepare_cached("SELECT condition FROM conditions WHERE key = ?1 ORDER BY id")?;
+        let rows = statement.query_map([key.as_str()], |row| row.get::<_, Vec<u8>>(0))?;
+        rows.map(|bytes| Ok(app::Condition::decode_from_slice(&bytes?)?))
+            .collect()
+    }
+
+    /// Files a new app under a port.
+    pub fn insert_app(&self, key: &AppKey, port: u16) -> Result<(), Error> {
+        let now = now_ms();
+        self.connection().execute(
+            "INSERT INTO apps (key, port, desired_active, serving, latest, created_at, updated_at)
+             VALUES (?1, ?2, 1, NULL, 0, ?3, ?3)",
+            params![key.as_str(), port, now],
+        )?;
+        Ok(())
+    }
+
+    /// Files a new revision and makes it the one that is wanted.
+    pub fn insert_revision(&self, key: &AppKey, app: &app::App) -> Result<Revision, Error> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction()?;
+        let latest: i64 = transaction.query_row(
+            "UPDATE apps SET latest = latest + 1, desired_active = 1, updated_at = ?2
+             WHERE key = ?1 RETURNING latest",
+            params![key.as_str(), now_ms()],
+            |row| row.get(0),
+        )?;
+        transaction.execute(
+            "INSERT INTO revisions (key, revision, app, created_at) VALUES (?1, ?2, ?3, ?4)",
+            params![key.as_str(), latest, app.encode_to_vec(), now_ms()],
+        )?;
+        transaction.commit()?;
+        Ok(latest.unsigned_abs())
+    }
+
+    /// Records which revision takes traffic.
+    pub fn set_serving(&self, key: &AppKey, revision: Option<Revision>) -> Result<(), Error> {
+        self.connection().execute(
+            "UPDATE apps SET serving = ?2, updated_at = ?3 WHERE key = ?1",
+            params![key.as_str(), revision.map(number), now_ms()],
+        )?;
+        Ok(())
+    }
+
+    /// Records that a revision did not come up.
+    pub fn set_failed(&self, key: &AppKey, revision: Revision, failed: bool) -> Result<(), Error> {
+        self.connection().execute(
+            "UPDATE revisions SET failed = ?3 WHERE key = ?1 AND revision = ?2",
+            params![key.as_str(), number(revision), failed],
+        )?;
+        Ok(())
+    }
+
+    /// Records whether the app is meant to run.
+    pub fn set_desired(&self, key: &AppKey, active: bool) -> Result<(), Error> {
+        self.connection().execute(
+            "UPDATE apps SET desired_active = ?2, updated_at = ?3 WHERE key = ?1",
+            params![key.as_str(), active, now_ms()],
+        )?;
+        Ok(())
+    }
+
+    /// Moves an app to another port, for when its own was lost to another program for good.
+    pub fn set_port(&self, key: &AppKey, port: u16) -> Result<(), Error> {
+        self.connection().execute(
+            "UPDATE apps SET port = ?2 WHERE key = ?1",
+            params![key.as_str(), port],
+        )?;
+        Ok(())
+    }
+
+    /// Adds a condition and forgets the oldest.
+    pub fn push_condition(&self, key: &AppKey, condition: &app::Condition) -> Result<(), Error> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction()?;
+        transaction.execute(
+            "INSERT INTO conditions (key, condition) VALUES (?1, ?2)",
+            params![key.as_str(), condition.encode_to_vec()],
+        )?;
+        transaction.execute(
+            "DELETE FROM conditions WHERE key = ?1 AND id NOT IN
+             (SELECT id FROM conditions WHERE key = ?1 ORDER BY id DESC LIMIT ?2)",
+            params![key.as_str(), CONDITIONS_KEPT],
+        )?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Forgets an app with all that belongs to it.
+    pub fn delete_app(&self, key: &AppKey) -> Result<(), Error> {
+        self.connection()
+            .execute("DELETE FROM apps WHERE key = ?1", [key.as_str()])?;
+        Ok(())
+    }
+}
+
+fn app_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<AppRow> {
+    Ok(AppRow {
+        key: AppKey(row.get(0)?),
+        port: row.get(1)?,
+        desired_active: row.get(2)?,
+        serving: row.get::<_, Option<i64>>(3)?.map(i64::unsigned_abs),
+        latest: row.get::<_, i64>(4)?.unsigned_abs(),
+        created_at: row.get(5)?,
+        updated_at: row.get(6)?,
+    })
+}
+
+fn number(revision: Revision) -> i64 {
+    i64::try_from(revision).unwrap_or(i64::MAX)
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::identifier;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("platform.db")).unwrap();
+        (folder, store)
+    }
+
+    fn key() -> AppKey {
+        AppKey::of(&identifier("", "p", "d", "app"))
+    }
+
+    #[test]
+    fn revisions_count_up_and_survive_reopening() {
+        let (folder, store) = store();
+        store.insert_app(&key(), 4100).unwrap();
+        let app = app::App {
+            metadata: app::Meta {
+                code_bundle_uri: "file:///x".into(),
+                ..Default::default()
+            }
+            .into(),
+            ..Default::default()
+        };
+        assert_eq!(store.insert_revision(&key(), &app).unwrap(), 1);
+        assert_eq!(store.insert_revision(&key(), &app).unwrap(), 2);
+        store.set_serving(&key(), Some(2)).unwrap();
+        drop(store);
+
+        let store = Store::open(&folder.path().join("platform.db")).unwrap();
+        let row = store.app(&key()).unwrap().unwrap();
+        assert_eq!((row.latest, row.serving, row.port), (2, Some(2), 4100));
+        let stored = store.revision(&key(), 2).unwrap().unwrap();
+        assert_eq!(stored.app, app);
+    }
+
+    #[test]
+    fn unknown_fields_are_kept() {
+        let (_folder, store) = store();
+        store.insert_app(&key(), 4100).unwrap();
+        let mut bytes = Vec::new();
+        // Field 1000, a string: unknown to the subset.
+        bytes.extend([0xc2, 0x3e, 3, b'a', b'b', b'c']);
+        let app = app::App::decode_from_slice(&bytes).unwrap();
+        store.insert_revision(&key(), &app).unwrap();
+        let stored = store.revision(&key(), 1).unwrap().unwrap();
+        assert_eq!(stored.app.encode_to_vec(), bytes);
+    }
+
+    #[test]
+    fn conditions_are_bounded_and_ordered() {
+        let (_folder, store) = store();
+        store.insert_app(&key(), 4100).unwrap();
+        for number in 0..(CONDITIONS_KEPT + 10) {
+            let condition = app::Condition {
+                message: number.to_string(),
+                ..Default::default()
+            };
+            store.push_condition(&key(), &condition).unwrap();
+        }
+        let kept = store.conditions(&key()).unwrap();
+        assert_eq!(kept.len(), CONDITIONS_KEPT as usize);
+        assert_eq!(kept.first().unwrap().message, "10");
+        assert_eq!(kept.last().unwrap().message, "59");
+    }
+
+    #[test]
+    fn a_newer_layout_is_refused() {
+        let (folder, store) = store();
+        drop(store);
+        let path = folder.path().join("platform.db");
+        Connection::open(&path)
+            .unwrap()
+            .pragma_update(None, "user_version", 99)
+            .unwrap();
+        assert!(matches!(Store::open(&path), Err(Error::Newer { found: 99 })));
+    }
+
+    #[test]
+    fn deleting_an_app_deletes_what_belongs_to_it() {
+        let (_folder, store) = store();
+        store.insert_app(&key(), 4100).unwrap();
+        store.insert_revision(&key(), &app::App::default()).unwrap();
+        store.delete_app(&key()).unwrap();
+        assert!(store.app(&key()).unwrap().is_none());
+        assert!(store.revision(&key(), 1).unwrap().is_none());
+    }
+}

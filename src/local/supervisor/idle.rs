@@ -1,0 +1,118 @@
+//! Whether a group of processes is doing anything.
+//!
+//! An app that loads a model is busy and deserves patience; one that sleeps with nothing
+//! listening will not begin to. CPU time tells them apart without asking the app.
+
+use std::time::{Duration, Instant};
+
+/// CPU use below this share of one core counts as idle.
+const IDLE_SHARE: f64 = 0.02;
+
+/// Follows the CPU time of one process group.
+pub struct IdleMeter {
+    group: i32,
+    last: Option<(Instant, Duration)>,
+    idle_since: Option<Instant>,
+}
+
+impl IdleMeter {
+    pub fn new(group: i32) -> Self {
+        Self {
+            group,
+            last: None,
+            idle_since: None,
+        }
+    }
+
+    /// Takes a sample and tells for how long the group has been idle.
+    pub fn sample(&mut self) -> Duration {
+        let now = Instant::now();
+        let Some(used) = cpu_time(self.group) else {
+            return Duration::ZERO;
+        };
+        if let Some((then, before)) = self.last {
+            let share = used.saturating_sub(before).as_secs_f64()
+                / now.duration_since(then).as_secs_f64().max(0.001);
+            if share > IDLE_SHARE {
+                self.idle_since = None;
+            } else {
+                self.idle_since.get_or_insert(then);
+            }
+        }
+        self.last = Some((now, used));
+        self.idle_since
+            .map_or(Duration::ZERO, |since| now.duration_since(since))
+    }
+}
+
+/// CPU time of all processes in the group, or `None` where the system does not tell.
+#[cfg(target_os = "linux")]
+fn cpu_time(group: i32) -> Option<Duration> {
+    let mut ticks = 0;
+    for entry in std::fs::read_dir("/proc").ok()?.flatten() {
+        let name = entry.file_name();
+        if !name.to_str()?.bytes().all(|byte| byte.is_ascii_digit()) {
+            continue;
+        }
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else {
+            continue;
+        };
+        // The name in parentheses may hold spaces; fields are counted behind it.
+        let Some((_, rest)) = stat.rsplit_once(')') else {
+            continue;
+        };
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        let field = |index: usize| fields.get(index).and_then(|text| text.parse::<i64>().ok());
+        if field(2) == Some(i64::from(group)) {
+            ticks += field(11)? + field(12)?;
+        }
+    }
+    let per_second = rustix::param::clock_ticks_per_second();
+    Some(Duration::from_millis(
+        ticks.unsigned_abs() * 1000 / per_second.max(1),
+    ))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn cpu_time(_group: i32) -> Option<Duration> {
+    None
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use std::os::unix::process::CommandExt;
+    use std::process::{Child, Command};
+
+    fn group(script: &str) -> Child {
+        Command::new("sh")
+            .args(["-c", script])
+            .process_group(0)
+            .spawn()
+            .unwrap()
+    }
+
+    fn idle_after_samples(child: &mut Child) -> Duration {
+        let mut meter = IdleMeter::new(i32::try_from(child.id()).unwrap());
+        let mut idle = Duration::ZERO;
+        for _ in 0..4 {
+            idle = meter.sample();
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        crate::local::supervisor::sweep::signal_group(
+            i32::try_from(child.id()).unwrap(),
+            rustix::process::Signal::KILL,
+        );
+        child.wait().unwrap();
+        idle
+    }
+
+    #[test]
+    fn busy_and_sleeping_are_told_apart() {
+        assert_eq!(
+            idle_after_samples(&mut group("while :; do :; done")),
+            Duration::ZERO
+        );
+        assert!(idle_after_samples(&mut group("sleep 60")) > Duration::ZERO);
+    }
+}

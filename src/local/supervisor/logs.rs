@@ -1,0 +1,216 @@
+//! What replicas write: kept in bounded files, readable from the end, followed as it comes.
+//!
+//! A record is one line of a file: time, revision, replica, text. When a file is full it is
+//! renamed and the oldest is dropped, so an app's logs never outgrow
+//! `FILE_BYTES * FILES_KEPT`.
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::broadcast;
+
+const FILE_BYTES: u64 = 8 * 1024 * 1024;
+const FILES_KEPT: u32 = 3;
+/// Lines that a slow follower may fall behind before it misses some.
+const FOLLOWERS_BACKLOG: usize = 4096;
+/// A longer line is cut; a replica must not fill memory by never ending a line.
+const LINE_BYTES: usize = 64 * 1024;
+
+/// One line that a replica wrote.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    pub at: jiff::Timestamp,
+    pub revision: u64,
+    pub replica: String,
+    pub text: String,
+}
+
+/// The log of one app.
+pub struct LogBook {
+    path: PathBuf,
+    open: Mutex<Option<Open>>,
+    follow: broadcast::Sender<Record>,
+}
+
+struct Open {
+    file: File,
+    bytes: u64,
+}
+
+impl LogBook {
+    /// A log in `folder`, which is made when the first line comes.
+    pub fn new(folder: &Path) -> Self {
+        Self {
+            path: folder.join("app.log"),
+            open: Mutex::new(None),
+            follow: broadcast::Sender::new(FOLLOWERS_BACKLOG),
+        }
+    }
+
+    /// Adds a line. A full disk loses lines, never the app.
+    pub fn write(&self, record: Record) {
+        let line = encode(&record);
+        if let Err(error) = self.append(&line) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot write an app's log");
+        }
+        // An error means that nobody follows.
+        let _ = self.follow.send(record);
+    }
+
+    fn append(&self, line: &str) -> io::Result<()> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.as_ref().is_some_and(|open| open.bytes >= FILE_BYTES) {
+            *open = None;
+            self.rotate()?;
+        }
+        let log = match open.take() {
+            Some(log) => open.insert(log),
+            None => open.insert(self.create()?),
+        };
+        log.file.write_all(line.as_bytes())?;
+        log.bytes += line.len() as u64;
+        Ok(())
+    }
+
+    fn create(&self) -> io::Result<Open> {
+        if let Some(folder) = self.path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.path)?;
+        Ok(Open {
+            bytes: file.metadata()?.len(),
+            file,
+        })
+    }
+
+    fn rotate(&self) -> io::Result<()> {
+        for number in (1..FILES_KEPT - 1).rev() {
+            let from = self.rotated(number);
+            if from.exists() {
+                std::fs::rename(from, self.rotated(number + 1))?;
+            }
+        }
+        std::fs::rename(&self.path, self.rotated(1))
+    }
+
+    fn rotated(&self, number: u32) -> PathBuf {
+        self.path.with_extension(format!("log.{number}"))
+    }
+
+    /// The last `count` lines, oldest first, that `wanted` accepts.
+    pub fn tail(&self, count: usize, wanted: impl Fn(&Record) -> bool) -> Vec<Record> {
+        let mut last = VecDeque::new();
+        let files = (1..FILES_KEPT)
+            .rev()
+            .map(|number| self.rotated(number))
+            .chain([self.path.clone()]);
+        for file in files.filter_map(|path| File::open(path).ok()) {
+            for line in BufReader::new(file).split(b'\n').map_while(Result::ok) {
+                let Some(record) = decode(&String::from_utf8_lossy(&line)) else {
+                    continue;
+                };
+                if wanted(&record) {
+                    last.push_back(record);
+                    if last.len() > count {
+                        last.pop_front();
+                    }
+                }
+            }
+        }
+        last.into()
+    }
+
+    /// Lines from now on.
+    pub fn follow(&self) -> broadcast::Receiver<Record> {
+        self.follow.subscribe()
+    }
+}
+
+/// Cuts text at a character boundary.
+pub fn shorten(text: &str, bytes: usize) -> &str {
+    if text.len() <= bytes {
+        return text;
+    }
+    let mut end = bytes;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+fn encode(record: &Record) -> String {
+    format!(
+        "{} {} {} {}\n",
+        record.at,
+        record.revision,
+        record.replica,
+        shorten(&record.text, LINE_BYTES)
+    )
+}
+
+fn decode(line: &str) -> Option<Record> {
+    let mut parts = line.splitn(4, ' ');
+    Some(Record {
+        at: parts.next()?.parse().ok()?,
+        revision: parts.next()?.parse().ok()?,
+        replica: parts.next()?.to_owned(),
+        text: parts.next()?.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(text: &str) -> Record {
+        Record {
+            at: jiff::Timestamp::from_nanosecond(1_700_000_000_123_456_789).unwrap(),
+            revision: 3,
+            replica: "r3-1".into(),
+            text: text.into(),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let book = LogBook::new(folder.path());
+        let mut follower = book.follow();
+        book.write(record("one  two"));
+        book.write(record(""));
+        assert_eq!(
+            book.tail(10, |_| true),
+            [record("one  two"), record("")]
+        );
+        assert_eq!(book.tail(1, |_| true), [record("")]);
+        assert_eq!(follower.try_recv().unwrap(), record("one  two"));
+    }
+
+    #[test]
+    fn files_are_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let book = LogBook::new(folder.path());
+        let long = "x".repeat(LINE_BYTES);
+        for _ in 0..(FILE_BYTES * 5 / LINE_BYTES as u64) {
+            book.write(record(&long));
+        }
+        let total: u64 = std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().metadata().unwrap().len())
+            .sum();
+        assert!(total <= (FILE_BYTES + 2 * LINE_BYTES as u64) * u64::from(FILES_KEPT));
+        assert!(!book.tail(5, |_| true).is_empty());
+    }
+
+    #[test]
+    fn text_is_cut_between_characters() {
+        assert_eq!(shorten("aé", 2), "a");
+        assert_eq!(shorten("aé", 3), "aé");
+    }
+}

@@ -1,0 +1,236 @@
+//! When a replica serves, and how it is known that it will not.
+//!
+//! Ready means: a process of the replica listens on the port that the app declares, and the
+//! health path answers where one is set. The moment of listening is reported by the kernel (see
+//! `sys::port_watch`); where that is not possible the replica's sockets are looked for.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::diagnose::Failure;
+use super::idle::IdleMeter;
+use super::replica::{Replica, Signs};
+use crate::error::Code;
+use crate::sys::port_watch::Event;
+use crate::wire::build::Health;
+
+/// How often an app's CPU time is looked at while it starts.
+const SAMPLE: Duration = Duration::from_millis(200);
+/// How often sockets are looked for where the kernel does not report them.
+const LOOK: Duration = Duration::from_millis(10);
+/// An app that listens elsewhere and then does nothing for this long has finished starting.
+const WRONG_PORT_PATIENCE: Duration = Duration::from_millis(1000);
+/// An app that listens nowhere and does nothing for this long will not begin to.
+const NOT_LISTENING_PATIENCE: Duration = Duration::from_secs(10);
+/// Errors of the health path in a row before the app is given up.
+const HEALTH_TRIES: u32 = 5;
+/// The same for 503, which apps answer while they load.
+const HEALTH_TRIES_WHILE_LOADING: u32 = 150;
+
+impl Replica {
+    /// Waits until the replica serves; tells where it listens, or why it never will.
+    pub async fn ready(&mut self, health: &Health) -> Result<SocketAddr, Failure> {
+        let address = self.listening().await?;
+        match &health.path {
+            Some(path) => self.healthy(address, path, health).await?,
+            None => {}
+        }
+        Ok(address)
+    }
+
+    async fn listening(&mut self) -> Result<SocketAddr, Failure> {
+        let mut seen = Seen::default();
+        let mut idle = IdleMeter::new(self.pid());
+        let mut look = tokio::time::interval(LOOK);
+        let mut last_sample = Instant::now();
+        let mut open = true;
+        loop {
+            tokio::select! {
+                biased;
+                sign = self.sign(), if open => match sign {
+                    Some(sign) => if let Some(address) = seen.take(sign, self.declared_port) {
+                        return Ok(address);
+                    },
+                    None => open = false,
+                },
+                ending = self.ended() => {
+                    return Err(match seen.failed.take() {
+                        Some(failure) => failure,
+                        None => seen.explain_bind(self.explain(ending).await, self.declared_port),
+                    });
+                }
+                _ = look.tick() => {
+                    if seen.must_look && let Some(address) = self.look(&mut seen) {
+                        return Ok(address);
+                    }
+                    if last_sample.elapsed() >= SAMPLE {
+                        last_sample = Instant::now();
+                        self.patience(&seen, idle.sample())?;
+                    }
+                }
+            }
+        }
+    }
+
+    fn patience(&self, seen: &Seen, idle: Duration) -> Result<(), Failure> {
+        let declared = self.declared_port;
+        if !seen.elsewhere.is_empty() && idle >= WRONG_PORT_PATIENCE {
+            let ports: Vec<String> = seen.elsewhere.iter().map(|port| format!("{port}")).collect();
+            return Err(Failure::new(
+                Code::AppWrongPort,
+                format!(
+                    "the app listens on port {} but declares port {declared}",
+                    ports.join(", ")
+                ),
+            ));
+        }
+        if idle >= NOT_LISTENING_PATIENCE {
+            return Err(Failure::new(
+                Code::AppNotListening,
+                format!(
+                    "the process runs, but nothing listens on port {declared}, and it has been idle for {} s",
+                    idle.as_secs()
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Looks for listening sockets of the replica's processes.
+    fn look(&self, seen: &mut Seen) -> Option<SocketAddr> {
+        for listener in listeners::get_all().ok()? {
+            let pid = i32::try_from(listener.process.pid).ok()?;
+            if process_group(pid) != Some(self.pid()) {
+                continue;
+            }
+            if listener.socket == self.assigned || listener.socket.port() == self.assigned.port() {
+                return Some(self.assigned);
+            }
+            seen.elsewhere.insert(listener.socket.port());
+        }
+        None
+    }
+
+    async fn healthy(
+        &mut self,
+        address: SocketAddr,
+        path: &str,
+        health: &Health,
+    ) -> Result<(), Failure> {
+        let millis = |value: Option<u64>, default| Duration::from_millis(value.unwrap_or(default));
+        let timeout = millis(health.timeout_ms, 2000);
+        let interval = millis(health.interval_ms, 100).min(Duration::from_millis(200));
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(timeout)
+            .build()
+            .map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
+        let url = format!("http://{address}/{}", path.trim_start_matches('/'));
+        let mut failures = 0;
+        loop {
+            let answer = tokio::select! {
+                answer = client.get(&url).send() => answer,
+                ending = self.ended() => return Err(self.explain(ending).await),
+            };
+            let (problem, limit) = match answer {
+                Ok(response) if health_is_good(response.status().as_u16()) => return Ok(()),
+                Ok(response) => {
+                    let status = response.status();
+                    let limit = if status.as_u16() == 503 {
+                        HEALTH_TRIES_WHILE_LOADING
+                    } else {
+                        HEALTH_TRIES
+                    };
+                    let body = response.text().await.unwrap_or_default();
+                    (describe(status.as_u16(), &body), limit)
+                }
+                Err(error) if error.is_timeout() => (
+                    format!("gives no answer within {} ms", timeout.as_millis()),
+                    HEALTH_TRIES,
+                ),
+                Err(_) => ("closes the connection".to_owned(), HEALTH_TRIES),
+            };
+            failures += 1;
+            if failures >= limit {
+                return Err(Failure::new(
+                    Code::AppUnhealthy,
+                    format!("the app listens, but health path `{path}` {problem}"),
+                ));
+            }
+            tokio::time::sleep(interval).await;
+        }
+    }
+}
+
+/// The path exists and the app is not in trouble; whether the prober may see it is another matter.
+fn health_is_good(status: u16) -> bool {
+    status < 500 && status != 404
+}
+
+fn describe(status: u16, body: &str) -> String {
+    let body = super::logs::shorten(body.trim(), 200);
+    if body.is_empty() {
+        format!("answers {status}")
+    } else {
+        format!("answers {status}: {body}")
+    }
+}
+
+#[cfg(unix)]
+fn process_group(pid: i32) -> Option<i32> {
+    let pid = rustix::process::Pid::from_raw(pid)?;
+    rustix::process::getpgid(Some(pid))
+        .ok()
+        .map(|group| group.as_raw_nonzero().get())
+}
+
+/// What a starting replica has shown so far.
+#[derive(Default)]
+struct Seen {
+    must_look: bool,
+    elsewhere: BTreeSet<u16>,
+    failed: Option<Failure>,
+    bind_failed: Option<(SocketAddr, i32)>,
+}
+
+impl Seen {
+    fn take(&mut self, sign: Signs, declared: u16) -> Option<SocketAddr> {
+        match sign {
+            Signs::Watched(watched) => self.must_look = !watched,
+            Signs::Failed(failure) => self.failed = Some(failure),
+            Signs::Port(Event::Listening {
+                wanted_port,
+                actual,
+                ..
+            }) => {
+                if wanted_port == declared {
+                    return Some(actual);
+                }
+                self.elsewhere.insert(wanted_port);
+            }
+            Signs::Port(Event::BindFailed { wanted, errno, .. }) => {
+                self.bind_failed = Some((wanted, errno));
+            }
+            Signs::Port(Event::Bound { .. }) => {}
+        }
+        None
+    }
+
+    /// An app that ended because it did not get a port says so in many ways; the kernel in one.
+    fn explain_bind(&self, failure: Failure, declared: u16) -> Failure {
+        match self.bind_failed {
+            Some((wanted, errno)) if failure.code == Code::AppExited => {
+                let reason = std::io::Error::from_raw_os_error(errno);
+                Failure::new(
+                    Code::LocalPort,
+                    format!(
+                        "the app could not bind `{wanted}` ({reason}); it declares port {declared}. {}",
+                        failure.message
+                    ),
+                )
+            }
+            _ => failure,
+        }
+    }
+}

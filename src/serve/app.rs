@@ -1,0 +1,316 @@
+//! A served app, in the caller's hand.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use super::activate::{self, Verdict, judge};
+use super::{Error, Options, Plan};
+use crate::client::{self, Client, Event, LogStream};
+use crate::wire::app::spec::DesiredState;
+use crate::wire::app::status::DeploymentStatus;
+use crate::wire::{app, identifier, status};
+
+/// Log lines that come with a failure.
+const FAILURE_LINES: usize = 30;
+/// How long the log is waited for when a failure is told.
+const LOG_PATIENCE: Duration = Duration::from_secs(2);
+
+/// One app on a control plane, with what was last known of it.
+pub struct App {
+    /// `None` for an app that was only rehearsed.
+    client: Option<Client>,
+    console: String,
+    options: Options,
+    known: Mutex<app::App>,
+}
+
+impl App {
+    pub(super) fn new(client: Client, known: app::App, console: String, options: Options) -> Self {
+        Self {
+            client: Some(client),
+            console,
+            options,
+            known: Mutex::new(known),
+        }
+    }
+
+    pub(super) fn rehearsed(plan: &Plan) -> Self {
+        let id = identifier(&plan.org, &plan.project, &plan.domain, &plan.target);
+        let known = app::App {
+            metadata: app::Meta {
+                id: id.into(),
+                ..Default::default()
+            }
+            .into(),
+            ..Default::default()
+        };
+        Self {
+            client: None,
+            console: String::new(),
+            options: plan.options.clone(),
+            known: Mutex::new(known),
+        }
+    }
+
+    /// An app that exists already.
+    pub async fn get(
+        client: Client,
+        console: String,
+        id: &app::Identifier,
+    ) -> Result<Self, Error> {
+        let known = client.get(id).await?;
+        Ok(Self::new(client, known, console, Options::default()))
+    }
+
+    /// An app that was listed.
+    pub fn listed(client: Client, console: String, known: app::App) -> Self {
+        Self::new(client, known, console, Options::default())
+    }
+
+    /// The app as it was last seen.
+    pub fn known(&self) -> app::App {
+        self.known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn learn(&self, app: app::App) {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = app;
+    }
+
+    pub fn id(&self) -> app::Identifier {
+        self.known().metadata.id.clone().into_option().unwrap_or_default()
+    }
+
+    pub fn name(&self) -> String {
+        self.id().name
+    }
+
+    /// The app's page on the platform.
+    pub fn url(&self) -> String {
+        if self.console.is_empty() {
+            return String::new();
+        }
+        let id = self.id();
+        format!(
+            "{}/v2/domain/{}/project/{}/apps/{}",
+            self.console, id.domain, id.project, id.name
+        )
+    }
+
+    /// Where the app answers.
+    pub fn endpoint(&self) -> String {
+        self.known().status.ingress.public_url.clone()
+    }
+
+    pub fn revision(&self) -> u64 {
+        self.known().metadata.revision
+    }
+
+    pub fn deployment_status(&self) -> DeploymentStatus {
+        status::deployment_status(&self.known())
+    }
+
+    pub fn desired_state(&self) -> DesiredState {
+        self.known()
+            .spec
+            .desired_state
+            .as_known()
+            .unwrap_or(DesiredState::DESIRED_STATE_UNSPECIFIED)
+    }
+
+    fn client(&self) -> Result<&Client, Error> {
+        self.client.as_ref().ok_or_else(|| {
+            client::Error::NotFound {
+                name: self.name(),
+                project: self.id().project,
+                domain: self.id().domain,
+            }
+            .into()
+        })
+    }
+
+    /// Asks the platform how the app is.
+    pub async fn refresh(&self) -> Result<DeploymentStatus, Error> {
+        let app = self.client()?.get(&self.id()).await?;
+        self.learn(app);
+        Ok(self.deployment_status())
+    }
+
+    /// Lets the app run again; with `wait`, until it serves.
+    pub async fn activate(&self, wait: bool) -> Result<(), Error> {
+        let app = self
+            .client()?
+            .set_desired_state(&self.id(), DesiredState::DESIRED_STATE_ACTIVE, "activated")
+            .await?;
+        self.learn(app);
+        if wait {
+            self.wait_until_active(self.options.activate_timeout, |_| {})
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Puts the app to rest; with `wait`, until its processes are gone.
+    pub async fn deactivate(&self, wait: bool) -> Result<(), Error> {
+        let app = self
+            .client()?
+            .set_desired_state(&self.id(), DesiredState::DESIRED_STATE_STOPPED, "deactivated")
+            .await?;
+        self.learn(app);
+        if wait && !status::is_deactivated(self.deployment_status()) {
+            self.wait_until_deactivated(self.options.deactivate_timeout)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Forgets the app.
+    pub async fn delete(&self) -> Result<(), Error> {
+        Ok(self.client()?.delete(&self.id()).await?)
+    }
+
+    /// What the replicas wrote, and with `follow` what they go on to write.
+    pub async fn logs(&self, follow: bool) -> Result<LogStream, Error> {
+        Ok(self.client()?.tail_logs(&self.id(), follow).await?)
+    }
+
+    /// Events from now on, beginning with the present state.
+    pub async fn watch(&self) -> Result<client::Watch, Error> {
+        Ok(self.client()?.watch(&self.id()).await?)
+    }
+
+    /// Waits for the app to serve; tells whether it had to be waited for at all.
+    pub async fn wait_until_active(
+        &self,
+        timeout: Duration,
+        on_change: impl Fn(&str),
+    ) -> Result<bool, Error> {
+        let revision = self.revision();
+        if judge(&self.known(), revision) == Verdict::Active {
+            return Ok(false);
+        }
+        let wait = self.until(|app| match judge(app, revision) {
+            Verdict::Active => Some(Ok(())),
+            Verdict::Pending { message, .. } => {
+                on_change(&message);
+                None
+            }
+            Verdict::Failed { code, message } => Some(Err(activate::Error::Failed {
+                app: self.name(),
+                code,
+                message,
+                log: Vec::new(),
+                hints: Vec::new(),
+            })),
+            Verdict::Deactivated => Some(Err(activate::Error::Deactivated { app: self.name() })),
+        });
+        match tokio::time::timeout(timeout, wait).await {
+            Ok(Ok(())) => Ok(true),
+            Ok(Err(Error::Activation(error))) => Err(self.with_log(error, revision).await.into()),
+            Ok(Err(error)) => Err(error),
+            Err(_) => {
+                let error = self.timed_out(timeout);
+                Err(self.with_log(error, revision).await.into())
+            }
+        }
+    }
+
+    async fn wait_until_deactivated(&self, timeout: Duration) -> Result<(), Error> {
+        let wait = self.until(|app| {
+            status::is_deactivated(status::deployment_status(app)).then_some(Ok(()))
+        });
+        tokio::time::timeout(timeout, wait)
+            .await
+            .unwrap_or_else(|_| Err(self.timed_out(timeout).into()))
+    }
+
+    fn timed_out(&self, timeout: Duration) -> activate::Error {
+        let known = self.known();
+        activate::Error::Timeout {
+            app: self.name(),
+            seconds: timeout.as_secs(),
+            state: status::short_name(status::deployment_status(&known)),
+            message: status::latest(&known)
+                .map(|condition| condition.message.clone())
+                .unwrap_or_default(),
+            log: Vec::new(),
+        }
+    }
+
+    /// Watches until `decide` says what came of it. A stream that ends or breaks is opened again.
+    async fn until(
+        &self,
+        decide: impl Fn(&app::App) -> Option<Result<(), activate::Error>>,
+    ) -> Result<(), Error> {
+        let client = self.client()?;
+        let mut failures: u32 = 0;
+        loop {
+            let mut watch = match client.watch(&self.id()).await {
+                Ok(watch) => watch,
+                Err(error) => {
+                    self.patience(&mut failures, error).await?;
+                    continue;
+                }
+            };
+            loop {
+                match watch.next().await {
+                    Ok(Some(Event::Changed(app))) => {
+                        failures = 0;
+                        let decision = decide(&app);
+                        self.learn(*app);
+                        if let Some(decision) = decision {
+                            return Ok(decision?);
+                        }
+                    }
+                    Ok(Some(Event::Deleted)) => {
+                        return Err(activate::Error::Deleted { app: self.name() }.into());
+                    }
+                    Ok(None) => break,
+                    Err(error) => {
+                        self.patience(&mut failures, error).await?;
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn patience(&self, failures: &mut u32, error: client::Error) -> Result<(), Error> {
+        use crate::error::{Diagnostic, Retry};
+        *failures += 1;
+        if error.retry() == Retry::Never || *failures > 5 {
+            return Err(error.into());
+        }
+        tokio::time::sleep(Duration::from_millis(100 << *failures)).await;
+        Ok(())
+    }
+
+    async fn with_log(&self, mut error: activate::Error, revision: u64) -> activate::Error {
+        if let activate::Error::Failed { log, .. } | activate::Error::Timeout { log, .. } =
+            &mut error
+        {
+            let lines = tokio::time::timeout(LOG_PATIENCE, self.last_lines(revision)).await;
+            *log = lines.ok().and_then(Result::ok).unwrap_or_default();
+        }
+        error
+    }
+
+    /// Last lines of a revision's newest replica.
+    async fn last_lines(&self, revision: u64) -> Result<Vec<String>, Error> {
+        let mut stream = self.client()?.tail_logs(&self.id(), false).await?;
+        let mut lines = Vec::new();
+        while let Some(batch) = stream.next().await? {
+            lines.extend(batch);
+        }
+        let of_revision = format!("{}-{revision}-", self.name());
+        if revision > 0 {
+            lines.retain(|line| line.replica.starts_with(&of_revision));
+            let newest = lines.last().map(|line| line.replica.clone());
+            lines.retain(|line| Some(&line.replica) == newest.as_ref());
+        }
+        let skip = lines.len().saturating_sub(FAILURE_LINES);
+        Ok(lines.into_iter().skip(skip).map(|line| line.text).collect())
+    }
+}

@@ -1,0 +1,334 @@
+//! The use cases: serve, deploy, and what can be done with an app afterwards.
+//!
+//! This is where the parts meet. A request arrives as data, the five steps run, each tells its
+//! progress to a [`Reporter`], and an [`App`] comes back. Nothing here knows of Python, of a
+//! terminal, or of whether the control plane is a process of ours or a cluster.
+
+mod activate;
+mod app;
+mod bundling;
+mod hints;
+mod imaging;
+mod payload;
+pub mod plan;
+pub mod platform;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub use activate::Verdict;
+pub use app::App;
+pub use plan::{Overrides, Plan};
+
+use crate::client;
+use crate::config::{Endpoint, Settings};
+use crate::error::{Code, Diagnostic, Retry};
+use crate::image::env::Toolchain;
+use crate::spec::{AppSpec, CopyStyle};
+use crate::wire::build::Health;
+use crate::{bundle, config, image, runtime};
+
+/// What the caller's interpreter knows and this core does not.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Names in the bundle are relative to this folder.
+    pub root: PathBuf,
+    /// Files of the modules that are imported.
+    pub modules: Vec<PathBuf>,
+    /// Folders of installed packages and of the standard library.
+    pub installed: Vec<PathBuf>,
+    /// Folders of the project that modules are imported from.
+    pub source_roots: Vec<PathBuf>,
+    /// The environment itself, pickled, where there is no file to load it from.
+    pub pickled: Option<Vec<u8>>,
+}
+
+/// One call of `serve` or `deploy`.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The app that was asked for.
+    pub target: String,
+    /// That app and all it depends on.
+    pub apps: Vec<AppSpec>,
+    pub source: Source,
+    pub options: Options,
+}
+
+/// Options of `with_servecontext`, checked.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub version: Option<String>,
+    pub copy_style: CopyStyle,
+    pub dry_run: bool,
+    pub overrides: Overrides,
+    pub log_level: Option<String>,
+    pub log_format: Option<String>,
+    pub user_log_level: Option<String>,
+    pub copy_bundle_to: Option<PathBuf>,
+    pub activate_timeout: Duration,
+    pub deactivate_timeout: Duration,
+    pub health: Health,
+    pub raw_data_path: Option<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            version: None,
+            copy_style: CopyStyle::LoadedModules,
+            dry_run: false,
+            overrides: Overrides::default(),
+            log_level: None,
+            log_format: None,
+            user_log_level: None,
+            copy_bundle_to: None,
+            activate_timeout: Duration::from_secs(600),
+            deactivate_timeout: Duration::from_secs(60),
+            health: Health::default(),
+            raw_data_path: None,
+        }
+    }
+}
+
+/// The five steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    Bundle,
+    Image,
+    Deploy,
+    Activate,
+    Url,
+}
+
+impl Step {
+    /// All steps, in order.
+    pub const ALL: [Self; 5] = [
+        Self::Bundle,
+        Self::Image,
+        Self::Deploy,
+        Self::Activate,
+        Self::Url,
+    ];
+
+    /// The word shown for it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Bundle => "Bundle",
+            Self::Image => "Image",
+            Self::Deploy => "Deploy",
+            Self::Activate => "Activate",
+            Self::Url => "URL",
+        }
+    }
+}
+
+/// What happens while serving.
+#[derive(Clone, Debug)]
+pub enum Progress {
+    Started(Step),
+    Finished {
+        step: Step,
+        detail: String,
+        took: Duration,
+    },
+    /// Something the user should know; not a failure.
+    Note(String),
+    /// A line of an installer or of the app's state.
+    Line(String),
+}
+
+/// Takes progress as it happens; called from any thread.
+pub type Reporter = Arc<dyn Fn(Progress) + Send + Sync>;
+
+/// Everything that can end a use case.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    #[error(transparent)]
+    Plan(#[from] plan::Error),
+    #[error(transparent)]
+    Bundle(#[from] bundle::Error),
+    #[error(transparent)]
+    Files(#[from] crate::files::Error),
+    #[error(transparent)]
+    Image(#[from] image::Error),
+    #[error(transparent)]
+    Parameter(#[from] runtime::Error),
+    #[error(transparent)]
+    Client(#[from] client::Error),
+    #[error(transparent)]
+    Platform(#[from] platform::Error),
+    #[error(transparent)]
+    Activation(#[from] activate::Error),
+}
+
+impl Error {
+    fn inner(&self) -> &dyn Diagnostic {
+        match self {
+            Self::Config(error) => error,
+            Self::Plan(error) => error,
+            Self::Bundle(error) => error,
+            Self::Files(error) => error,
+            Self::Image(error) => error,
+            Self::Parameter(error) => error,
+            Self::Client(error) => error,
+            Self::Platform(error) => error,
+            Self::Activation(error) => error,
+        }
+    }
+}
+
+impl Diagnostic for Error {
+    fn code(&self) -> Code {
+        self.inner().code()
+    }
+
+    fn hints(&self) -> Vec<String> {
+        self.inner().hints()
+    }
+
+    fn retry(&self) -> Retry {
+        self.inner().retry()
+    }
+
+    fn log_tail(&self) -> Vec<String> {
+        self.inner().log_tail()
+    }
+}
+
+/// What serving works with: where to, and with which tools.
+#[derive(Clone)]
+pub struct Server {
+    pub settings: Settings,
+    pub toolchain: Toolchain,
+    /// How the local platform is started when it does not run.
+    pub launcher: platform::Launcher,
+    pub reporter: Reporter,
+}
+
+impl Server {
+    /// Runs the five steps and returns the app that was asked for, serving.
+    pub async fn serve(&self, request: Request) -> Result<App, Error> {
+        let plan = Plan::make(&self.settings, request)?;
+        if plan.options.dry_run {
+            return self.rehearse(&plan);
+        }
+        let client = platform::connect(&self.settings, &self.launcher).await?;
+        let (bundled, images) = tokio::try_join!(
+            self.bundle(&client, &plan),
+            self.images(&plan)
+        )?;
+        let mut served = BTreeMap::new();
+        for wave in &plan.waves {
+            let apps = wave.iter().map(|spec| {
+                let image = &images[&spec.name];
+                self.bring_up(&client, &plan, spec, image, bundled.as_ref())
+            });
+            for app in futures::future::try_join_all(apps).await? {
+                served.insert(app.name(), app);
+            }
+        }
+        let app = served
+            .remove(&plan.target)
+            .ok_or(plan::Error::NoTarget)?;
+        self.report(Progress::Started(Step::Url));
+        self.finished(Step::Url, app.endpoint(), Instant::now());
+        Ok(app)
+    }
+
+    async fn bring_up(
+        &self,
+        client: &client::Client,
+        plan: &Plan,
+        spec: &AppSpec,
+        image: &str,
+        bundled: Option<&bundling::Bundled>,
+    ) -> Result<App, Error> {
+        let started = Instant::now();
+        self.report(Progress::Started(Step::Deploy));
+        let message = payload::message(plan, spec, image, bundled)?;
+        let created = client.create_or_replace(message).await?;
+        let app = App::new(
+            client.clone(),
+            created,
+            self.console(client).await,
+            plan.options.clone(),
+        );
+        self.finished(
+            Step::Deploy,
+            format!("{} revision {}", spec.name, app.revision()),
+            started,
+        );
+        let started = Instant::now();
+        self.report(Progress::Started(Step::Activate));
+        let outcome = app
+            .wait_until_active(plan.options.activate_timeout, |line| {
+                self.report(Progress::Line(format!("{}: {line}", spec.name)));
+            })
+            .await;
+        match outcome {
+            Ok(changed) => {
+                let detail = if changed {
+                    format!("{} is ACTIVE", spec.name)
+                } else {
+                    format!("{} is ACTIVE, nothing changed", spec.name)
+                };
+                self.finished(Step::Activate, detail, started);
+                Ok(app)
+            }
+            Err(Error::Activation(error)) => {
+                Err(error.advised(|code, message| {
+                    hints::for_failure(code, message, spec, &plan.source)
+                })
+                .into())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn console(&self, client: &client::Client) -> String {
+        match &self.settings.endpoint {
+            Endpoint::Local => platform::console_url(client).await.unwrap_or_default(),
+            Endpoint::Remote(uri) => uri.clone(),
+        }
+    }
+
+    /// Shows what serving would do, and does nothing.
+    fn rehearse(&self, plan: &Plan) -> Result<App, Error> {
+        let files = bundling::choose(plan)?;
+        let bundle = match &files {
+            Some(files) => format!(
+                "{} files, {}",
+                files.files().len(),
+                bundling::size(files.total_bytes())
+            ),
+            None => "no files".to_owned(),
+        };
+        self.report(Progress::Note(format!("would bundle {bundle} from `{}`", plan.source.root.display())));
+        for wave in &plan.waves {
+            for spec in wave {
+                let image = imaging::describe(&self.toolchain, spec)?;
+                self.report(Progress::Note(format!(
+                    "would serve `{}` on port {} with {image}",
+                    spec.name, spec.port.number
+                )));
+            }
+        }
+        Ok(App::rehearsed(plan))
+    }
+
+    fn report(&self, progress: Progress) {
+        (self.reporter)(progress);
+    }
+
+    fn finished(&self, step: Step, detail: String, started: Instant) {
+        self.report(Progress::Finished {
+            step,
+            detail,
+            took: started.elapsed(),
+        });
+    }
+}

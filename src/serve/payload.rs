@@ -1,0 +1,132 @@
+//! The message that deploys an app: its command line, variables and parameters.
+
+use super::bundling::Bundled;
+use super::plan::set;
+use super::{Error, Plan};
+use crate::runtime::payload::{self, SerializedParameter};
+use crate::spec::AppSpec;
+use crate::wire::app;
+use crate::wire::build::{self, Deployment};
+
+/// Names the loader to runtimes of the PyPI SDK; ours reads the arguments alone.
+const RESOLVER: &str = "flyte._internal.resolvers.app_env.AppEnvResolver";
+
+/// The `App` to create.
+pub fn message(
+    plan: &Plan,
+    spec: &AppSpec,
+    image: &str,
+    bundled: Option<&Bundled>,
+) -> Result<app::App, Error> {
+    let parameters = spec
+        .parameters
+        .iter()
+        .map(payload::from_spec)
+        .collect::<Result<Vec<_>, _>>()?;
+    let version = match &plan.options.version {
+        Some(version) => version.clone(),
+        None => version(spec, image, bundled),
+    };
+    let command = match &spec.command {
+        Some(command) => command.clone(),
+        None => fserve(plan, spec, &version, image, bundled, &parameters),
+    };
+    Ok(build::app(&Deployment {
+        spec,
+        org: &plan.org,
+        project: &plan.project,
+        domain: &plan.domain,
+        image_uri: image,
+        command,
+        args: spec.args.clone(),
+        env: variables(plan, spec),
+        inputs: parameters
+            .iter()
+            .map(|parameter| (parameter.name.clone(), parameter.value.clone()))
+            .collect(),
+        code_bundle_uri: bundled.map(|bundled| bundled.uri.clone()),
+        source_link: None,
+        health: plan.options.health.clone(),
+        sdk_version: env!("CARGO_PKG_VERSION"),
+    }))
+}
+
+fn fserve(
+    plan: &Plan,
+    spec: &AppSpec,
+    version: &str,
+    image: &str,
+    bundled: Option<&Bundled>,
+    parameters: &[SerializedParameter],
+) -> Vec<String> {
+    let mut line: Vec<String> = vec!["fserve".into()];
+    let mut option = |name: &str, value: &str| line.extend([name.to_owned(), value.to_owned()]);
+    option("--version", version);
+    option("--project", &plan.project);
+    option("--domain", &plan.domain);
+    option("--org", &plan.org);
+    let images = std::collections::BTreeMap::from([(spec.name.clone(), image.to_owned())]);
+    option("--image-cache", &payload::encode_image_cache(&images));
+    if let Some(bundled) = bundled {
+        option(if bundled.pickled { "--pkl" } else { "--tgz" }, &bundled.uri);
+        option("--dest", ".");
+    }
+    if !parameters.is_empty() {
+        option("--parameters", &payload::encode(parameters));
+    }
+    let raw_data = plan.options.raw_data_path.as_deref();
+    option("--raw-data-path", raw_data.unwrap_or("{{.rawOutputDataPrefix}}"));
+    if let Some(loader) = &spec.loader
+        && spec.has_server
+    {
+        option("--resolver", RESOLVER);
+        option("--resolver-args", loader);
+    }
+    line.push("--".into());
+    line
+}
+
+fn variables(plan: &Plan, spec: &AppSpec) -> Vec<(String, String)> {
+    let mut variables = Vec::new();
+    let options = &plan.options;
+    for (key, value) in [
+        ("LOG_LEVEL", &options.log_level),
+        ("LOG_FORMAT", &options.log_format),
+        ("USER_LOG_LEVEL", &options.user_log_level),
+    ] {
+        if let Some(value) = value {
+            set(&mut variables, key, value);
+        }
+    }
+    for (key, value) in &spec.env_vars {
+        set(&mut variables, key, value);
+    }
+    let roots: Vec<String> = plan
+        .source
+        .source_roots
+        .iter()
+        .filter_map(|root| root.strip_prefix(&plan.source.root).ok())
+        .map(|relative| match relative.to_string_lossy().as_ref() {
+            "" => "./.".to_owned(),
+            relative => format!("./{relative}"),
+        })
+        .collect();
+    if !roots.is_empty() {
+        set(&mut variables, "_F_SYS_PATH", &roots.join(":"));
+    }
+    variables
+}
+
+/// Equal deployments have equal versions, wherever and whenever they are made.
+fn version(spec: &AppSpec, image: &str, bundled: Option<&Bundled>) -> String {
+    let mut portable = spec.clone();
+    portable.declared_in = None;
+    let mut hash = blake3::Hasher::new();
+    // A spec is plain data, so it always serializes; were it not so, versions would only differ
+    // by less.
+    hash.update(&serde_json::to_vec(&portable).unwrap_or_default());
+    hash.update(image.as_bytes());
+    hash.update(&[0]);
+    hash.update(bundled.map_or("", |bundled| &bundled.digest).as_bytes());
+    hash.finalize().to_hex()[..32].to_owned()
+}

@@ -1,0 +1,464 @@
+//! What is to be done, checked in full before anything is done.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Options, Request, Source};
+use crate::config::{Endpoint, Settings};
+use crate::error::{Code, Diagnostic, did_you_mean};
+use crate::spec::{AppSpec, ParameterValue};
+
+/// Longest app name that the clusters accept.
+const LONGEST_NAME: usize = 30;
+
+/// Values given when serving, over those that were declared.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    pub project: Option<String>,
+    pub domain: Option<String>,
+    pub env_vars: Vec<(String, String)>,
+    /// app -> parameter -> value
+    pub parameters: BTreeMap<String, BTreeMap<String, ParameterValue>>,
+    pub cluster_pool: Option<String>,
+    pub cluster: Option<String>,
+}
+
+/// Why a request cannot be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("`{argument}` names app `{app}`, which is not among the apps to serve: {known}")]
+    UnknownApp {
+        argument: &'static str,
+        app: String,
+        known: String,
+        close: Option<String>,
+    },
+    #[error("app `{app}` has no parameter `{parameter}`; it declares {known}")]
+    UnknownParameter {
+        app: String,
+        parameter: String,
+        known: String,
+        close: Option<String>,
+    },
+    #[error("apps depend on each other in a circle: {path}")]
+    Cycle { path: String },
+    #[error("two different apps are named `{name}`")]
+    Duplicate { name: String },
+    #[error("app `{app}` has nothing to run")]
+    NothingToRun { app: String },
+    #[error("parameter `{parameter}` of app `{app}` has no value")]
+    NoValue { app: String, parameter: String },
+    #[error("parameter `{parameter}` of app `{app}` is {kind}, which only a cluster can resolve")]
+    ClusterOnly {
+        app: String,
+        parameter: String,
+        kind: &'static str,
+    },
+    #[error("app name `{name}` has {length} characters; a cluster takes at most {LONGEST_NAME}")]
+    NameTooLong { name: String, length: usize },
+    #[error("{setting} is not set")]
+    Unset { setting: &'static str },
+    #[error("the app that was asked for is not among those planned")]
+    NoTarget,
+}
+
+impl Diagnostic for Error {
+    fn code(&self) -> Code {
+        match self {
+            Self::UnknownApp { .. } | Self::UnknownParameter { .. } => Code::ConfigUnknownName,
+            Self::Cycle { .. } => Code::GraphCycle,
+            Self::ClusterOnly { .. } => Code::ConfigUnsupported,
+            Self::Duplicate { .. }
+            | Self::NothingToRun { .. }
+            | Self::NoValue { .. }
+            | Self::NameTooLong { .. }
+            | Self::Unset { .. } => Code::ConfigInvalid,
+            Self::NoTarget => Code::Internal,
+        }
+    }
+
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::UnknownApp { close, .. } | Self::UnknownParameter { close, .. } => close
+                .iter()
+                .map(|name| format!("did you mean `{name}`?"))
+                .collect(),
+            Self::NothingToRun { .. } => vec![
+                "give it `args=[...]`, `command=[...]` or a function decorated with `@env.server`"
+                    .into(),
+            ],
+            Self::NoValue { app, parameter } | Self::ClusterOnly { app, parameter, .. } => {
+                vec![format!(
+                    "pass a value: with_servecontext(input_values={{\"{app}\": {{\"{parameter}\": ...}}}})"
+                )]
+            }
+            Self::Unset { setting } => vec![format!(
+                "pass it to `flyte.init`, `with_servecontext` or write it into the configuration file as `task.{setting}`"
+            )],
+            Self::Cycle { .. } => {
+                vec!["take one of these apps out of the other's `depends_on`".into()]
+            }
+            Self::Duplicate { .. } | Self::NameTooLong { .. } | Self::NoTarget => Vec::new(),
+        }
+    }
+}
+
+/// A request after all checks: complete, ordered, overrides applied.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub target: String,
+    pub org: String,
+    pub project: String,
+    pub domain: String,
+    /// Apps that may start together; each wave needs only those before it.
+    pub waves: Vec<Vec<AppSpec>>,
+    pub source: Source,
+    pub options: Options,
+    pub local: bool,
+}
+
+impl Plan {
+    /// Checks a request against the settings.
+    pub fn make(settings: &Settings, request: Request) -> Result<Self, Error> {
+        let Request {
+            target,
+            mut apps,
+            source,
+            options,
+        } = request;
+        check_overrides(&apps, &options.overrides)?;
+        for app in &mut apps {
+            apply(app, &options.overrides, &target);
+        }
+        let local = settings.endpoint == Endpoint::Local;
+        for app in &apps {
+            check_app(app, local)?;
+        }
+        let given = |value: &Option<String>, setting: &'static str, default: &str| {
+            let value = value.clone().unwrap_or_else(|| default.to_owned());
+            if value.is_empty() {
+                return Err(Error::Unset { setting });
+            }
+            Ok(value)
+        };
+        Ok(Self {
+            project: given(&options.overrides.project, "project", &settings.project)?,
+            domain: given(&options.overrides.domain, "domain", &settings.domain)?,
+            org: settings.org.clone(),
+            waves: waves(apps)?,
+            target,
+            source,
+            options,
+            local,
+        })
+    }
+
+    /// All apps, dependencies first.
+    pub fn apps(&self) -> impl Iterator<Item = &AppSpec> {
+        self.waves.iter().flatten()
+    }
+}
+
+fn check_overrides(apps: &[AppSpec], overrides: &Overrides) -> Result<(), Error> {
+    for (app, values) in &overrides.parameters {
+        let Some(spec) = apps.iter().find(|spec| spec.name == *app) else {
+            let names = || apps.iter().map(|spec| spec.name.as_str());
+            return Err(Error::UnknownApp {
+                argument: "input_values",
+                app: app.clone(),
+                known: listed(names()),
+                close: did_you_mean(app, names()).map(str::to_owned),
+            });
+        };
+        for parameter in values.keys() {
+            let names = || spec.parameters.iter().map(|known| known.name.as_str());
+            if !names().any(|name| name == parameter) {
+                return Err(Error::UnknownParameter {
+                    app: app.clone(),
+                    parameter: parameter.clone(),
+                    known: listed(names()),
+                    close: did_you_mean(parameter, names()).map(str::to_owned),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    }
+}
+
+fn apply(app: &mut AppSpec, overrides: &Overrides, target: &str) {
+    if let Some(values) = overrides.parameters.get(&app.name) {
+        for parameter in &mut app.parameters {
+            if let Some(value) = values.get(&parameter.name) {
+                parameter.value = Some(value.clone());
+            }
+        }
+    }
+    if app.name != target {
+        return;
+    }
+    for (key, value) in &overrides.env_vars {
+        set(&mut app.env_vars, key, value);
+    }
+    if let Some(pool) = &overrides.cluster_pool {
+        app.cluster_pool.clone_from(pool);
+        app.cluster = None;
+    }
+    if let Some(cluster) = &overrides.cluster {
+        app.cluster = Some(cluster.clone());
+        app.cluster_pool.clear();
+    }
+}
+
+/// Sets a variable, in its old place where it has one.
+pub fn set(variables: &mut Vec<(String, String)>, key: &str, value: &str) {
+    match variables.iter_mut().find(|(known, _)| known == key) {
+        Some((_, old)) => value.clone_into(old),
+        None => variables.push((key.to_owned(), value.to_owned())),
+    }
+}
+
+fn check_app(app: &AppSpec, local: bool) -> Result<(), Error> {
+    if app.command.is_none() && app.args.is_empty() && !app.has_server {
+        return Err(Error::NothingToRun {
+            app: app.name.clone(),
+        });
+    }
+    if !local && app.name.chars().count() > LONGEST_NAME {
+        return Err(Error::NameTooLong {
+            length: app.name.chars().count(),
+            name: app.name.clone(),
+        });
+    }
+    for parameter in &app.parameters {
+        let cluster_only = |kind| Error::ClusterOnly {
+            app: app.name.clone(),
+            parameter: parameter.name.clone(),
+            kind,
+        };
+        match &parameter.value {
+            None => {
+                return Err(Error::NoValue {
+                    app: app.name.clone(),
+                    parameter: parameter.name.clone(),
+                });
+            }
+            Some(ParameterValue::RunOutput(_)) if local => {
+                return Err(cluster_only("the output of a run"));
+            }
+            Some(ParameterValue::Artifact(_)) if local => return Err(cluster_only("an artifact")),
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Orders apps so that each stands behind all it depends on.
+fn waves(apps: Vec<AppSpec>) -> Result<Vec<Vec<AppSpec>>, Error> {
+    let mut names = BTreeSet::new();
+    for app in &apps {
+        if !names.insert(app.name.clone()) {
+            return Err(Error::Duplicate {
+                name: app.name.clone(),
+            });
+        }
+    }
+    let mut waves = Vec::new();
+    let mut done = BTreeSet::new();
+    let mut waiting = apps;
+    while !waiting.is_empty() {
+        let (ready, rest): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|app| {
+            app.depends_on
+                .iter()
+                .all(|name| done.contains(name) || !names.contains(name))
+        });
+        if ready.is_empty() {
+            return Err(Error::Cycle {
+                path: circle(&rest),
+            });
+        }
+        done.extend(ready.iter().map(|app| app.name.clone()));
+        waves.push(ready);
+        waiting = rest;
+    }
+    Ok(waves)
+}
+
+/// One circle among apps that all wait for each other, as `a -> b -> a`.
+fn circle(apps: &[AppSpec]) -> String {
+    let next = |name: &str| {
+        let app = apps.iter().find(|app| app.name == name)?;
+        app.depends_on
+            .iter()
+            .find(|name| apps.iter().any(|app| app.name == **name))
+            .cloned()
+    };
+    let mut path: Vec<String> = apps.first().map(|app| app.name.clone()).into_iter().collect();
+    while let Some(name) = path.last().and_then(|last| next(last)) {
+        if let Some(start) = path.iter().position(|known| *known == name) {
+            path.drain(..start);
+            path.push(name);
+            break;
+        }
+        path.push(name);
+    }
+    path.join(" -> ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{
+        CopyStyle, ImageSpec, Parameter, PortSpec, ResourceList, Scaling,
+    };
+
+    fn app(name: &str, depends_on: &[&str]) -> AppSpec {
+        AppSpec {
+            name: name.into(),
+            kind: None,
+            description: None,
+            image: ImageSpec::Uri("x".into()),
+            port: PortSpec {
+                number: 8080,
+                name: String::new(),
+            },
+            args: vec!["run".into()],
+            command: None,
+            has_server: false,
+            env_vars: vec![("A".into(), "1".into())],
+            parameters: vec![Parameter {
+                name: "model_path".into(),
+                value: Some(ParameterValue::Text("old".into())),
+                kind: None,
+                env_var: None,
+                download: true,
+                mount: None,
+                ignore_patterns: Vec::new(),
+            }],
+            secrets: Vec::new(),
+            resources: ResourceList::default(),
+            requires_auth: true,
+            scaling: Scaling {
+                min: 0,
+                max: 1,
+                metric: None,
+                scaledown_after: None,
+            },
+            subdomain: None,
+            custom_domain: None,
+            links: Vec::new(),
+            cluster_pool: "default".into(),
+            cluster: None,
+            request_timeout: None,
+            service_account: None,
+            include: Vec::new(),
+            declared_in: None,
+            loader: None,
+            depends_on: depends_on.iter().map(|name| (*name).to_owned()).collect(),
+        }
+    }
+
+    fn settings() -> Settings {
+        Settings::resolve(&crate::config::Given {
+            home: Some("/nonexistent".into()),
+            config_path: None,
+            ..Default::default()
+        })
+        .unwrap()
+    }
+
+    fn request(apps: Vec<AppSpec>, overrides: Overrides) -> Request {
+        Request {
+            target: apps[0].name.clone(),
+            apps,
+            source: Source {
+                root: "/".into(),
+                modules: Vec::new(),
+                installed: Vec::new(),
+                source_roots: Vec::new(),
+                pickled: None,
+            },
+            options: Options {
+                overrides,
+                copy_style: CopyStyle::None,
+                ..Options::default()
+            },
+        }
+    }
+
+    fn values(app: &str, parameter: &str) -> Overrides {
+        Overrides {
+            parameters: BTreeMap::from([(
+                app.to_owned(),
+                BTreeMap::from([(parameter.to_owned(), ParameterValue::Text("new".into()))]),
+            )]),
+            ..Overrides::default()
+        }
+    }
+
+    #[test]
+    fn dependencies_come_first() {
+        let apps = vec![app("c", &["b", "a"]), app("b", &["a"]), app("a", &[])];
+        let plan = Plan::make(&settings(), request(apps, Overrides::default())).unwrap();
+        let order: Vec<&str> = plan.apps().map(|app| app.name.as_str()).collect();
+        assert_eq!(order, ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn a_circle_is_named() {
+        let apps = vec![app("x", &["a"]), app("a", &["b"]), app("b", &["a"])];
+        let error = Plan::make(&settings(), request(apps, Overrides::default())).unwrap_err();
+        assert_eq!(error.code(), Code::GraphCycle);
+        assert!(error.to_string().ends_with("a -> b -> a"), "{error}");
+    }
+
+    #[test]
+    fn misspelt_overrides_are_refused_with_the_right_name() {
+        for (overrides, close) in [
+            (values("wep", "model_path"), "did you mean `web`?"),
+            (values("web", "modle_path"), "did you mean `model_path`?"),
+        ] {
+            let error =
+                Plan::make(&settings(), request(vec![app("web", &[])], overrides)).unwrap_err();
+            assert_eq!(error.code(), Code::ConfigUnknownName);
+            assert_eq!(error.hints(), [close]);
+        }
+    }
+
+    #[test]
+    fn overrides_replace_values_of_their_app_only() {
+        let overrides = Overrides {
+            env_vars: vec![("A".into(), "2".into()), ("B".into(), "3".into())],
+            ..values("web", "model_path")
+        };
+        let apps = vec![app("web", &["db"]), app("db", &[])];
+        let plan = Plan::make(&settings(), request(apps, overrides)).unwrap();
+        let apps: Vec<&AppSpec> = plan.apps().collect();
+        assert_eq!(apps[0].env_vars, [("A".into(), "1".into())]);
+        assert_eq!(
+            apps[1].env_vars,
+            [("A".into(), "2".into()), ("B".into(), "3".into())]
+        );
+        assert_eq!(
+            apps[1].parameters[0].value,
+            Some(ParameterValue::Text("new".into()))
+        );
+    }
+
+    #[test]
+    fn what_only_a_cluster_resolves_says_what_to_pass() {
+        let mut web = app("web", &[]);
+        web.parameters[0].value = Some(ParameterValue::RunOutput("{}".into()));
+        let error =
+            Plan::make(&settings(), request(vec![web], Overrides::default())).unwrap_err();
+        assert_eq!(error.code(), Code::ConfigUnsupported);
+        assert!(error.hints()[0].contains("\"web\": {\"model_path\""));
+    }
+}

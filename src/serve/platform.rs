@@ -1,0 +1,361 @@
+//! Reaching the control plane; for the local one, starting it when it does not run.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use connectrpc::client::{ClientTransport, full_body};
+use http::{Method, Request};
+use http_body_util::BodyExt;
+use rustix::fs::{FlockOperation, flock};
+
+use crate::client::{Client, Transport};
+use crate::config::{Endpoint, Home, Settings};
+use crate::error::{Code, Diagnostic};
+use crate::image;
+use crate::local::daemon;
+use crate::local::supervisor::launch::{Environment, Environments};
+
+/// How long a platform may take to answer after it was started.
+const START_PATIENCE: Duration = Duration::from_secs(20);
+/// How long one may take to end after it was told to.
+const STOP_PATIENCE: Duration = Duration::from_secs(60);
+/// How often a starting platform's socket is tried.
+const KNOCK: Duration = Duration::from_millis(2);
+
+/// The command that runs the platform's process.
+#[derive(Clone, Debug)]
+pub struct Launcher {
+    pub program: PathBuf,
+    pub args: Vec<String>,
+    /// Tells builds of the SDK apart: a platform of another build is replaced.
+    pub build: String,
+}
+
+/// Why the control plane could not be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot use `{}`", path.display())]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the local platform ended as it started ({status})")]
+    Ended { status: String, log: Vec<String> },
+    #[error("the local platform did not answer within {seconds} s")]
+    Silent { seconds: u64, log: Vec<String> },
+    #[error("endpoint `{endpoint}` cannot be used: {reason}")]
+    Endpoint {
+        endpoint: String,
+        reason: &'static str,
+    },
+    #[error("the local platform does not run")]
+    NotRunning,
+    #[error(transparent)]
+    Daemon(#[from] daemon::Error),
+}
+
+impl Diagnostic for Error {
+    fn code(&self) -> Code {
+        match self {
+            Self::Io { .. } | Self::Ended { .. } | Self::Silent { .. } => Code::LocalStart,
+            Self::NotRunning => Code::ClientUnavailable,
+            Self::Endpoint { .. } => Code::ConfigInvalid,
+            Self::Daemon(error) => error.code(),
+        }
+    }
+
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Ended { .. } | Self::Silent { .. } => {
+                vec!["`flyte local status` tells where its log is".into()]
+            }
+            Self::NotRunning => vec!["`flyte local start` starts it".into()],
+            Self::Daemon(error) => error.hints(),
+            Self::Io { .. } | Self::Endpoint { .. } => Vec::new(),
+        }
+    }
+
+    fn log_tail(&self) -> Vec<String> {
+        match self {
+            Self::Ended { log, .. } | Self::Silent { log, .. } => log.clone(),
+            Self::Io { .. } | Self::Endpoint { .. } | Self::NotRunning | Self::Daemon(_) => {
+                Vec::new()
+            }
+        }
+    }
+}
+
+/// A client of the configured control plane, started first where that is needed.
+pub async fn connect(settings: &Settings, launcher: &Launcher) -> Result<Client, Error> {
+    match &settings.endpoint {
+        Endpoint::Local => connect_local(&settings.home, launcher).await,
+        Endpoint::Remote(uri) => connect_remote(uri),
+    }
+}
+
+fn connect_remote(uri: &str) -> Result<Client, Error> {
+    let refused = |reason| Error::Endpoint {
+        endpoint: uri.to_owned(),
+        reason,
+    };
+    if uri.starts_with("https://") {
+        return Err(refused("this build of flyte-rs speaks plain HTTP only"));
+    }
+    let base = uri.parse().map_err(|_| refused("it is not a URL"))?;
+    Ok(Client::new(Transport::http(base)))
+}
+
+/// A client of the platform that runs for `home`, if one does.
+pub async fn running(home: &Home) -> Option<Client> {
+    let client = Client::new(Transport::unix(&home.socket()));
+    build(&client).await.map(|_| client)
+}
+
+async fn connect_local(home: &Home, launcher: &Launcher) -> Result<Client, Error> {
+    let client = Client::new(Transport::unix(&home.socket()));
+    if build(&client).await.as_deref() == Some(launcher.build.as_str()) {
+        return Ok(client);
+    }
+    start(home, launcher).await?;
+    Ok(Client::new(Transport::unix(&home.socket())))
+}
+
+/// Starts the platform unless one of this very build runs.
+async fn start(home: &Home, launcher: &Launcher) -> Result<(), Error> {
+    // Several clients may find no platform at once; one starts it, the others wait for it here.
+    let _starting = start_lock(home).await?;
+    let client = Client::new(Transport::unix(&home.socket()));
+    match build(&client).await {
+        Some(build) if build == launcher.build => return Ok(()),
+        Some(_) => stop_platform(home, &client).await?,
+        None => {}
+    }
+    let mut child = spawn(home, launcher)?;
+    let deadline = Instant::now() + START_PATIENCE;
+    loop {
+        let client = Client::new(Transport::unix(&home.socket()));
+        if home.socket().exists() && build(&client).await.is_some() {
+            return Ok(());
+        }
+        if let Ok(Some(status)) = child.try_wait() {
+            return Err(Error::Ended {
+                status: status.to_string(),
+                log: log_tail(home),
+            });
+        }
+        if Instant::now() >= deadline {
+            return Err(Error::Silent {
+                seconds: START_PATIENCE.as_secs(),
+                log: log_tail(home),
+            });
+        }
+        tokio::time::sleep(KNOCK).await;
+    }
+}
+
+async fn start_lock(home: &Home) -> Result<std::fs::File, Error> {
+    let path = home.start_lock();
+    let io = |source| Error::Io {
+        path: path.clone(),
+        source,
+    };
+    std::fs::create_dir_all(home.run()).map_err(io)?;
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(io)?;
+    let lock = move || flock(&file, FlockOperation::LockExclusive).map(|()| file);
+    match tokio::task::spawn_blocking(lock).await {
+        Ok(locked) => locked.map_err(|error| io(error.into())),
+        Err(error) => Err(io(std::io::Error::other(error))),
+    }
+}
+
+fn spawn(home: &Home, launcher: &Launcher) -> Result<Child, Error> {
+    let path = home.platform_log();
+    let io = |source| Error::Io {
+        path: path.clone(),
+        source,
+    };
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(io)?;
+    }
+    let log = || {
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(&path)
+    };
+    let mut command = Command::new(&launcher.program);
+    command
+        .args(&launcher.args)
+        .env("FLYTE_HOME", home.path())
+        .current_dir(home.path())
+        .stdin(Stdio::null())
+        .stdout(log().map_err(io)?)
+        .stderr(log().map_err(io)?);
+    // It must outlive the caller's terminal and not hear its Ctrl-C.
+    crate::sys::detach_command(&mut command);
+    command.spawn().map_err(|source| Error::Io {
+        path: launcher.program.clone(),
+        source,
+    })
+}
+
+fn log_tail(home: &Home) -> Vec<String> {
+    let text = std::fs::read_to_string(home.platform_log()).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    let skip = lines.len().saturating_sub(15);
+    lines[skip..].iter().map(|line| (*line).to_owned()).collect()
+}
+
+/// Starts the platform if it does not run.
+pub async fn ensure(home: &Home, launcher: &Launcher) -> Result<Client, Error> {
+    connect_local(home, launcher).await
+}
+
+/// Ends the platform and waits until it is gone; `false` when none runs.
+pub async fn stop(home: &Home) -> Result<bool, Error> {
+    match running(home).await {
+        Some(client) => stop_platform(home, &client).await.map(|()| true),
+        None => Ok(false),
+    }
+}
+
+async fn stop_platform(home: &Home, client: &Client) -> Result<(), Error> {
+    let _ = request(client, Method::POST, "/local/stop").await;
+    let deadline = Instant::now() + STOP_PATIENCE;
+    // The lock is given back when the process is gone, which is what counts.
+    while is_locked(home) {
+        if Instant::now() >= deadline {
+            return Err(Error::Silent {
+                seconds: STOP_PATIENCE.as_secs(),
+                log: log_tail(home),
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}
+
+fn is_locked(home: &Home) -> bool {
+    OpenOptions::new()
+        .write(true)
+        .open(home.platform_lock())
+        .is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_err())
+}
+
+/// What the platform says of itself and its apps, as JSON; `None` when it does not run.
+pub async fn status(home: &Home) -> Option<serde_json::Value> {
+    let client = Client::new(Transport::unix(&home.socket()));
+    let body = request(&client, Method::GET, "/local/status").await?;
+    serde_json::from_slice(&body).ok()
+}
+
+/// Address of the local platform's pages.
+pub async fn console_url(client: &Client) -> Option<String> {
+    let body = request(client, Method::GET, "/local/about").await?;
+    let about: serde_json::Value = serde_json::from_slice(&body).ok()?;
+    about["console"].as_str().map(str::to_owned)
+}
+
+async fn build(client: &Client) -> Option<String> {
+    let body = request(client, Method::GET, "/local/about").await?;
+    let about: serde_json::Value = serde_json::from_slice(&body).ok()?;
+    about["build"].as_str().map(str::to_owned)
+}
+
+async fn request(client: &Client, method: Method, path: &str) -> Option<bytes::Bytes> {
+    let request = Request::builder()
+        .method(method)
+        .uri(format!("http://localhost{path}"))
+        .body(full_body(bytes::Bytes::new()))
+        .ok()?;
+    let response = client.transport().send(request).await.ok()?;
+    if !response.status().is_success() {
+        return None;
+    }
+    Some(response.into_body().collect().await.ok()?.to_bytes())
+}
+
+/// Removes everything that the platform keeps, and the environments; it must not run.
+pub fn reset(home: &Home) -> Result<(), Error> {
+    for path in [
+        home.apps(),
+        home.uploads(),
+        home.cache(),
+        home.raw_data(),
+        home.path().join("envs"),
+    ] {
+        remove(&path)?;
+    }
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = home.database().into_os_string();
+        name.push(suffix);
+        remove(Path::new(&name))?;
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> Result<(), Error> {
+    let result = if path.is_dir() {
+        std::fs::remove_dir_all(path)
+    } else {
+        std::fs::remove_file(path)
+    };
+    match result {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(Error::Io {
+            path: path.to_path_buf(),
+            source,
+        }),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Runs the platform in this process until it is told to end.
+pub async fn run(home: Home, build: String) -> Result<(), Error> {
+    let environments = Arc::new(BuiltEnvironments { home: home.clone() });
+    Ok(daemon::run(daemon::Options {
+        home,
+        build,
+        environments,
+    })
+    .await?)
+}
+
+/// What the environment builder made, found by image URI.
+struct BuiltEnvironments {
+    home: Home,
+}
+
+impl Environments for BuiltEnvironments {
+    fn locate(&self, image_uri: &str) -> Result<Environment, String> {
+        let path = image::env::locate(self.home.path(), image_uri).ok_or_else(|| {
+            format!(
+                "image `{image_uri}` is a container image; the local platform runs environments \
+                 that `flyte serve` builds from a declared image"
+            )
+        })?;
+        let manifest = image::env::manifest(&path)
+            .map_err(|error| crate::error::with_causes(&error))?;
+        Ok(Environment {
+            env: manifest.env_vars,
+            workdir: manifest.workdir,
+            files: manifest
+                .sources
+                .into_iter()
+                .map(|source| (path.join(source.path), source.dst))
+                .collect(),
+            path,
+        })
+    }
+}
