@@ -4,5 +4,6 @@
 //! checks it. ARCHITECTURE.md tells the life of one `serve` call through them.
 
 pub mod error;
+pub mod image;
 pub mod spec;
 pub mod wire;
