@@ -4,6 +4,7 @@
 //! checks it. ARCHITECTURE.md tells the life of one `serve` call through them.
 
 pub mod error;
-pub mod image;
 pub mod spec;
 pub mod wire;
+
+pub mod image;

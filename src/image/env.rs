@@ -483,7 +483,11 @@ mod tests {
     async fn concurrent_calls_build_once() {
         let Some(world) = World::new() else { return };
         let image = world.image(&[]);
-        let call = || ensure(&world.toolchain, &image, false, &quiet);
+        // Callers spawn it.
+        fn sendable<F: Future + Send>(future: F) -> F {
+            future
+        }
+        let call = || sendable(ensure(&world.toolchain, &image, false, &quiet));
         let (a, b, c) = tokio::try_join!(call(), call(), call()).unwrap();
         let built = [&a, &b, &c].iter().filter(|env| !env.reused).count();
         assert_eq!(built, 1);

@@ -175,114 +175,161 @@ fn canonical_base(base: &Base) -> Result<CanonicalBase<'_>, Error> {
 }
 
 fn canonical_layer(layer: &Layer) -> Result<Option<CanonicalLayer<'_>>, Error> {
-    Ok(Some(match layer {
-        Layer::PipPackages { packages, options } => CanonicalLayer::Pip {
-            packages,
-            local: local_digests(packages.iter().map(String::as_str), Path::new("."))?,
-            options: canonical_options(options),
-        },
-        Layer::Requirements { file, options } => CanonicalLayer::Requirements {
-            files: requirement_digests(file)?,
-            options: canonical_options(options),
-        },
+    match layer {
+        Layer::PipPackages { packages, options } => pip(packages, options),
+        Layer::Requirements { file, options } => requirements(file, options),
         Layer::UvProject {
             pyproject,
             lock,
             mode,
             options,
-        } => CanonicalLayer::Project {
-            tool: "uv",
-            environment: None,
-            content: project_digests(pyproject, lock.as_deref(), *mode)?,
-            installs_project: *mode == InstallMode::InstallProject,
-            options: canonical_options(options),
-        },
+        } => project("uv", None, pyproject, lock.as_deref(), *mode, options),
         Layer::PoetryProject {
             pyproject,
             lock,
             mode,
             options,
-        } => CanonicalLayer::Project {
-            tool: "poetry",
-            environment: None,
-            content: project_digests(pyproject, Some(lock), *mode)?,
-            installs_project: *mode == InstallMode::InstallProject,
-            options: canonical_options(options),
-        },
+        } => project("poetry", None, pyproject, Some(lock), *mode, options),
         Layer::PixiProject {
             manifest,
             lock,
             environment,
             mode,
             options,
-        } => CanonicalLayer::Project {
-            tool: "pixi",
-            environment: Some(environment),
-            content: project_digests(manifest, lock.as_deref(), *mode)?,
-            installs_project: *mode == InstallMode::InstallProject,
-            options: canonical_options(options),
-        },
-        Layer::UvScript { script, options } => CanonicalLayer::Script {
-            tool: "uv",
-            environment: None,
-            header: script_digest(script)?,
-            lock: None,
-            options: canonical_options(options),
-        },
+        } => project(
+            "pixi",
+            Some(environment),
+            manifest,
+            lock.as_deref(),
+            *mode,
+            options,
+        ),
+        Layer::UvScript { script, options } => uv_script(script, options),
         Layer::PixiScript {
             script,
             environment,
             options,
-        } => CanonicalLayer::Script {
-            tool: "pixi",
-            environment: Some(environment),
-            header: script::block(script)?,
-            lock: sidecar_lock(script)?,
-            options: canonical_options(options),
-        },
+        } => pixi_script(script, environment, options),
         // Every environment holds the SDK that builds it.
         Layer::Wheels { package, .. } if requirement::is_sdk(package) => return Ok(None),
         Layer::Wheels {
             package,
             folder,
             options,
-        } => CanonicalLayer::Wheels {
-            package,
-            wheels: wheels(package, folder)?
-                .iter()
-                .map(|wheel| Ok((file_name(wheel), digest::file(wheel)?)))
-                .collect::<Result<_, Error>>()?,
-            options: canonical_options(options),
-        },
+        } => local_wheels(package, folder, options),
         Layer::AptPackages {
             packages,
             secret_mounts,
-        } => CanonicalLayer::Apt {
+        } => Ok(CanonicalLayer::Apt {
             packages,
             secret_mounts: canonical_secrets(secret_mounts),
-        },
+        }),
         Layer::Commands {
             commands,
             secret_mounts,
-        } => CanonicalLayer::Commands {
+        } => Ok(CanonicalLayer::Commands {
             commands,
             secret_mounts: canonical_secrets(secret_mounts),
-        },
-        Layer::EnvVars(pairs) => CanonicalLayer::EnvVars(pairs),
-        Layer::Workdir(path) => CanonicalLayer::Workdir(path),
-        Layer::SourceFile { src, dst } => CanonicalLayer::SourceFile {
-            name: file_name(src),
-            content: digest::file(src)?,
-            executable: digest::is_executable(src)?,
-            dst,
-        },
-        Layer::SourceFolder { src, dst } => CanonicalLayer::SourceFolder {
-            content: digest::tree(src)?,
-            dst,
-        },
+        }),
+        Layer::EnvVars(pairs) => Ok(CanonicalLayer::EnvVars(pairs)),
+        Layer::Workdir(path) => Ok(CanonicalLayer::Workdir(path)),
+        Layer::SourceFile { src, dst } => source_file(src, dst),
+        Layer::SourceFolder { src, dst } => source_folder(src, dst),
         // Code travels in the bundle, and ignore rules only concern what a container would copy.
         Layer::CodeBundle { .. } | Layer::DockerIgnore(_) => return Ok(None),
-    }))
+    }
+    .map(Some)
+}
+
+fn pip<'a>(
+    packages: &'a [String],
+    options: &'a InstallOptions,
+) -> Result<CanonicalLayer<'a>, Error> {
+    Ok(CanonicalLayer::Pip {
+        packages,
+        local: local_digests(packages.iter().map(String::as_str), Path::new("."))?,
+        options: canonical_options(options),
+    })
+}
+
+fn requirements<'a>(file: &Path, options: &'a InstallOptions) -> Result<CanonicalLayer<'a>, Error> {
+    Ok(CanonicalLayer::Requirements {
+        files: requirement_digests(file)?,
+        options: canonical_options(options),
+    })
+}
+
+fn project<'a>(
+    tool: &'static str,
+    environment: Option<&'a str>,
+    manifest: &Path,
+    lock: Option<&Path>,
+    mode: InstallMode,
+    options: &'a InstallOptions,
+) -> Result<CanonicalLayer<'a>, Error> {
+    Ok(CanonicalLayer::Project {
+        tool,
+        environment,
+        content: project_digests(manifest, lock, mode)?,
+        installs_project: mode == InstallMode::InstallProject,
+        options: canonical_options(options),
+    })
+}
+
+fn uv_script<'a>(script: &Path, options: &'a InstallOptions) -> Result<CanonicalLayer<'a>, Error> {
+    Ok(CanonicalLayer::Script {
+        tool: "uv",
+        environment: None,
+        header: script_digest(script)?,
+        lock: None,
+        options: canonical_options(options),
+    })
+}
+
+fn pixi_script<'a>(
+    script: &Path,
+    environment: &'a str,
+    options: &'a InstallOptions,
+) -> Result<CanonicalLayer<'a>, Error> {
+    Ok(CanonicalLayer::Script {
+        tool: "pixi",
+        environment: Some(environment),
+        header: script::block(script)?,
+        lock: sidecar_lock(script)?,
+        options: canonical_options(options),
+    })
+}
+
+fn local_wheels<'a>(
+    package: &'a str,
+    folder: &Path,
+    options: &'a InstallOptions,
+) -> Result<CanonicalLayer<'a>, Error> {
+    let named = |wheel: &PathBuf| Ok((file_name(wheel), digest::file(wheel)?));
+    Ok(CanonicalLayer::Wheels {
+        package,
+        wheels: wheels(package, folder)?
+            .iter()
+            .map(named)
+            .collect::<Result<_, Error>>()?,
+        options: canonical_options(options),
+    })
+}
+
+fn source_file<'a>(src: &Path, dst: &'a str) -> Result<CanonicalLayer<'a>, Error> {
+    Ok(CanonicalLayer::SourceFile {
+        name: file_name(src),
+        content: digest::file(src)?,
+        executable: digest::is_executable(src)?,
+        dst,
+    })
+}
+
+fn source_folder<'a>(src: &Path, dst: &'a str) -> Result<CanonicalLayer<'a>, Error> {
+    Ok(CanonicalLayer::SourceFolder {
+        content: digest::tree(src)?,
+        dst,
+    })
 }
 
 fn canonical_options(options: &InstallOptions) -> CanonicalOptions<'_> {
@@ -476,7 +523,7 @@ mod tests {
         items.iter().map(|item| (*item).to_owned()).collect()
     }
 
-    fn pip(packages: &[&str], options: InstallOptions) -> Layer {
+    fn pip_layer(packages: &[&str], options: InstallOptions) -> Layer {
         Layer::PipPackages {
             packages: texts(packages),
             options,
@@ -496,42 +543,42 @@ mod tests {
         };
         let layers = vec![
             vec![],
-            vec![pip(&["ab", "c"], plain())],
-            vec![pip(&["a", "bc"], plain())],
-            vec![pip(&["git"], plain())],
+            vec![pip_layer(&["ab", "c"], plain())],
+            vec![pip_layer(&["a", "bc"], plain())],
+            vec![pip_layer(&["git"], plain())],
             vec![apt(&["git"])],
             vec![apt(&["g", "it"])],
             vec![commands],
             vec![Layer::Workdir("git".into())],
-            vec![pip(
+            vec![pip_layer(
                 &["x"],
                 InstallOptions {
                     index_url: Some("u".into()),
                     ..plain()
                 },
             )],
-            vec![pip(
+            vec![pip_layer(
                 &["x"],
                 InstallOptions {
                     extra_index_urls: texts(&["u"]),
                     ..plain()
                 },
             )],
-            vec![pip(
+            vec![pip_layer(
                 &["x"],
                 InstallOptions {
                     extra_args: Some("u".into()),
                     ..plain()
                 },
             )],
-            vec![pip(
+            vec![pip_layer(
                 &["x"],
                 InstallOptions {
                     extra_args: Some("True".into()),
                     ..plain()
                 },
             )],
-            vec![pip(
+            vec![pip_layer(
                 &["x"],
                 InstallOptions {
                     pre: true,
