@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use tempfile::TempDir;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use super::env::{Manifest, Progress, Sink, Toolchain};
 use super::error::Error;
@@ -41,6 +41,13 @@ pub(super) async fn build(
 ) -> Result<Manifest, Error> {
     let mut notes = plan.notes;
     notes.extend(system::require(&plan.system_packages).await?);
+    if plan
+        .steps
+        .iter()
+        .any(|step| matches!(step.work, Work::Poetry { .. }))
+    {
+        find_poetry()?;
+    }
     let search = python::Search::from_environment();
     let choice = python::choose(toolchain, &search, &plan.python).await?;
     notes.extend(choice.notes);
@@ -181,16 +188,7 @@ impl<'a> Build<'a> {
     }
 
     async fn poetry(&self, step: &Step, folder: &Path) -> Result<(), Error> {
-        let unavailable = |hint: &str| Error::NeedsContainer {
-            what: "Poetry projects need `poetry` with its export command, or a container builder"
-                .to_owned(),
-            hint: hint.to_owned(),
-        };
-        let poetry = system::find_on_path("poetry").ok_or_else(|| {
-            unavailable(
-                "install it, for example by `uv tool install poetry --with poetry-plugin-export`",
-            )
-        })?;
+        let poetry = find_poetry()?;
         let list = self.scratch.path().join("poetry.txt");
         let mut command = uv::clean(&poetry);
         command
@@ -209,9 +207,9 @@ impl<'a> Build<'a> {
         if let Err(Error::Install { tail, .. }) = &result
             && tail
                 .iter()
-                .any(|line| line.contains("command \"export\" does not exist"))
+                .any(|line| line.contains("export") && line.contains("does not exist"))
         {
-            return Err(unavailable(
+            return Err(no_poetry(
                 "add the command by `poetry self add poetry-plugin-export`",
             ));
         }
@@ -242,6 +240,20 @@ impl<'a> Build<'a> {
     }
 }
 
+fn no_poetry(hint: &str) -> Error {
+    Error::NeedsContainer {
+        what:
+            "`with_poetry_project` needs `poetry` with its export command, or a container builder"
+                .to_owned(),
+        hint: hint.to_owned(),
+    }
+}
+
+fn find_poetry() -> Result<PathBuf, Error> {
+    let hint = "install it, for example by `uv tool install poetry --with poetry-plugin-export`";
+    system::find_on_path("poetry").ok_or_else(|| no_poetry(hint))
+}
+
 /// Arguments that users pass to `uv sync` and that would now come twice.
 fn is_set_by_us(flag: &str) -> bool {
     matches!(
@@ -265,15 +277,14 @@ fn pass_secrets(command: &mut Command, step: &Step) {
 }
 
 /// Byte-compiles in the background: done at once it costs seconds, done never it costs every start.
-pub(super) fn compile_in_background(env: &Path) {
-    let Ok(site) = sdk::site_packages(env) else {
-        return;
-    };
-    let started = Command::new("nice")
+///
+/// The child may be dropped: it goes on, and nobody waits for it.
+pub(super) fn compile_in_background(env: &Path) -> Result<Child, Error> {
+    Command::new("nice")
         .args(["-n", "19"])
         .arg(env.join("bin/python"))
         .args(["-I", "-m", "compileall", "-q", "-j", "1"])
-        .arg(site)
+        .arg(sdk::site_packages(env)?)
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .current_dir("/")
@@ -281,8 +292,9 @@ pub(super) fn compile_in_background(env: &Path) {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .process_group(0)
-        .spawn();
-    if let Err(error) = started {
-        tracing::debug!(%error, "no background compilation; modules are compiled when imported");
-    }
+        .spawn()
+        .map_err(|source| Error::Start {
+            program: "nice".into(),
+            source,
+        })
 }

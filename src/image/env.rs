@@ -321,7 +321,9 @@ pub async fn ensure(
     match build::build(toolchain, plan, &slot.path, progress).await {
         Ok(manifest) => {
             slot.finish(&manifest)?;
-            build::compile_in_background(&slot.path);
+            if let Err(error) = build::compile_in_background(&slot.path) {
+                tracing::debug!(%error, "modules are compiled when they are first imported");
+            }
             Ok(slot.environment(false, manifest.notes))
         }
         Err(error) => {
@@ -492,6 +494,54 @@ mod tests {
         let built = [&a, &b, &c].iter().filter(|env| !env.reused).count();
         assert_eq!(built, 1);
         assert!(a.path == b.path && b.path == c.path);
+    }
+
+    #[tokio::test]
+    async fn modules_are_compiled_behind_the_callers_back() {
+        let Some(world) = World::new() else { return };
+        let built = ensure(&world.toolchain, &world.image(&[]), false, &quiet)
+            .await
+            .unwrap();
+        let mut compiler = build::compile_in_background(&built.path).unwrap();
+        assert!(compiler.wait().await.unwrap().success());
+        let site = super::super::sdk::site_packages(&built.path).unwrap();
+        assert!(site.join("flyte/__pycache__").is_dir());
+    }
+
+    #[tokio::test]
+    async fn poetry_and_system_packages_are_refused_where_they_are_missing() {
+        let Some(world) = World::new() else { return };
+        let (pyproject, lock) = (
+            world.dir.path().join("pyproject.toml"),
+            world.dir.path().join("poetry.lock"),
+        );
+        std::fs::write(&pyproject, "[project]\nname = \"x\"\nversion = \"1\"\n").unwrap();
+        std::fs::write(&lock, "").unwrap();
+        let poetry = Layer::PoetryProject {
+            pyproject,
+            lock,
+            mode: InstallMode::DependenciesOnly,
+            options: InstallOptions::default(),
+        };
+        let apt = Layer::AptPackages {
+            packages: vec!["no-such-package".into()],
+            secret_mounts: vec![],
+        };
+        let has_poetry = super::super::system::find_on_path("poetry").is_some();
+        for (layer, method) in [(apt, "with_apt_packages"), (poetry, "with_poetry_project")] {
+            if has_poetry && method == "with_poetry_project" {
+                continue;
+            }
+            let image = Image {
+                layers: vec![layer],
+                ..world.image(&[])
+            };
+            let error = ensure(&world.toolchain, &image, false, &quiet)
+                .await
+                .unwrap_err();
+            assert_eq!(error.code(), Code::ImageNeedsContainer);
+            assert!(error.to_string().contains(method), "{error}");
+        }
     }
 
     #[tokio::test]

@@ -190,11 +190,12 @@ impl Plan {
             }
             Layer::PoetryProject {
                 pyproject,
+                lock,
                 mode,
                 options,
                 ..
             } => {
-                self.poetry(method, pyproject, options)?;
+                self.poetry(method, pyproject, lock, options)?;
                 self.project_itself(method, pyproject, *mode, options)?;
             }
             Layer::UvScript { script, options } => self.script(method, script, options, image)?,
@@ -356,10 +357,21 @@ impl Plan {
         &mut self,
         method: &'static str,
         pyproject: &Path,
+        lock: &Path,
         options: &InstallOptions,
     ) -> Result<(), Error> {
         manifest_of(method, pyproject)?;
         let pyproject = absolute(pyproject);
+        // `poetry export` reads this one, whatever was declared.
+        if absolute(lock) != folder_of(&pyproject).join("poetry.lock") {
+            return Err(Error::Invalid {
+                method,
+                problem: format!(
+                    "`{}` does not stand next to `pyproject.toml` as `poetry.lock`",
+                    lock.display()
+                ),
+            });
+        }
         self.steps.push(Step {
             method,
             arguments: vec![pyproject.display().to_string()],
