@@ -1,0 +1,300 @@
+//! Carrying out a plan in a folder that is ours alone, under a lock that somebody else holds.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use super::env::{Manifest, Progress, Sink, Toolchain};
+use super::error::Error;
+use super::hash::folder_of;
+use super::plan::{Copy, Plan, Step, Work};
+use super::{digest, python, sdk, system, uv};
+
+/// Makes a requirement of `flyte` by another package hold nothing: ours is put in afterwards.
+const OVERRIDES: &str = "flyte ; python_version < '0'\n";
+
+/// One build in progress.
+struct Build<'a> {
+    toolchain: &'a Toolchain,
+    env: &'a Path,
+    progress: &'a Sink<'a>,
+    scratch: TempDir,
+    overrides: PathBuf,
+}
+
+/// Runs `work` where blocking is allowed.
+pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// Builds at `env`, which must not exist, and says what the marker should hold.
+pub(super) async fn build(
+    toolchain: &Toolchain,
+    plan: Plan,
+    env: &Path,
+    progress: &Sink<'_>,
+) -> Result<Manifest, Error> {
+    let mut notes = plan.notes;
+    notes.extend(system::require(&plan.system_packages).await?);
+    if plan
+        .steps
+        .iter()
+        .any(|step| matches!(step.work, Work::Poetry { .. }))
+    {
+        find_poetry()?;
+    }
+    let search = python::Search::from_environment();
+    let choice = python::choose(toolchain, &search, &plan.python).await?;
+    notes.extend(choice.notes);
+    for note in &notes {
+        progress(Progress::Note(note));
+    }
+    let build = Build::new(toolchain, env, progress)?;
+    build.venv(&choice.exe).await?;
+    for step in &plan.steps {
+        build.step(step).await?;
+    }
+    let (payload, copies) = (toolchain.sdk.clone(), plan.copies);
+    let target = env.to_path_buf();
+    let sources = off_thread(move || {
+        sdk::place(&payload, &target)?;
+        snapshot(copies, &target)
+    });
+    Ok(Manifest {
+        env_vars: plan.env_vars,
+        workdir: plan.workdir,
+        sources: sources.await?,
+        notes,
+    })
+}
+
+fn snapshot(copies: Vec<Copy>, env: &Path) -> Result<Vec<super::env::Source>, Error> {
+    let mut sources = Vec::with_capacity(copies.len());
+    for Copy { src, source } in copies {
+        let to = env.join(&source.stored);
+        if source.is_folder {
+            digest::copy_tree(&src, &to)?;
+        } else {
+            let folder = folder_of(&to);
+            std::fs::create_dir_all(&folder).map_err(Error::store("create", &folder))?;
+            std::fs::copy(&src, &to).map_err(Error::store("write", &to))?;
+        }
+        sources.push(source);
+    }
+    Ok(sources)
+}
+
+impl<'a> Build<'a> {
+    fn new(toolchain: &'a Toolchain, env: &'a Path, progress: &'a Sink<'a>) -> Result<Self, Error> {
+        let scratch =
+            tempfile::tempdir().map_err(Error::store("write to", std::env::temp_dir()))?;
+        let overrides = scratch.path().join("overrides.txt");
+        std::fs::write(&overrides, OVERRIDES).map_err(Error::store("write", &overrides))?;
+        Ok(Self {
+            toolchain,
+            env,
+            progress,
+            scratch,
+            overrides,
+        })
+    }
+
+    fn python(&self) -> PathBuf {
+        self.env.join("bin/python")
+    }
+
+    async fn venv(&self, interpreter: &Path) -> Result<(), Error> {
+        let mut command = uv::uv(
+            &self.toolchain.uv,
+            ["venv", "--no-project", "--quiet", "--python"],
+        );
+        command.arg(interpreter).arg(self.env);
+        self.run("uv venv".to_owned(), "uv", command).await
+    }
+
+    async fn step(&self, step: &Step) -> Result<(), Error> {
+        match &step.work {
+            Work::Pip { targets, folder } => self.pip(step, targets, folder.as_deref(), true).await,
+            Work::Sync { pyproject, lock } => self.sync(step, pyproject, lock).await,
+            Work::Poetry { folder } => self.poetry(step, folder).await,
+        }
+    }
+
+    async fn pip(
+        &self,
+        step: &Step,
+        targets: &[String],
+        folder: Option<&Path>,
+        with_flags: bool,
+    ) -> Result<(), Error> {
+        let mut command = uv::uv(&self.toolchain.uv, ["pip", "install", "--python"]);
+        command
+            .arg(self.python())
+            .arg("--overrides")
+            .arg(&self.overrides);
+        if with_flags {
+            command.args(&step.flags);
+        }
+        command.args(targets);
+        if let Some(folder) = folder {
+            command.current_dir(folder);
+        }
+        pass_secrets(&mut command, step);
+        self.run(step.text(), "uv", command).await
+    }
+
+    /// `uv sync` rather than an exported list: only it honours the indexes that a lock names for
+    /// single packages, and `extra_args` are its arguments.
+    async fn sync(&self, step: &Step, pyproject: &Path, lock: &Path) -> Result<(), Error> {
+        let project = self.project_folder(pyproject, lock)?;
+        let mut command = uv::uv(
+            &self.toolchain.uv,
+            [
+                "sync",
+                "--frozen",
+                "--inexact",
+                "--no-editable",
+                "--no-install-project",
+            ],
+        );
+        command
+            .args(["--no-install-package", "flyte", "--python"])
+            .arg(self.python())
+            .arg("--project")
+            .arg(&project)
+            .args(step.flags.iter().filter(|flag| !is_set_by_us(flag)))
+            .current_dir(&project)
+            .env("UV_PROJECT_ENVIRONMENT", self.env);
+        pass_secrets(&mut command, step);
+        self.run(step.text(), "uv", command).await
+    }
+
+    /// The folder to sync: the project's own, or a copy when its lock has another name or place.
+    fn project_folder(&self, pyproject: &Path, lock: &Path) -> Result<PathBuf, Error> {
+        let folder = folder_of(pyproject);
+        if lock == folder.join("uv.lock") {
+            return Ok(folder);
+        }
+        for (from, name) in [(pyproject, "pyproject.toml"), (lock, "uv.lock")] {
+            let to = self.scratch.path().join(name);
+            std::fs::copy(from, &to).map_err(Error::unreadable(from))?;
+        }
+        Ok(self.scratch.path().to_path_buf())
+    }
+
+    async fn poetry(&self, step: &Step, folder: &Path) -> Result<(), Error> {
+        let poetry = find_poetry()?;
+        let list = self.scratch.path().join("poetry.txt");
+        let mut command = uv::clean(&poetry);
+        command
+            .args([
+                "export",
+                "--without-hashes",
+                "--format",
+                "requirements.txt",
+                "--output",
+            ])
+            .arg(&list)
+            .args(&step.flags)
+            .current_dir(folder);
+        pass_secrets(&mut command, step);
+        let result = self.run(step.text(), "poetry", command).await;
+        if let Err(Error::Install { tail, .. }) = &result
+            && tail
+                .iter()
+                .any(|line| line.contains("export") && line.contains("does not exist"))
+        {
+            return Err(no_poetry(
+                "add the command by `poetry self add poetry-plugin-export`",
+            ));
+        }
+        result?;
+        let targets = ["-r".to_owned(), list.display().to_string()];
+        self.pip(step, &targets, Some(folder), false).await
+    }
+
+    async fn run(
+        &self,
+        step: String,
+        installer: &'static str,
+        command: Command,
+    ) -> Result<(), Error> {
+        let program = PathBuf::from(command.as_std().get_program());
+        let outcome = uv::run(command, |line| (self.progress)(Progress::Line(line)))
+            .await
+            .map_err(|source| Error::Start { program, source })?;
+        if outcome.success {
+            return Ok(());
+        }
+        Err(Error::Install {
+            step,
+            installer,
+            status: outcome.status,
+            tail: outcome.tail,
+        })
+    }
+}
+
+fn no_poetry(hint: &str) -> Error {
+    Error::NeedsContainer {
+        what:
+            "`with_poetry_project` needs `poetry` with its export command, or a container builder"
+                .to_owned(),
+        hint: hint.to_owned(),
+    }
+}
+
+fn find_poetry() -> Result<PathBuf, Error> {
+    let hint = "install it, for example by `uv tool install poetry --with poetry-plugin-export`";
+    system::find_on_path("poetry").ok_or_else(|| no_poetry(hint))
+}
+
+/// Arguments that users pass to `uv sync` and that would now come twice.
+fn is_set_by_us(flag: &str) -> bool {
+    matches!(
+        flag,
+        "--frozen"
+            | "--locked"
+            | "--inexact"
+            | "--active"
+            | "--no-editable"
+            | "--no-install-project"
+    )
+}
+
+/// A secret is a variable of the caller; without it the installer explains what it may not do.
+fn pass_secrets(command: &mut Command, step: &Step) {
+    for name in &step.secrets {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+}
+
+/// Byte-compiles in the background: done at once it costs seconds, done never it costs every start.
+///
+/// The child may be dropped: it goes on, and nobody waits for it.
+pub(super) fn compile_in_background(env: &Path) -> Result<Child, Error> {
+    Command::new("nice")
+        .args(["-n", "19"])
+        .arg(env.join("bin/python"))
+        .args(["-I", "-m", "compileall", "-q", "-j", "1"])
+        .arg(sdk::site_packages(env)?)
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .map_err(|source| Error::Start {
+            program: "nice".into(),
+            source,
+        })
+}

@@ -1,0 +1,755 @@
+//! Python environments on this machine, named by content and built once.
+//!
+//! `<home>/envs/<tag>/` is complete exactly when its marker `flyte-env.json` is there: the marker
+//! is written last, and a folder without one is what a killed build left. One file lock per tag
+//! keeps builders apart, across processes. Environments are built where they stay, because a
+//! virtual environment cannot be moved. Nothing here knows apps; the [`Manifest`] says what
+//! whoever starts one must apply.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::build;
+use super::error::Error;
+use super::hash::{DEFAULT_NAME, ImageHash, content_hash};
+use super::plan::{self, Plan};
+use crate::spec::{Image, PythonVersion};
+
+/// Registry part of the URI of an environment.
+const REGISTRY: &str = "env.flyte.local";
+/// Raised whenever the same image would be built differently.
+const RECIPE: u32 = 1;
+const MARKER: &str = "flyte-env.json";
+/// How often a lock that another builder holds is tried.
+const LOCK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What builds environments.
+#[derive(Clone, Debug)]
+pub struct Toolchain {
+    /// `FLYTE_HOME`.
+    pub home: PathBuf,
+    pub uv: PathBuf,
+    /// The running interpreter.
+    pub python: PathBuf,
+    pub python_version: PythonVersion,
+    pub sdk: SdkPayload,
+}
+
+/// This SDK, as it is installed where the caller runs.
+#[derive(Clone, Debug)]
+pub struct SdkPayload {
+    /// Files and folders to place into `site-packages`.
+    pub entries: Vec<PathBuf>,
+    /// Changes when the SDK changes.
+    pub identity: String,
+}
+
+/// News of a build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress<'a> {
+    /// A line of an installer's output.
+    Line(&'a str),
+    /// Something the user should know.
+    Note(&'a str),
+}
+
+pub(super) type Sink<'s> = dyn Fn(Progress<'_>) + Send + Sync + 's;
+
+/// An environment that is complete.
+#[derive(Clone, Debug)]
+pub struct Environment {
+    /// `env.flyte.local/<name>:<tag>`.
+    pub uri: String,
+    pub path: PathBuf,
+    pub python: PathBuf,
+    /// Whether it was there already.
+    pub reused: bool,
+    /// What the user should know about it, also when it is reused.
+    pub notes: Vec<String>,
+}
+
+/// What to apply when a program is started in an environment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// As declared; [`Manifest::environment`] gives them expanded.
+    pub env_vars: Vec<(String, String)>,
+    /// As in a container: it may be absolute.
+    pub workdir: Option<String>,
+    pub sources: Vec<Source>,
+    pub notes: Vec<String>,
+}
+
+/// A file or folder that was declared with the image and is kept in the environment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Source {
+    /// Relative to the environment.
+    pub stored: PathBuf,
+    /// Where the file itself, or the folder's content, belongs: absolute or relative to where the
+    /// program is started. The declared working directory is already in it.
+    pub dst: String,
+    pub is_folder: bool,
+}
+
+impl Manifest {
+    /// The variables to set, in order. As in a Dockerfile, a value may use the earlier ones;
+    /// `inherited` answers for those that are not declared, such as `PATH`.
+    pub fn environment(&self, inherited: impl Fn(&str) -> Option<String>) -> Vec<(String, String)> {
+        let mut done: Vec<(String, String)> = Vec::with_capacity(self.env_vars.len());
+        for (name, value) in &self.env_vars {
+            let value = expand(value, &|wanted| {
+                let earlier = done.iter().rev().find(|(name, _)| name == wanted);
+                earlier
+                    .map(|(_, value)| value.clone())
+                    .or_else(|| inherited(wanted))
+            });
+            done.push((name.clone(), value));
+        }
+        done
+    }
+}
+
+/// Replaces `$NAME`, `${NAME}`, `${NAME:-default}` and `${NAME:+other}`; `\$` stays a dollar.
+fn expand(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        let before = &rest[..at];
+        rest = &rest[at + 1..];
+        if let Some(before) = before.strip_suffix('\\') {
+            out.push_str(before);
+            out.push('$');
+            continue;
+        }
+        out.push_str(before);
+        let (replacement, left) = reference(rest, lookup);
+        out.push_str(&replacement);
+        rest = left;
+    }
+    out.push_str(rest);
+    out
+}
+
+/// The value of the reference that `text` begins with, after its dollar, and what follows it.
+fn reference<'a>(text: &'a str, lookup: &dyn Fn(&str) -> Option<String>) -> (String, &'a str) {
+    if let Some((inner, left)) = text.strip_prefix('{').and_then(|text| text.split_once('}')) {
+        let value = |name| lookup(name).filter(|value| !value.is_empty());
+        let replacement = if let Some((name, default)) = inner.split_once(":-") {
+            value(name).unwrap_or_else(|| default.to_owned())
+        } else if let Some((name, other)) = inner.split_once(":+") {
+            value(name).map(|_| other.to_owned()).unwrap_or_default()
+        } else {
+            lookup(inner).unwrap_or_default()
+        };
+        return (replacement, left);
+    }
+    let end = text
+        .find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+        .unwrap_or(text.len());
+    match &text[..end] {
+        "" => ("$".to_owned(), text),
+        name => (lookup(name).unwrap_or_default(), &text[end..]),
+    }
+}
+
+/// The place of one environment.
+struct Slot {
+    uri: String,
+    path: PathBuf,
+}
+
+impl Slot {
+    fn new(toolchain: &Toolchain, image: &Image, content: &ImageHash) -> Self {
+        let parts = (content.as_str(), &toolchain.sdk.identity, RECIPE);
+        // Debug of a tuple of strings quotes and escapes: parts cannot run into each other.
+        let hash = ImageHash::of(format!("{parts:?}").as_bytes());
+        let name = image.name.as_deref().unwrap_or(DEFAULT_NAME);
+        Self {
+            uri: format!("{REGISTRY}/{name}:{}", hash.tag()),
+            path: envs(&toolchain.home).join(hash.tag()),
+        }
+    }
+
+    fn environment(&self, reused: bool, notes: Vec<String>) -> Environment {
+        Environment {
+            uri: self.uri.clone(),
+            path: self.path.clone(),
+            python: self.path.join("bin/python"),
+            reused,
+            notes,
+        }
+    }
+
+    fn finished(&self) -> Option<Environment> {
+        let manifest = complete(&self.path)?;
+        Some(self.environment(true, manifest.notes))
+    }
+
+    /// Waits for the lock by trying again: unlike a thread that sleeps in the kernel, this ends at
+    /// once when the caller gives up.
+    async fn lock(&self, progress: &Sink<'_>) -> Result<File, Error> {
+        let folder = self.path.parent().unwrap_or(&self.path);
+        std::fs::create_dir_all(folder).map_err(Error::store("create", folder))?;
+        let path = self.path.with_extension("lock");
+        let mut options = File::options();
+        let file = options.create(true).write(true).truncate(false).open(&path);
+        let file = file.map_err(Error::store("open", &path))?;
+        let mut is_told = false;
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(file),
+                Err(Errno::WOULDBLOCK | Errno::INTR) => {}
+                Err(error) => return Err(Error::store("lock", &path)(error.into())),
+            }
+            if !std::mem::replace(&mut is_told, true) {
+                progress(Progress::Note(
+                    "waiting for another build of the same environment",
+                ));
+            }
+            tokio::time::sleep(LOCK_INTERVAL).await;
+        }
+    }
+
+    /// Where the environment waits while it is being replaced.
+    fn replaced(&self) -> PathBuf {
+        self.path.with_extension("old")
+    }
+
+    /// Clears the place; one that is complete is kept aside, in case its replacement fails.
+    fn clear(&self) -> Result<(), Error> {
+        let old = self.replaced();
+        remove(&old)?;
+        if complete(&self.path).is_some() {
+            return std::fs::rename(&self.path, &old).map_err(Error::store("move", &self.path));
+        }
+        remove(&self.path)
+    }
+
+    /// After a failed build: no half-built folder, and the environment that was there before.
+    fn restore(&self) -> Result<(), Error> {
+        remove(&self.path)?;
+        let old = self.replaced();
+        if old.exists() {
+            std::fs::rename(&old, &self.path).map_err(Error::store("move", &old))?;
+        }
+        Ok(())
+    }
+
+    /// Writes the marker, which makes the environment complete.
+    fn finish(&self, manifest: &Manifest) -> Result<(), Error> {
+        let marker = self.path.join(MARKER);
+        let write = || -> io::Result<()> {
+            let temporary = self.path.join(".flyte-env.json.tmp");
+            let mut file = File::create(&temporary)?;
+            file.write_all(&serde_json::to_vec_pretty(manifest)?)?;
+            file.sync_all()?;
+            std::fs::rename(&temporary, &marker)?;
+            File::open(&self.path)?.sync_all()
+        };
+        write().map_err(Error::store("write", &marker))?;
+        // Nobody needs it any more; what cannot be removed now is removed by the next build.
+        let _ = remove(&self.replaced());
+        Ok(())
+    }
+}
+
+fn remove(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::store("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn envs(home: &Path) -> PathBuf {
+    home.join("envs")
+}
+
+/// The manifest of an environment that is complete and whose interpreter still exists.
+fn complete(path: &Path) -> Option<Manifest> {
+    let manifest = manifest(path).ok()?;
+    path.join("bin/python").exists().then_some(manifest)
+}
+
+/// What to apply when something is started in the environment at `env`.
+pub fn manifest(env: &Path) -> Result<Manifest, Error> {
+    let path = env.join(MARKER);
+    let bytes = std::fs::read(&path).map_err(Error::store("read", &path))?;
+    serde_json::from_slice(&bytes).map_err(|error| Error::store("read", &path)(error.into()))
+}
+
+/// The folder of the environment that `uri` names, when it is complete.
+pub fn locate(home: &Path, uri: &str) -> Option<PathBuf> {
+    let (_, tag) = uri
+        .strip_prefix(REGISTRY)?
+        .strip_prefix('/')?
+        .rsplit_once(':')?;
+    let is_tag = tag.len() == 32 && tag.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let path = envs(home).join(tag);
+    (is_tag && complete(&path).is_some()).then_some(path)
+}
+
+/// The environment for `image`: the one that is there, or a new one; `force` always builds.
+///
+/// Dropping the future ends what runs, and the next call starts over.
+pub async fn ensure(
+    toolchain: &Toolchain,
+    image: &Image,
+    force: bool,
+    progress: &(dyn Fn(Progress<'_>) + Send + Sync),
+) -> Result<Environment, Error> {
+    plan::refuse(image)?;
+    let declared = image.clone();
+    let content = build::off_thread(move || content_hash(&declared)).await?;
+    let slot = Slot::new(toolchain, image, &content);
+    if let (false, Some(environment)) = (force, slot.finished()) {
+        return Ok(environment);
+    }
+    let _lock = slot.lock(progress).await?;
+    // Whoever held the lock may have built it.
+    if let (false, Some(environment)) = (force, slot.finished()) {
+        return Ok(environment);
+    }
+    let plan = Plan::new(image)?;
+    slot.clear()?;
+    match build::build(toolchain, plan, &slot.path, progress).await {
+        Ok(manifest) => {
+            slot.finish(&manifest)?;
+            if let Err(error) = build::compile_in_background(&slot.path) {
+                tracing::debug!(%error, "modules are compiled when they are first imported");
+            }
+            Ok(slot.environment(false, manifest.notes))
+        }
+        Err(error) => {
+            if let Err(cleanup) = slot.restore() {
+                tracing::warn!(%cleanup, "a failed build could not be cleared away");
+            }
+            Err(error)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{Code, Diagnostic};
+    use crate::spec::image::Base;
+    use crate::spec::{InstallMode, InstallOptions, Layer};
+    use std::sync::Mutex;
+
+    fn quiet(_: Progress<'_>) {}
+
+    /// `uv`, when this machine has it; without it only continuous integration fails.
+    fn find_uv() -> Option<PathBuf> {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/uv");
+        let found = std::env::var_os("FLYTE_TEST_UV")
+            .map(PathBuf::from)
+            .or_else(|| super::super::system::find_on_path("uv"))
+            .or_else(|| here.is_file().then_some(here));
+        if found.is_none() {
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "`uv` is needed: set FLYTE_TEST_UV"
+            );
+            eprintln!("skipped: no `uv` on PATH, in .venv/bin or in FLYTE_TEST_UV");
+        }
+        found
+    }
+
+    fn running_python() -> (PathBuf, PythonVersion) {
+        let code = "import sys; print(sys._base_executable, *sys.version_info[:2])";
+        let output = std::process::Command::new("python3")
+            .args(["-c", code])
+            .output();
+        let text = String::from_utf8(output.unwrap().stdout).unwrap();
+        let parts: Vec<&str> = text.split_whitespace().collect();
+        let [exe, major, minor] = parts[..] else {
+            panic!("unexpected answer: {text}");
+        };
+        let (major, minor) = (major.parse().unwrap(), minor.parse().unwrap());
+        (exe.into(), PythonVersion { major, minor })
+    }
+
+    struct World {
+        dir: tempfile::TempDir,
+        toolchain: Toolchain,
+    }
+
+    impl World {
+        fn new() -> Option<Self> {
+            let uv = find_uv()?;
+            let dir = tempfile::tempdir().unwrap();
+            let (python, python_version) = running_python();
+            let package = dir.path().join("payload/flyte");
+            std::fs::create_dir_all(&package).unwrap();
+            std::fs::write(package.join("__init__.py"), "").unwrap();
+            let main =
+                "import sys\ndef main():\n    import six\n    print(six.__name__, sys.prefix)\n";
+            std::fs::write(package.join("_runtime.py"), main).unwrap();
+            let toolchain = Toolchain {
+                home: dir.path().join("home"),
+                uv,
+                python,
+                python_version,
+                sdk: SdkPayload {
+                    entries: vec![package],
+                    identity: "test".into(),
+                },
+            };
+            Some(Self { dir, toolchain })
+        }
+
+        fn image(&self, packages: &[&str]) -> Image {
+            let packages = packages.iter().map(|text| (*text).to_owned()).collect();
+            let options = InstallOptions::default();
+            Image {
+                name: Some("demo".into()),
+                registry: None,
+                base: Base::Debian {
+                    install_flyte: true,
+                },
+                python: self.toolchain.python_version,
+                python_is_explicit: false,
+                platforms: vec![],
+                layers: vec![Layer::PipPackages { packages, options }],
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_built_environment_runs_and_is_reused() {
+        let Some(mut world) = World::new() else {
+            return;
+        };
+        let file = world.dir.path().join("data.txt");
+        std::fs::write(&file, "data").unwrap();
+        let mut image = world.image(&["six", "flyte>=2"]);
+        image.layers.push(Layer::SourceFile {
+            src: file,
+            dst: ".".into(),
+        });
+        image
+            .layers
+            .push(Layer::EnvVars(vec![("A".into(), "1".into())]));
+        let lines = Mutex::new(Vec::new());
+        let progress = |news: Progress<'_>| lines.lock().unwrap().push(format!("{news:?}"));
+        let built = ensure(&world.toolchain, &image, false, &progress)
+            .await
+            .unwrap();
+        assert!(!built.reused);
+        assert!(
+            built.uri.starts_with("env.flyte.local/demo:"),
+            "{}",
+            built.uri
+        );
+        assert!(built.notes[0].contains("is this SDK"), "{:?}", built.notes);
+        let lines = lines.into_inner().unwrap().join("\n");
+        assert!(lines.contains("+ six=="), "{lines}");
+        let manifest = manifest(&built.path).unwrap();
+        let stored = built.path.join(&manifest.sources[0].stored);
+        assert_eq!(std::fs::read_to_string(stored).unwrap(), "data");
+        assert_eq!(
+            locate(&world.toolchain.home, &built.uri),
+            Some(built.path.clone())
+        );
+        // `python` reads the launcher: it was written by this process and could be "text busy".
+        let output = tokio::process::Command::new(&built.python)
+            .arg(built.path.join("bin/fserve"))
+            .output();
+        let said = String::from_utf8(output.await.unwrap().stdout).unwrap();
+        assert_eq!(said.trim(), format!("six {}", built.path.display()));
+
+        // No program can be run now, so nothing was.
+        world.toolchain.uv = "/nowhere/uv".into();
+        world.toolchain.python = "/nowhere/python".into();
+        let mut fastest = Duration::MAX;
+        for _ in 0..20 {
+            let start = std::time::Instant::now();
+            let again = ensure(&world.toolchain, &image, false, &quiet)
+                .await
+                .unwrap();
+            fastest = fastest.min(start.elapsed());
+            assert!(again.reused);
+            assert_eq!(again.notes, built.notes);
+        }
+        assert!(fastest < Duration::from_millis(1), "{fastest:?}");
+    }
+
+    #[tokio::test]
+    async fn concurrent_calls_build_once() {
+        let Some(world) = World::new() else { return };
+        let image = world.image(&[]);
+        // Callers spawn it.
+        fn sendable<F: Future + Send>(future: F) -> F {
+            future
+        }
+        let call = || sendable(ensure(&world.toolchain, &image, false, &quiet));
+        let (a, b, c) = tokio::try_join!(call(), call(), call()).unwrap();
+        let built = [&a, &b, &c].iter().filter(|env| !env.reused).count();
+        assert_eq!(built, 1);
+        assert!(a.path == b.path && b.path == c.path);
+    }
+
+    #[tokio::test]
+    async fn modules_are_compiled_behind_the_callers_back() {
+        let Some(world) = World::new() else { return };
+        let built = ensure(&world.toolchain, &world.image(&[]), false, &quiet)
+            .await
+            .unwrap();
+        let mut compiler = build::compile_in_background(&built.path).unwrap();
+        assert!(compiler.wait().await.unwrap().success());
+        let site = super::super::sdk::site_packages(&built.path).unwrap();
+        assert!(site.join("flyte/__pycache__").is_dir());
+    }
+
+    #[tokio::test]
+    async fn poetry_and_system_packages_are_refused_where_they_are_missing() {
+        let Some(world) = World::new() else { return };
+        let (pyproject, lock) = (
+            world.dir.path().join("pyproject.toml"),
+            world.dir.path().join("poetry.lock"),
+        );
+        std::fs::write(&pyproject, "[project]\nname = \"x\"\nversion = \"1\"\n").unwrap();
+        std::fs::write(&lock, "").unwrap();
+        let poetry = Layer::PoetryProject {
+            pyproject,
+            lock,
+            mode: InstallMode::DependenciesOnly,
+            options: InstallOptions::default(),
+        };
+        let apt = Layer::AptPackages {
+            packages: vec!["no-such-package".into()],
+            secret_mounts: vec![],
+        };
+        let has_poetry = super::super::system::find_on_path("poetry").is_some();
+        for (layer, method) in [(apt, "with_apt_packages"), (poetry, "with_poetry_project")] {
+            if has_poetry && method == "with_poetry_project" {
+                continue;
+            }
+            let image = Image {
+                layers: vec![layer],
+                ..world.image(&[])
+            };
+            let error = ensure(&world.toolchain, &image, false, &quiet)
+                .await
+                .unwrap_err();
+            assert_eq!(error.code(), Code::ImageNeedsContainer);
+            assert!(error.to_string().contains(method), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_build_left_is_rebuilt() {
+        let Some(world) = World::new() else { return };
+        let image = world.image(&[]);
+        let content = content_hash(&image).unwrap();
+        let slot = Slot::new(&world.toolchain, &image, &content);
+        std::fs::create_dir_all(slot.path.join("bin")).unwrap();
+        std::fs::write(slot.path.join("bin/rubbish"), "").unwrap();
+        assert_eq!(locate(&world.toolchain.home, &slot.uri), None);
+        let built = ensure(&world.toolchain, &image, false, &quiet)
+            .await
+            .unwrap();
+        assert!(!built.reused);
+        assert!(!built.path.join("bin/rubbish").exists());
+    }
+
+    #[tokio::test]
+    async fn a_failing_installer_explains_itself_and_leaves_the_old() {
+        let Some(world) = World::new() else { return };
+        let image = world.image(&["flyte-rs-no-such-package-0"]);
+        let error = ensure(&world.toolchain, &image, false, &quiet)
+            .await
+            .unwrap_err();
+        assert_eq!(error.code(), Code::ImageBuildFailed);
+        assert!(
+            error
+                .to_string()
+                .contains("with_pip_packages('flyte-rs-no-such-package-0')"),
+            "{error}"
+        );
+        assert!(
+            error
+                .log_tail()
+                .join("\n")
+                .contains("flyte-rs-no-such-package-0")
+        );
+        let slot = Slot::new(&world.toolchain, &image, &content_hash(&image).unwrap());
+        assert!(!slot.path.exists());
+
+        let good = world.image(&[]);
+        let built = ensure(&world.toolchain, &good, false, &quiet)
+            .await
+            .unwrap();
+        let mut broken = world.toolchain.clone();
+        broken.uv = "/bin/false".into();
+        let error = ensure(&broken, &good, true, &quiet).await.unwrap_err();
+        assert!(matches!(error, Error::Install { .. }), "{error}");
+        assert_eq!(locate(&world.toolchain.home, &built.uri), Some(built.path));
+        let forced = ensure(&world.toolchain, &good, true, &quiet).await.unwrap();
+        assert!(!forced.reused);
+    }
+
+    /// What `python -c code` prints in the environment for `layers`.
+    async fn printed(world: &World, layers: Vec<Layer>, code: &str) -> String {
+        let image = Image {
+            layers,
+            ..world.image(&[])
+        };
+        let built = ensure(&world.toolchain, &image, false, &quiet).await;
+        let built =
+            built.unwrap_or_else(|error| panic!("{error}\n{}", error.log_tail().join("\n")));
+        let output = tokio::process::Command::new(&built.python)
+            .args(["-c", code])
+            .output()
+            .await;
+        let output = output.unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// A project of one module that depends on `six`, locked by `uv`.
+    fn project(world: &World) -> PathBuf {
+        let folder = world.dir.path().join("project");
+        std::fs::create_dir(&folder).unwrap();
+        let pyproject = "[project]\nname = \"demo-project\"\nversion = \"1\"\nrequires-python = \">=3.9\"\ndependencies = [\"six\"]\n[build-system]\nrequires = [\"setuptools\"]\nbuild-backend = \"setuptools.build_meta\"\n[tool.setuptools]\npy-modules = [\"demo_module\"]\n";
+        std::fs::write(folder.join("pyproject.toml"), pyproject).unwrap();
+        std::fs::write(folder.join("demo_module.py"), "VALUE = 1\n").unwrap();
+        let mut uv = std::process::Command::new(&world.toolchain.uv);
+        let status = uv
+            .args(["lock", "--quiet", "--project"])
+            .arg(&folder)
+            .status();
+        assert!(status.unwrap().success());
+        folder
+    }
+
+    #[tokio::test]
+    async fn projects_are_installed_with_and_without_their_code() {
+        let Some(world) = World::new() else { return };
+        let folder = project(&world);
+        let layer = |lock: Option<PathBuf>, mode| Layer::UvProject {
+            pyproject: folder.join("pyproject.toml"),
+            lock,
+            mode,
+            options: InstallOptions::default(),
+        };
+        let (lock, elsewhere) = (folder.join("uv.lock"), world.dir.path().join("other.lock"));
+        std::fs::copy(&lock, &elsewhere).unwrap();
+        let code = "import six, importlib.util as u; print(u.find_spec('demo_module') is not None)";
+        for lock in [Some(lock.clone()), Some(elsewhere), None] {
+            let layers = vec![layer(lock, InstallMode::DependenciesOnly)];
+            assert_eq!(printed(&world, layers, code).await, "False");
+        }
+        let code = "import six, demo_module; print(demo_module.VALUE)";
+        for value in [1, 2] {
+            std::fs::write(folder.join("demo_module.py"), format!("VALUE = {value}\n")).unwrap();
+            let layers = vec![layer(Some(lock.clone()), InstallMode::InstallProject)];
+            assert_eq!(printed(&world, layers, code).await, value.to_string());
+        }
+        assert!(!folder.join(".venv").exists());
+    }
+
+    #[tokio::test]
+    async fn requirements_scripts_and_wheels_are_installed() {
+        let Some(world) = World::new() else { return };
+        let at = |name: &str| world.dir.path().join(name);
+        let options = InstallOptions::default;
+        std::fs::write(at("requirements.txt"), "-r more.txt\nflyte>=2\n").unwrap();
+        std::fs::write(at("more.txt"), "six\n").unwrap();
+        std::fs::write(
+            at("s.py"),
+            "# /// script\n# dependencies = [\"six<1.17\"]\n# ///\n",
+        )
+        .unwrap();
+        let mut uv = std::process::Command::new(&world.toolchain.uv);
+        uv.args(["build", "--quiet", "--wheel", "--out-dir"])
+            .arg(at("dist"))
+            .arg(project(&world));
+        assert!(uv.status().unwrap().success());
+        let requirements = Layer::Requirements {
+            file: at("requirements.txt"),
+            options: options(),
+        };
+        let script = Layer::UvScript {
+            script: at("s.py"),
+            options: options(),
+        };
+        let wheel = Layer::Wheels {
+            package: "demo-project".into(),
+            folder: at("dist"),
+            options: options(),
+        };
+        let code = "import demo_module, six; print(six.__version__)";
+        let version = printed(&world, vec![requirements, script, wheel], code).await;
+        assert_eq!(version, "1.16.0");
+    }
+
+    #[tokio::test]
+    async fn refusals_come_before_any_work() {
+        let Some(world) = World::new() else { return };
+        let mut image = world.image(&["six"]);
+        image.base = Base::Uri("ghcr.io/x:1".into());
+        let error = ensure(&world.toolchain, &image, false, &quiet)
+            .await
+            .unwrap_err();
+        assert_eq!(error.code(), Code::ImageNeedsContainer);
+        assert!(!world.toolchain.home.exists());
+    }
+
+    #[test]
+    fn variables_are_expanded_in_order() {
+        let pairs = [
+            ("PATH", "/x:$PATH"),
+            ("A", "one two"),
+            ("B", "${A}/$PATH"),
+            ("C", r"\$A ${NO:-d} ${A:+s} $NO. $"),
+        ];
+        let manifest = Manifest {
+            env_vars: pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
+            workdir: None,
+            sources: vec![],
+            notes: vec![],
+        };
+        let done = manifest.environment(|name| (name == "PATH").then(|| "/bin".to_owned()));
+        let values: Vec<&str> = done.iter().map(|(_, value)| value.as_str()).collect();
+        assert_eq!(
+            values,
+            ["/x:/bin", "one two", "one two//x:/bin", "$A d s . $"]
+        );
+    }
+
+    #[test]
+    fn only_uris_of_ours_are_located() {
+        let dir = tempfile::tempdir().unwrap();
+        let tag = "0123456789abcdef0123456789abcdef";
+        let env = dir.path().join("envs").join(tag);
+        std::fs::create_dir_all(env.join("bin")).unwrap();
+        std::fs::write(env.join("bin/python"), "").unwrap();
+        let uri = format!("env.flyte.local/x:{tag}");
+        assert_eq!(locate(dir.path(), &uri), None);
+        let empty = r#"{"env_vars":[],"workdir":null,"sources":[],"notes":[]}"#;
+        std::fs::write(env.join(MARKER), empty).unwrap();
+        assert_eq!(locate(dir.path(), &uri), Some(env));
+        for other in [
+            format!("ghcr.io/x:{tag}"),
+            "env.flyte.local/x:../../etc".into(),
+            tag.into(),
+        ] {
+            assert_eq!(locate(dir.path(), &other), None, "{other}");
+        }
+    }
+}

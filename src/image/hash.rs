@@ -1,0 +1,684 @@
+//! What makes two images the same.
+//!
+//! The hash is taken over a form of our own, versioned and independent of the declaration's Rust
+//! types: fields are named and layers are tagged, so that no two different images share a text,
+//! and files enter by content, never by path. Registry and name say where an image goes, not what
+//! it is, and stay out.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::error::Error;
+use super::requirement::{self, Line};
+use super::{digest, script};
+use crate::spec::image::Base;
+use crate::spec::{Image, InstallMode, InstallOptions, Layer, SecretRef};
+
+/// Raised whenever the form below changes its meaning.
+const SCHEMA: u8 = 1;
+/// Name of an image that was given none.
+pub(super) const DEFAULT_NAME: &str = "flyte";
+
+/// BLAKE3 of an image's content, in hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ImageHash(String);
+
+impl ImageHash {
+    /// All 64 digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The first 32 digits, which are enough to name an image.
+    pub fn tag(&self) -> &str {
+        &self.0[..32]
+    }
+
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        Self(blake3::hash(bytes).to_hex().to_string())
+    }
+}
+
+#[derive(Serialize)]
+struct Canonical<'a> {
+    base: CanonicalBase<'a>,
+    python: String,
+    /// A script's `requires-python` decides, unless a version was asked for.
+    python_follows_script: bool,
+    platforms: BTreeSet<&'a str>,
+    layers: Vec<CanonicalLayer<'a>>,
+}
+
+#[derive(Serialize)]
+enum CanonicalBase<'a> {
+    Debian { install_flyte: bool },
+    Uri(&'a str),
+    Dockerfile { text: String, context: String },
+    Ref(&'a str),
+}
+
+#[derive(Serialize)]
+struct CanonicalOptions<'a> {
+    index_url: Option<&'a str>,
+    extra_index_urls: &'a [String],
+    pre: bool,
+    extra_args: Option<&'a str>,
+    secret_mounts: Vec<CanonicalSecret<'a>>,
+}
+
+#[derive(Serialize)]
+struct CanonicalSecret<'a> {
+    env_var: String,
+    mount: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+enum CanonicalLayer<'a> {
+    Pip {
+        packages: &'a [String],
+        local: Vec<String>,
+        options: CanonicalOptions<'a>,
+    },
+    Requirements {
+        files: Vec<String>,
+        options: CanonicalOptions<'a>,
+    },
+    Project {
+        tool: &'static str,
+        environment: Option<&'a str>,
+        content: Vec<String>,
+        installs_project: bool,
+        options: CanonicalOptions<'a>,
+    },
+    Script {
+        tool: &'static str,
+        environment: Option<&'a str>,
+        header: String,
+        lock: Option<String>,
+        options: CanonicalOptions<'a>,
+    },
+    Wheels {
+        package: &'a str,
+        wheels: Vec<(String, String)>,
+        options: CanonicalOptions<'a>,
+    },
+    Apt {
+        packages: &'a [String],
+        secret_mounts: Vec<CanonicalSecret<'a>>,
+    },
+    Commands {
+        commands: &'a [String],
+        secret_mounts: Vec<CanonicalSecret<'a>>,
+    },
+    EnvVars(&'a [(String, String)]),
+    Workdir(&'a str),
+    SourceFile {
+        name: String,
+        content: String,
+        executable: bool,
+        dst: &'a str,
+    },
+    SourceFolder {
+        content: String,
+        dst: &'a str,
+    },
+}
+
+/// The hash of everything that decides what the image holds. Reads the files that it names.
+pub fn content_hash(image: &Image) -> Result<ImageHash, Error> {
+    let mut layers = Vec::with_capacity(image.layers.len());
+    for layer in &image.layers {
+        layers.extend(canonical_layer(layer)?);
+    }
+    let has_script =
+        |layer: &Layer| matches!(layer, Layer::UvScript { .. } | Layer::PixiScript { .. });
+    let canonical = Canonical {
+        base: canonical_base(&image.base)?,
+        python: image.python.to_string(),
+        python_follows_script: !image.python_is_explicit && image.layers.iter().any(has_script),
+        platforms: image.platforms.iter().map(String::as_str).collect(),
+        layers,
+    };
+    let mut bytes = vec![SCHEMA];
+    serde_json::to_writer(&mut bytes, &canonical).map_err(|error| Error::Invalid {
+        method: "Image",
+        problem: error.to_string(),
+    })?;
+    Ok(ImageHash::of(&bytes))
+}
+
+/// `registry/name:tag`, or `name:tag` without a registry.
+pub fn uri(image: &Image) -> Result<String, Error> {
+    let hash = content_hash(image)?;
+    let name = image.name.as_deref().unwrap_or(DEFAULT_NAME);
+    let tag = hash.tag();
+    Ok(match &image.registry {
+        Some(registry) => format!("{}/{name}:{tag}", registry.trim_end_matches('/')),
+        None => format!("{name}:{tag}"),
+    })
+}
+
+fn canonical_base(base: &Base) -> Result<CanonicalBase<'_>, Error> {
+    Ok(match base {
+        Base::Debian { install_flyte } => CanonicalBase::Debian {
+            install_flyte: *install_flyte,
+        },
+        Base::Uri(uri) => CanonicalBase::Uri(uri),
+        Base::Ref(name) => CanonicalBase::Ref(name),
+        Base::Dockerfile(file) => CanonicalBase::Dockerfile {
+            text: digest::file(file)?,
+            context: digest::tree(&folder_of(file))?,
+        },
+    })
+}
+
+fn canonical_layer(layer: &Layer) -> Result<Option<CanonicalLayer<'_>>, Error> {
+    match layer {
+        Layer::PipPackages { packages, options } => pip(packages, options),
+        Layer::Requirements { file, options } => requirements(file, options),
+        Layer::UvProject {
+            pyproject,
+            lock,
+            mode,
+            options,
+        } => project("uv", None, pyproject, lock.as_deref(), *mode, options),
+        Layer::PoetryProject {
+            pyproject,
+            lock,
+            mode,
+            options,
+        } => project("poetry", None, pyproject, Some(lock), *mode, options),
+        Layer::PixiProject {
+            manifest,
+            lock,
+            environment,
+            mode,
+            options,
+        } => project(
+            "pixi",
+            Some(environment),
+            manifest,
+            lock.as_deref(),
+            *mode,
+            options,
+        ),
+        Layer::UvScript { script, options } => uv_script(script, options),
+        Layer::PixiScript {
+            script,
+            environment,
+            options,
+        } => pixi_script(script, environment, options),
+        // Every environment holds the SDK that builds it.
+        Layer::Wheels { package, .. } if requirement::is_sdk(package) => return Ok(None),
+        Layer::Wheels {
+            package,
+            folder,
+            options,
+        } => local_wheels(package, folder, options),
+        Layer::AptPackages {
+            packages,
+            secret_mounts,
+        } => Ok(CanonicalLayer::Apt {
+            packages,
+            secret_mounts: canonical_secrets(secret_mounts),
+        }),
+        Layer::Commands {
+            commands,
+            secret_mounts,
+        } => Ok(CanonicalLayer::Commands {
+            commands,
+            secret_mounts: canonical_secrets(secret_mounts),
+        }),
+        Layer::EnvVars(pairs) => Ok(CanonicalLayer::EnvVars(pairs)),
+        Layer::Workdir(path) => Ok(CanonicalLayer::Workdir(path)),
+        Layer::SourceFile { src, dst } => source_file(src, dst),
+        Layer::SourceFolder { src, dst } => source_folder(src, dst),
+        // Code travels in the bundle, and ignore rules only concern what a container would copy.
+        Layer::CodeBundle { .. } | Layer::DockerIgnore(_) => return Ok(None),
+    }
+    .map(Some)
+}
+
+fn pip<'a>(
+    packages: &'a [String],
+    options: &'a InstallOptions,
+) -> Result<CanonicalLayer<'a>, Error> {
+    Ok(CanonicalLayer::Pip {
+        packages,
+        local: local_digests(packages.iter().map(String::as_str), Path::new("."))?,
+        options: canonical_options(options),
+    })
+}
+
+fn requirements<'a>(file: &Path, options: &'a InstallOptions) -> Result<CanonicalLayer<'a>, Error> {
+    Ok(CanonicalLayer::Requirements {
+        files: requirement_digests(file)?,
+        options: canonical_options(options),
+    })
+}
+
+fn project<'a>(
+    tool: &'static str,
+    environment: Option<&'a str>,
+    manifest: &Path,
+    lock: Option<&Path>,
+    mode: InstallMode,
+    options: &'a InstallOptions,
+) -> Result<CanonicalLayer<'a>, Error> {
+    Ok(CanonicalLayer::Project {
+        tool,
+        environment,
+        content: project_digests(manifest, lock, mode)?,
+        installs_project: mode == InstallMode::InstallProject,
+        options: canonical_options(options),
+    })
+}
+
+fn uv_script<'a>(script: &Path, options: &'a InstallOptions) -> Result<CanonicalLayer<'a>, Error> {
+    Ok(CanonicalLayer::Script {
+        tool: "uv",
+        environment: None,
+        header: script_digest(script)?,
+        lock: None,
+        options: canonical_options(options),
+    })
+}
+
+fn pixi_script<'a>(
+    script: &Path,
+    environment: &'a str,
+    options: &'a InstallOptions,
+) -> Result<CanonicalLayer<'a>, Error> {
+    Ok(CanonicalLayer::Script {
+        tool: "pixi",
+        environment: Some(environment),
+        header: script::block(script)?,
+        lock: sidecar_lock(script)?,
+        options: canonical_options(options),
+    })
+}
+
+fn local_wheels<'a>(
+    package: &'a str,
+    folder: &Path,
+    options: &'a InstallOptions,
+) -> Result<CanonicalLayer<'a>, Error> {
+    let named = |wheel: &PathBuf| Ok((file_name(wheel), digest::file(wheel)?));
+    Ok(CanonicalLayer::Wheels {
+        package,
+        wheels: wheels(package, folder)?
+            .iter()
+            .map(named)
+            .collect::<Result<_, Error>>()?,
+        options: canonical_options(options),
+    })
+}
+
+fn source_file<'a>(src: &Path, dst: &'a str) -> Result<CanonicalLayer<'a>, Error> {
+    Ok(CanonicalLayer::SourceFile {
+        name: file_name(src),
+        content: digest::file(src)?,
+        executable: digest::is_executable(src)?,
+        dst,
+    })
+}
+
+fn source_folder<'a>(src: &Path, dst: &'a str) -> Result<CanonicalLayer<'a>, Error> {
+    Ok(CanonicalLayer::SourceFolder {
+        content: digest::tree(src)?,
+        dst,
+    })
+}
+
+fn canonical_options(options: &InstallOptions) -> CanonicalOptions<'_> {
+    CanonicalOptions {
+        index_url: options.index_url.as_deref(),
+        extra_index_urls: &options.extra_index_urls,
+        pre: options.pre,
+        extra_args: options.extra_args.as_deref(),
+        secret_mounts: canonical_secrets(&options.secret_mounts),
+    }
+}
+
+fn canonical_secrets(secrets: &[SecretRef]) -> Vec<CanonicalSecret<'_>> {
+    secrets
+        .iter()
+        .map(|secret| CanonicalSecret {
+            env_var: secret_env_var(secret),
+            mount: secret.mount.as_deref(),
+        })
+        .collect()
+}
+
+/// The environment variable under which a secret's value is looked up.
+pub(super) fn secret_env_var(secret: &SecretRef) -> String {
+    secret.env_var.clone().unwrap_or_else(|| {
+        let name = match &secret.group {
+            Some(group) => format!("{group}_{}", secret.key),
+            None => secret.key.clone(),
+        };
+        name.to_uppercase().replace('-', "_")
+    })
+}
+
+pub(super) fn folder_of(file: &Path) -> PathBuf {
+    match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    }
+}
+
+pub(super) fn file_name(path: &Path) -> String {
+    path.file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+fn local_digests<'a>(
+    requirements: impl Iterator<Item = &'a str>,
+    base: &Path,
+) -> Result<Vec<String>, Error> {
+    requirements
+        .filter_map(|text| requirement::local_path(text, base))
+        .map(|path| digest::any(&path))
+        .collect()
+}
+
+/// Digests of a requirements file, the files it includes and the local packages it names.
+fn requirement_digests(file: &Path) -> Result<Vec<String>, Error> {
+    let mut digests = Vec::new();
+    let mut seen = BTreeSet::new();
+    let mut waiting = vec![file.to_path_buf()];
+    while let Some(file) = waiting.pop() {
+        if !seen.insert(file.clone()) {
+            continue;
+        }
+        let text = std::fs::read_to_string(&file).map_err(Error::unreadable(&file))?;
+        let folder = folder_of(&file);
+        digests.push(digest::file(&file)?);
+        for line in requirement::lines(&text) {
+            match line {
+                Line::Include(url) if url.contains("://") => {}
+                Line::Include(other) => waiting.push(folder.join(other)),
+                Line::Requirement(text) => {
+                    digests.extend(local_digests(std::iter::once(text), &folder)?);
+                }
+            }
+        }
+    }
+    Ok(digests)
+}
+
+fn project_digests(
+    manifest: &Path,
+    lock: Option<&Path>,
+    mode: InstallMode,
+) -> Result<Vec<String>, Error> {
+    let mut digests = vec![digest::file(manifest)?];
+    digests.push(lock.map(digest::file).transpose()?.unwrap_or_default());
+    match mode {
+        InstallMode::DependenciesOnly => {}
+        InstallMode::InstallProject => digests.push(digest::tree(&folder_of(manifest))?),
+    }
+    let text = std::fs::read_to_string(manifest).map_err(Error::unreadable(manifest))?;
+    for path in source_paths(&text) {
+        digests.push(digest::any(&folder_of(manifest).join(path))?);
+    }
+    Ok(digests)
+}
+
+/// The `path` of each entry of `[tool.uv.sources]`: other projects that are built along.
+fn source_paths(manifest: &str) -> Vec<String> {
+    let Ok(manifest) = manifest.parse::<toml::Table>() else {
+        return Vec::new(); // the installer explains it better
+    };
+    let sources = manifest
+        .get("tool")
+        .and_then(|tool| tool.get("uv"))
+        .and_then(|uv| uv.get("sources"))
+        .and_then(toml::Value::as_table);
+    sources
+        .into_iter()
+        .flat_map(|table| table.values())
+        .filter_map(|source| source.get("path")?.as_str().map(str::to_owned))
+        .collect()
+}
+
+fn script_digest(path: &Path) -> Result<String, Error> {
+    let header = script::block(path)?;
+    let script = script::read(path, false)?;
+    let local = local_digests(
+        script.dependencies.iter().map(String::as_str),
+        &folder_of(path),
+    )?;
+    Ok(format!("{header}\0{}", local.join("\0")))
+}
+
+fn sidecar_lock(script: &Path) -> Result<Option<String>, Error> {
+    let mut lock = script.as_os_str().to_owned();
+    lock.push(".pixi.lock");
+    let lock = PathBuf::from(lock);
+    lock.is_file().then(|| digest::file(&lock)).transpose()
+}
+
+/// The wheels of `package` in `folder`, sorted by name.
+pub(super) fn wheels(package: &str, folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let missing = |problem: String| Error::Invalid {
+        method: "with_local_v2",
+        problem,
+    };
+    let listing = std::fs::read_dir(folder).map_err(|error| {
+        missing(format!(
+            "the folder of wheels `{}` cannot be read: {error}",
+            folder.display()
+        ))
+    })?;
+    let mut found: Vec<PathBuf> = listing
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "whl"))
+        .filter(|path| {
+            let name = file_name(path);
+            requirement::same_name(name.split('-').next().unwrap_or_default(), package)
+        })
+        .collect();
+    if found.is_empty() {
+        return Err(missing(format!(
+            "`{}` holds no wheel of `{package}`",
+            folder.display()
+        )));
+    }
+    found.sort();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::PythonVersion;
+
+    fn image(layers: Vec<Layer>) -> Image {
+        Image {
+            name: None,
+            registry: None,
+            base: Base::Debian {
+                install_flyte: true,
+            },
+            python: PythonVersion {
+                major: 3,
+                minor: 12,
+            },
+            python_is_explicit: false,
+            platforms: vec![],
+            layers,
+        }
+    }
+
+    fn hash(image: &Image) -> String {
+        content_hash(image).unwrap().as_str().to_owned()
+    }
+
+    fn texts(items: &[&str]) -> Vec<String> {
+        items.iter().map(|item| (*item).to_owned()).collect()
+    }
+
+    fn pip_layer(packages: &[&str], options: InstallOptions) -> Layer {
+        Layer::PipPackages {
+            packages: texts(packages),
+            options,
+        }
+    }
+
+    #[test]
+    fn images_that_differ_never_share_a_hash() {
+        let plain = InstallOptions::default;
+        let apt = |packages: &[&str]| Layer::AptPackages {
+            packages: texts(packages),
+            secret_mounts: vec![],
+        };
+        let commands = Layer::Commands {
+            commands: texts(&["git"]),
+            secret_mounts: vec![],
+        };
+        let layers = vec![
+            vec![],
+            vec![pip_layer(&["ab", "c"], plain())],
+            vec![pip_layer(&["a", "bc"], plain())],
+            vec![pip_layer(&["git"], plain())],
+            vec![apt(&["git"])],
+            vec![apt(&["g", "it"])],
+            vec![commands],
+            vec![Layer::Workdir("git".into())],
+            vec![pip_layer(
+                &["x"],
+                InstallOptions {
+                    index_url: Some("u".into()),
+                    ..plain()
+                },
+            )],
+            vec![pip_layer(
+                &["x"],
+                InstallOptions {
+                    extra_index_urls: texts(&["u"]),
+                    ..plain()
+                },
+            )],
+            vec![pip_layer(
+                &["x"],
+                InstallOptions {
+                    extra_args: Some("u".into()),
+                    ..plain()
+                },
+            )],
+            vec![pip_layer(
+                &["x"],
+                InstallOptions {
+                    extra_args: Some("True".into()),
+                    ..plain()
+                },
+            )],
+            vec![pip_layer(
+                &["x"],
+                InstallOptions {
+                    pre: true,
+                    ..plain()
+                },
+            )],
+            vec![Layer::EnvVars(vec![("A".into(), "1 B=2".into())])],
+            vec![Layer::EnvVars(vec![
+                ("A".into(), "1".into()),
+                ("B".into(), "2".into()),
+            ])],
+        ];
+        let mut seen = std::collections::HashSet::new();
+        for layers in layers {
+            let text = format!("{layers:?}");
+            assert!(seen.insert(hash(&image(layers))), "{text}");
+        }
+        let mut other = image(vec![]);
+        other.python.minor = 10;
+        assert!(seen.insert(hash(&other)), "python version");
+        other.platforms = texts(&["linux/arm64"]);
+        assert!(seen.insert(hash(&other)), "platform");
+        other.base = Base::Uri("x".into());
+        assert!(seen.insert(hash(&other)), "base");
+        other.base = Base::Ref("x".into());
+        assert!(seen.insert(hash(&other)), "kind of base");
+    }
+
+    #[test]
+    fn projects_and_wheels_do_not_stand_for_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let pyproject = dir.path().join("pyproject.toml");
+        let lock = dir.path().join("x.lock");
+        std::fs::write(&pyproject, "[project]\nname='x'\nversion='1'\n").unwrap();
+        std::fs::write(&lock, "").unwrap();
+        std::fs::write(dir.path().join("foo-1-py3-none-any.whl"), "same").unwrap();
+        std::fs::write(dir.path().join("bar-1-py3-none-any.whl"), "same").unwrap();
+        let mode = InstallMode::DependenciesOnly;
+        let options = InstallOptions::default();
+        let wheel = |package: &str| Layer::Wheels {
+            package: package.into(),
+            folder: dir.path().into(),
+            options: options.clone(),
+        };
+        let uv = Layer::UvProject {
+            pyproject: pyproject.clone(),
+            lock: Some(lock.clone()),
+            mode,
+            options: options.clone(),
+        };
+        let poetry = Layer::PoetryProject {
+            pyproject,
+            lock,
+            mode,
+            options: options.clone(),
+        };
+        assert_ne!(hash(&image(vec![uv])), hash(&image(vec![poetry])));
+        assert_ne!(
+            hash(&image(vec![wheel("foo")])),
+            hash(&image(vec![wheel("bar")]))
+        );
+        let error = content_hash(&image(vec![wheel("baz")])).unwrap_err();
+        assert!(error.to_string().contains("no wheel of `baz`"), "{error}");
+    }
+
+    #[test]
+    fn files_count_by_content_and_not_by_place() {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let layer = |dir: &tempfile::TempDir, text: &str| {
+            let file = dir.path().join("requirements.txt");
+            std::fs::write(&file, "-r more.txt\n").unwrap();
+            std::fs::write(dir.path().join("more.txt"), text).unwrap();
+            hash(&image(vec![Layer::Requirements {
+                file,
+                options: InstallOptions::default(),
+            }]))
+        };
+        let six = layer(&one, "six\n");
+        assert_eq!(six, layer(&two, "six\n"));
+        assert_ne!(six, layer(&two, "seven\n"));
+    }
+
+    #[test]
+    fn registry_and_name_are_not_content() {
+        let mut named = image(vec![]);
+        let tag = content_hash(&named).unwrap().tag().to_owned();
+        assert_eq!(uri(&named).unwrap(), format!("flyte:{tag}"));
+        named.registry = Some("r.io/x/".into());
+        named.name = Some("n".into());
+        assert_eq!(uri(&named).unwrap(), format!("r.io/x/n:{tag}"));
+        assert_eq!(tag.len(), 32);
+    }
+
+    #[test]
+    fn bundled_code_and_ignore_rules_are_not_content() {
+        let bundle = Layer::CodeBundle {
+            style: crate::spec::CopyStyle::All,
+            dst: ".".into(),
+        };
+        let ignore = Layer::DockerIgnore("/nowhere".into());
+        assert_eq!(hash(&image(vec![bundle, ignore])), hash(&image(vec![])));
+    }
+}

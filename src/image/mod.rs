@@ -1,0 +1,21 @@
+//! From a declared image to something that an app can be started in.
+//!
+//! [`content_hash`] says what an image *is*, independent of who builds it; [`env`] builds it as a
+//! Python environment on this machine, without containers. What cannot be had that way is refused
+//! by name, never skipped. This module knows nothing of apps, bundles or control planes.
+
+mod build;
+mod digest;
+pub mod env;
+mod error;
+mod hash;
+mod plan;
+mod python;
+mod requirement;
+mod script;
+mod sdk;
+mod system;
+mod uv;
+
+pub use error::Error;
+pub use hash::{ImageHash, content_hash, uri};
