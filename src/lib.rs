@@ -5,4 +5,5 @@
 
 pub mod error;
 pub mod spec;
+pub mod sys;
 pub mod wire;
