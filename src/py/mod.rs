@@ -1,0 +1,32 @@
+//! The boundary to Python: the only module that names `pyo3`.
+//!
+//! Each file converts, calls one function of the core and converts back. What Python must never
+//! see (runtimes, messages of the wire) stays below; what the core must never see (interpreters,
+//! references) stays here.
+
+mod app;
+mod command_line;
+mod context;
+mod convert;
+mod error;
+mod logs;
+mod replica;
+mod runtime;
+mod settings;
+mod source;
+
+use pyo3::prelude::*;
+
+/// `flyte._native`.
+#[pymodule(gil_used = false)]
+#[pyo3(name = "_native")]
+fn native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    runtime::register(module)?;
+    settings::register(module)?;
+    app::register(module)?;
+    logs::register(module)?;
+    context::register(module)?;
+    replica::register(module)?;
+    command_line::register(module)
+}
