@@ -19,3 +19,8 @@ pub mod local;
 pub mod runtime;
 
 pub mod serve;
+
+pub mod cli;
+
+#[cfg(feature = "python")]
+mod py;

@@ -317,6 +317,7 @@ impl Client {
         Ok(LogStream {
             stream,
             endpoint: self.endpoint().to_owned(),
+            shown_until_ns: i128::MIN,
         })
     }
 
@@ -447,9 +448,15 @@ pub struct LogStream {
         app::__buffa::view::TailLogsResponseView<'static>,
     >,
     endpoint: String,
+    shown_until_ns: i128,
 }
 
 impl LogStream {
+    /// Leaves out lines up to this time, which were shown before.
+    pub fn skip_until(&mut self, timestamp_ns: i128) {
+        self.shown_until_ns = timestamp_ns;
+    }
+
     /// The next lines; `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Vec<LogLine>>, Error> {
         use app::tail_logs_response::Resp;
@@ -463,7 +470,10 @@ impl LogStream {
                 return Ok(None);
             };
             if let Some(Resp::Batches(batch)) = message.to_owned_message().resp {
-                return Ok(Some(batch.logs.iter().flat_map(lines).collect()));
+                let fresh = |line: &LogLine| line.timestamp_ns > self.shown_until_ns;
+                return Ok(Some(
+                    batch.logs.iter().flat_map(lines).filter(fresh).collect(),
+                ));
             }
         }
     }

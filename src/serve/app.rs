@@ -217,7 +217,8 @@ impl App {
         }
     }
 
-    async fn wait_until_deactivated(&self, timeout: Duration) -> Result<(), Error> {
+    /// Waits for the app to be at rest.
+    pub async fn wait_until_deactivated(&self, timeout: Duration) -> Result<(), Error> {
         let wait = self.until(|app| {
             status::is_deactivated(status::deployment_status(app)).then_some(Ok(()))
         });

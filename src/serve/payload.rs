@@ -29,7 +29,7 @@ pub fn message(
     };
     let command = match &spec.command {
         Some(command) => command.clone(),
-        None => fserve(plan, spec, &version, image, bundled, &parameters),
+        None => fserve(plan, spec, &version, image, bundled, &parameters)?,
     };
     Ok(build::app(&Deployment {
         spec,
@@ -38,7 +38,12 @@ pub fn message(
         domain: &plan.domain,
         image_uri: image,
         command,
-        args: spec.args.clone(),
+        // A server function is what runs; beside a command of the user's, arguments are its own.
+        args: if spec.has_server && spec.command.is_none() {
+            Vec::new()
+        } else {
+            spec.args.clone()
+        },
         env: variables(plan, spec),
         inputs: parameters
             .iter()
@@ -58,7 +63,7 @@ fn fserve(
     image: &str,
     bundled: Option<&Bundled>,
     parameters: &[SerializedParameter],
-) -> Vec<String> {
+) -> Result<Vec<String>, Error> {
     let mut line: Vec<String> = vec!["fserve".into()];
     let mut option = |name: &str, value: &str| line.extend([name.to_owned(), value.to_owned()]);
     option("--version", version);
@@ -66,13 +71,13 @@ fn fserve(
     option("--domain", &plan.domain);
     option("--org", &plan.org);
     let images = std::collections::BTreeMap::from([(spec.name.clone(), image.to_owned())]);
-    option("--image-cache", &payload::encode_image_cache(&images));
+    option("--image-cache", &payload::encode_image_cache(&images)?);
     if let Some(bundled) = bundled {
         option(if bundled.pickled { "--pkl" } else { "--tgz" }, &bundled.uri);
         option("--dest", ".");
     }
     if !parameters.is_empty() {
-        option("--parameters", &payload::encode(parameters));
+        option("--parameters", &payload::encode(parameters)?);
     }
     let raw_data = plan.options.raw_data_path.as_deref();
     option("--raw-data-path", raw_data.unwrap_or("{{.rawOutputDataPrefix}}"));
@@ -83,7 +88,7 @@ fn fserve(
         option("--resolver-args", loader);
     }
     line.push("--".into());
-    line
+    Ok(line)
 }
 
 fn variables(plan: &Plan, spec: &AppSpec) -> Vec<(String, String)> {

@@ -17,7 +17,7 @@ use crate::config::{Endpoint, Home, Settings};
 use crate::error::{Code, Diagnostic};
 use crate::image;
 use crate::local::daemon;
-use crate::local::supervisor::launch::{Environment, Environments};
+use crate::local::supervisor::launch::{self, Environment, Environments};
 
 /// How long a platform may take to answer after it was started.
 const START_PATIENCE: Duration = Duration::from_secs(20);
@@ -94,6 +94,14 @@ impl Diagnostic for Error {
 pub async fn connect(settings: &Settings, launcher: &Launcher) -> Result<Client, Error> {
     match &settings.endpoint {
         Endpoint::Local => connect_local(&settings.home, launcher).await,
+        Endpoint::Remote(uri) => connect_remote(uri),
+    }
+}
+
+/// A client of the configured control plane as it is: nothing is started.
+pub async fn reach(settings: &Settings) -> Result<Client, Error> {
+    match &settings.endpoint {
+        Endpoint::Local => running(&settings.home).await.ok_or(Error::NotRunning),
         Endpoint::Remote(uri) => connect_remote(uri),
     }
 }
@@ -347,13 +355,14 @@ impl Environments for BuiltEnvironments {
         })?;
         let manifest = image::env::manifest(&path)
             .map_err(|error| crate::error::with_causes(&error))?;
+        let search = launch::search_path(&path);
         Ok(Environment {
-            env: manifest.env_vars,
+            env: manifest.environment(|name| (name == "PATH").then(|| search.clone())),
             workdir: manifest.workdir,
             files: manifest
                 .sources
                 .into_iter()
-                .map(|source| (path.join(source.path), source.dst))
+                .map(|source| (path.join(source.stored), source.dst))
                 .collect(),
             path,
         })

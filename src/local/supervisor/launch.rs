@@ -60,6 +60,11 @@ const INHERITED: &[&str] = &[
 /// Folders searched for programs behind the environment's own.
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Where programs are looked for: in the environment first.
+pub fn search_path(environment: &Path) -> String {
+    format!("{}:{SYSTEM_PATH}", environment.join("bin").display())
+}
+
 /// Folder of everything that an app writes: run folders and logs.
 pub fn app_folder(home: &Home, key: &AppKey) -> PathBuf {
     home.apps().join(key.as_str())
@@ -152,13 +157,12 @@ fn variables(
     declared_port: u16,
 ) -> Vec<(String, String)> {
     let id = &app.metadata.id;
-    let bin = environment.path.join("bin");
     let mut variables: Vec<(String, String)> = INHERITED
         .iter()
         .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)))
         .collect();
     let mut set = |name: &str, value: String| variables.push((name.to_owned(), value));
-    set("PATH", format!("{}:{SYSTEM_PATH}", bin.display()));
+    set("PATH", search_path(&environment.path));
     set("VIRTUAL_ENV", environment.path.display().to_string());
     set("PYTHONUNBUFFERED", "1".into());
     set("PORT", declared_port.to_string());

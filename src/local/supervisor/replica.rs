@@ -10,13 +10,14 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::Signal;
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::UnixStream;
+use tokio::net::unix::pipe::Receiver;
 use tokio::sync::{mpsc, watch};
 
 use super::diagnose::{Ending, Failure, explain};
@@ -66,7 +67,7 @@ pub struct Replica {
     ending: watch::Receiver<Option<Ending>>,
     signs: mpsc::UnboundedReceiver<Signs>,
     lines: Arc<Mutex<VecDeque<String>>>,
-    output: Vec<tokio::task::JoinHandle<()>>,
+    output: Option<tokio::task::JoinHandle<()>>,
 }
 
 impl Replica {
@@ -93,12 +94,21 @@ impl Replica {
             .env("_FLYTE_ASSIGNED_PORT", assigned.port().to_string())
             .current_dir(&launch.folder)
             .stdin(OwnedFd::from(theirs))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
             .process_group(0);
-        let mut child = spawner.spawn(command).await.map_err(failed)?;
+        // One pipe for both streams keeps their lines in order.
+        let (reader, writer) = io::pipe().map_err(failed)?;
+        command
+            .stdout(writer.try_clone().map_err(failed)?)
+            .stderr(writer);
+        let child = spawner.spawn(command).await.map_err(failed)?;
         let lines = Arc::new(Mutex::new(VecDeque::new()));
-        let output = pump_output(&mut child, &launch, logs, &lines).map_err(failed)?;
+        let output = tokio::spawn(pump(
+            Receiver::from_owned_fd(reader.into()).map_err(failed)?,
+            launch.name.clone(),
+            launch.revision,
+            Arc::clone(logs),
+            Arc::clone(&lines),
+        ));
         let (sender, signs) = mpsc::unbounded_channel();
         tokio::spawn(listen(ours, launch.declared_port, assigned.port(), sender));
         Ok(Self {
@@ -111,7 +121,7 @@ impl Replica {
             ending: wait(child),
             signs,
             lines,
-            output,
+            output: Some(output),
         })
     }
 
@@ -152,9 +162,10 @@ impl Replica {
     }
 
     async fn finish_output(&mut self) {
-        let done = futures::future::join_all(self.output.drain(..));
-        // A grandchild may hold the pipe open for ever.
-        let _ = tokio::time::timeout(OUTPUT_PATIENCE, done).await;
+        if let Some(output) = self.output.take() {
+            // A grandchild may hold the pipe open for ever.
+            let _ = tokio::time::timeout(OUTPUT_PATIENCE, output).await;
+        }
     }
 
     /// Asks the group to end, waits for `grace`, then kills what is left, wherever it is.
@@ -217,35 +228,8 @@ fn wait(mut child: Child) -> watch::Receiver<Option<Ending>> {
     receiver
 }
 
-fn pump_output(
-    child: &mut Child,
-    launch: &Launch,
-    logs: &Arc<LogBook>,
-    lines: &Arc<Mutex<VecDeque<String>>>,
-) -> io::Result<Vec<tokio::task::JoinHandle<()>>> {
-    let pump = |stream: Box<dyn AsyncRead + Send + Unpin>| {
-        tokio::spawn(pump(
-            stream,
-            launch.name.clone(),
-            launch.revision,
-            Arc::clone(logs),
-            Arc::clone(lines),
-        ))
-    };
-    let mut tasks = Vec::new();
-    if let Some(stdout) = child.stdout.take() {
-        let stream = tokio::process::ChildStdout::from_std(stdout)?;
-        tasks.push(pump(Box::new(stream)));
-    }
-    if let Some(stderr) = child.stderr.take() {
-        let stream = tokio::process::ChildStderr::from_std(stderr)?;
-        tasks.push(pump(Box::new(stream)));
-    }
-    Ok(tasks)
-}
-
 async fn pump(
-    stream: Box<dyn AsyncRead + Send + Unpin>,
+    stream: Receiver,
     replica: String,
     revision: u64,
     logs: Arc<LogBook>,

@@ -1,0 +1,278 @@
+//! What the user may type.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::Given;
+
+/// Serve apps: on this machine, or on a Flyte 2 cluster.
+#[derive(Debug, Parser)]
+#[command(name = "flyte", version, max_term_width = 100, arg_required_else_help = true)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Configuration file; without one the local platform is used
+    #[arg(short, long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Control plane to use instead of the configured one
+    #[arg(long, global = true, value_name = "URL")]
+    endpoint: Option<String>,
+    /// Use plain HTTP with an endpoint that names no scheme
+    #[arg(long, global = true)]
+    insecure: bool,
+    /// Organization
+    #[arg(long, global = true)]
+    org: Option<String>,
+    /// Form of what is printed
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value_t = Output::Table,
+        alias = "output-format"
+    )]
+    pub output: Output,
+}
+
+impl Global {
+    pub fn given(&self) -> Given {
+        Given {
+            config_path: self.config.clone(),
+            endpoint: self.endpoint.clone(),
+            insecure: self.insecure.then_some(true),
+            org: self.org.clone(),
+            ..Given::default()
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people
+    Table,
+    /// One JSON document
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Bundle, build, deploy and activate an app, and print where it answers
+    Serve(Serve),
+    /// Deploy an app as it is declared, without overrides
+    Deploy(Serve),
+    /// Show apps and their logs
+    Get(Get),
+    /// Activate or deactivate an app
+    Update(Update),
+    /// Delete an app
+    Delete(Delete),
+    /// Control the local platform
+    Local(Local),
+}
+
+/// Which project and domain.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Scope {
+    /// Project
+    #[arg(short, long)]
+    pub project: Option<String>,
+    /// Domain
+    #[arg(short, long)]
+    pub domain: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  flyte serve app.py\n  flyte serve app.py env --param model_path=/models/new.pkl -e LOG_LEVEL=DEBUG")]
+pub struct Serve {
+    /// Python file that declares the app
+    pub file: PathBuf,
+    /// Variable or name of the environment; may be left out when the file declares one
+    pub environment: Option<String>,
+    #[command(flatten)]
+    pub scope: Scope,
+    /// Version to record instead of one derived from the content
+    #[arg(long)]
+    pub version: Option<String>,
+    /// Which files are bundled
+    #[arg(long, value_parser = ["loaded_modules", "all", "none", "custom"])]
+    pub copy_style: Option<String>,
+    /// Folder that the names in the bundle are relative to
+    #[arg(long, value_name = "FOLDER")]
+    pub root_dir: Option<PathBuf>,
+    /// Name of the app instead of the environment's
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Kubernetes service account
+    #[arg(long)]
+    pub service_account: Option<String>,
+    /// Show what the app writes until Ctrl-C
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Image for a name that the environment refers to
+    #[arg(long, value_name = "NAME=URI")]
+    pub image: Vec<String>,
+    /// Environment variable of the app
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub env_var: Vec<String>,
+    /// Value of a parameter of the app
+    #[arg(long, value_name = "NAME=VALUE", alias = "input")]
+    pub param: Vec<String>,
+    /// Cluster pool to run on
+    #[arg(long)]
+    pub cluster_pool: Option<String>,
+    /// Path that must answer before the app counts as up
+    #[arg(long, value_name = "PATH")]
+    pub health_check_path: Option<String>,
+    /// Seconds to wait for the app
+    #[arg(long, value_name = "SECONDS")]
+    pub activate_timeout: Option<u64>,
+    /// Use the local platform whatever is configured
+    #[arg(long)]
+    pub local: bool,
+    /// Show what would be done and do nothing
+    #[arg(long, alias = "dryrun")]
+    pub dry_run: bool,
+    /// Do not make folders of `sys.path` below the root importable in the app
+    #[arg(long)]
+    pub no_sync_local_sys_paths: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Get {
+    #[command(subcommand)]
+    pub what: GetWhat,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum GetWhat {
+    /// One app, or all of them
+    App {
+        /// Name of the app
+        name: Option<String>,
+        /// Only apps in this state
+        #[arg(long)]
+        status: Option<String>,
+        /// Most apps to show
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// What an app writes
+    Logs {
+        /// Name of the app
+        name: String,
+        /// Go on until Ctrl-C
+        #[arg(short, long)]
+        follow: bool,
+        /// Only the last lines
+        #[arg(short = 'n', long, alias = "lines", value_name = "N")]
+        tail: Option<usize>,
+        /// Show when each line was written
+        #[arg(long)]
+        show_ts: bool,
+        #[command(flatten)]
+        scope: Scope,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Update {
+    #[command(subcommand)]
+    pub what: UpdateWhat,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum UpdateWhat {
+    /// Activate or deactivate an app
+    App {
+        /// Name of the app
+        name: String,
+        /// Let it run
+        #[arg(long, conflicts_with = "deactivate", required_unless_present = "deactivate")]
+        activate: bool,
+        /// Put it to rest
+        #[arg(long)]
+        deactivate: bool,
+        /// Wait until it has happened
+        #[arg(long)]
+        wait: bool,
+        #[command(flatten)]
+        scope: Scope,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Delete {
+    #[command(subcommand)]
+    pub what: DeleteWhat,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DeleteWhat {
+    /// Delete an app with its revisions and logs
+    App {
+        /// Name of the app
+        name: String,
+        #[command(flatten)]
+        scope: Scope,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Local {
+    #[command(subcommand)]
+    pub what: LocalWhat,
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum LocalWhat {
+    /// Start the platform, and with it every app that is active
+    Start,
+    /// End the platform and its apps; they come back when it starts
+    Stop,
+    /// Show the platform's process and its apps
+    Status,
+    /// Show the platform's own log
+    Logs {
+        /// Only the last lines
+        #[arg(short = 'n', long, default_value_t = 50, value_name = "N")]
+        tail: usize,
+    },
+    /// Delete all apps, environments and bundles of this machine
+    Reset {
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn output_may_stand_anywhere() {
+        for words in [
+            ["flyte", "--output", "json", "local", "status"],
+            ["flyte", "local", "status", "--output", "json"],
+        ] {
+            let arguments = Arguments::try_parse_from(words).unwrap();
+            assert_eq!(arguments.global.output, Output::Json);
+        }
+    }
+}

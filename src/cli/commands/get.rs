@@ -1,0 +1,168 @@
+//! `flyte get app` and `flyte get logs`.
+
+use super::{Connected, connect, describe};
+use crate::cli::args::{Get, GetWhat};
+use crate::cli::printer::Printer;
+use crate::cli::{Failure, Host};
+use crate::client::LogLine;
+use crate::config::Given;
+use crate::serve::App;
+use crate::wire::status;
+
+pub fn run(host: &impl Host, printer: &Printer, given: Given, get: Get) -> Result<(), Failure> {
+    match get.what {
+        GetWhat::App {
+            name: Some(name),
+            scope,
+            ..
+        } => {
+            let connected = connect(host, given, &scope)?;
+            one(host, printer, &connected, &name)
+        }
+        GetWhat::App {
+            name: None,
+            status,
+            limit,
+            scope,
+        } => {
+            let connected = connect(host, given, &scope)?;
+            all(host, printer, &connected, status.as_deref(), limit)
+        }
+        GetWhat::Logs {
+            name,
+            follow,
+            tail,
+            show_ts,
+            scope,
+        } => {
+            let connected = connect(host, given, &scope)?;
+            let show = |line: &LogLine| show_line(printer, line, show_ts);
+            host.block(logs(&connected, &name, follow, tail, show))
+        }
+    }
+}
+
+fn one(
+    host: &impl Host,
+    printer: &Printer,
+    connected: &Connected,
+    name: &str,
+) -> Result<(), Failure> {
+    let app = host.block(async {
+        let client = connected.client.clone();
+        let console = connected.console.clone();
+        Ok(App::get(client, console, &connected.id(name)).await?)
+    })?;
+    let document = describe(&app);
+    if printer.is_json() {
+        printer.json(&document);
+        return Ok(());
+    }
+    for field in [
+        "name", "status", "message", "revision", "replicas", "endpoint", "url", "project", "domain",
+    ] {
+        let value = &document[field];
+        let text = value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned);
+        printer.line(&format!("{field:<9} {text}"));
+    }
+    Ok(())
+}
+
+fn all(
+    host: &impl Host,
+    printer: &Printer,
+    connected: &Connected,
+    wanted: Option<&str>,
+    limit: usize,
+) -> Result<(), Failure> {
+    let settings = &connected.settings;
+    let apps = host.block(async {
+        Ok(connected
+            .client
+            .list(&settings.org, &settings.project, &settings.domain)
+            .await?)
+    })?;
+    let apps: Vec<App> = apps
+        .into_iter()
+        .filter(|app| {
+            wanted.is_none_or(|wanted| {
+                status::short_name(status::deployment_status(app)).eq_ignore_ascii_case(wanted)
+            })
+        })
+        .take(limit)
+        .map(|app| App::listed(connected.client.clone(), connected.console.clone(), app))
+        .collect();
+    if printer.is_json() {
+        let documents: Vec<serde_json::Value> = apps.iter().map(describe).collect();
+        printer.json(&documents.into());
+        return Ok(());
+    }
+    if apps.is_empty() {
+        printer.note("no apps; `flyte serve app.py` starts one");
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = apps
+        .iter()
+        .map(|app| {
+            vec![
+                app.name(),
+                status::short_name(app.deployment_status()).to_owned(),
+                app.revision().to_string(),
+                app.endpoint(),
+            ]
+        })
+        .collect();
+    printer.table(&["NAME", "STATUS", "REVISION", "ENDPOINT"], &rows);
+    Ok(())
+}
+
+async fn logs(
+    connected: &Connected,
+    name: &str,
+    follow: bool,
+    tail: Option<usize>,
+    show: impl Fn(&LogLine),
+) -> Result<(), Failure> {
+    let id = connected.id(name);
+    let mut past = connected.client.tail_logs(&id, false).await?;
+    let mut lines = Vec::new();
+    while let Some(batch) = past.next().await? {
+        lines.extend(batch);
+    }
+    let skip = tail.map_or(0, |tail| lines.len().saturating_sub(tail));
+    lines.iter().skip(skip).for_each(&show);
+    if !follow {
+        return Ok(());
+    }
+    let mut live = connected.client.tail_logs(&id, true).await?;
+    if let Some(last) = lines.last() {
+        live.skip_until(last.timestamp_ns);
+    }
+    while let Some(batch) = live.next().await? {
+        batch.iter().for_each(&show);
+    }
+    Ok(())
+}
+
+fn show_line(printer: &Printer, line: &LogLine, show_ts: bool) {
+    if printer.is_json() {
+        let document = serde_json::json!({
+            "time": time(line),
+            "replica": line.replica,
+            "text": line.text,
+        });
+        printer.line(&document.to_string());
+    } else if show_ts {
+        printer.line(&format!("{} {}", time(line), line.text));
+    } else {
+        printer.line(&line.text);
+    }
+}
+
+fn time(line: &LogLine) -> String {
+    jiff::Timestamp::from_nanosecond(line.timestamp_ns)
+        .map(|time| format!("{time:.3}"))
+        .unwrap_or_default()
+}

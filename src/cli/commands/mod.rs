@@ -1,0 +1,76 @@
+//! One file a verb.
+
+pub mod delete;
+pub mod get;
+pub mod local;
+pub mod serve;
+pub mod update;
+
+use super::{Failure, Host, args::Scope, printer};
+use crate::client::Client;
+use crate::config::{Endpoint, Given, Settings};
+use crate::serve::platform;
+use crate::wire::{app, identifier, status};
+
+/// A connected control plane, for commands about apps that exist.
+pub struct Connected {
+    pub client: Client,
+    pub console: String,
+    pub settings: Settings,
+}
+
+impl Connected {
+    pub fn id(&self, name: &str) -> app::Identifier {
+        let settings = &self.settings;
+        identifier(&settings.org, &settings.project, &settings.domain, name)
+    }
+}
+
+/// Connects, starting the local platform where that is needed.
+pub fn connect(host: &impl Host, mut given: Given, scope: &Scope) -> Result<Connected, Failure> {
+    given.project.clone_from(&scope.project);
+    given.domain.clone_from(&scope.domain);
+    let settings = host.settings(&given)?;
+    let server = host.server(settings.clone(), printer::silent())?;
+    host.block(async move {
+        let client = platform::connect(&settings, &server.launcher).await?;
+        let console = match &settings.endpoint {
+            Endpoint::Local => platform::console_url(&client).await.unwrap_or_default(),
+            Endpoint::Remote(uri) => uri.clone(),
+        };
+        Ok(Connected {
+            client,
+            console,
+            settings,
+        })
+    })
+}
+
+/// `KEY=VALUE`, split.
+pub fn pair(text: &str, option: &str) -> Result<(String, String), Failure> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(Failure::Usage(format!(
+            "`{option} {text}` is not of the form KEY=VALUE"
+        ))),
+    }
+}
+
+/// An app as a JSON document.
+pub fn describe(app: &crate::serve::App) -> serde_json::Value {
+    let known = app.known();
+    let id = app.id();
+    let latest = status::latest(&known);
+    serde_json::json!({
+        "name": id.name,
+        "project": id.project,
+        "domain": id.domain,
+        "status": status::short_name(app.deployment_status()),
+        "message": latest.map(|condition| condition.message.clone()),
+        "desired_state": buffa::Enumeration::proto_name(&app.desired_state()),
+        "revision": app.revision(),
+        "replicas": known.status.current_replicas,
+        "endpoint": app.endpoint(),
+        "url": app.url(),
+    })
+}

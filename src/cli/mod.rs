@@ -1,0 +1,117 @@
+//! The command line: words in, one use case, words out.
+//!
+//! `args` is what the user typed, `commands` has one file a verb, `printer` alone decides what is
+//! shown. Loading a user's file needs an interpreter, which this module does not have: it asks a
+//! [`Host`] for it.
+
+pub mod args;
+mod commands;
+pub mod printer;
+
+use std::future::Future;
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use crate::config::{Given, Settings};
+use crate::error::{Diagnostic, with_causes};
+use crate::serve::{Reporter, Request, Server};
+
+use args::{Arguments, Command};
+use printer::Printer;
+
+/// Why a command ended.
+pub enum Failure {
+    /// An error of ours.
+    Told(Box<dyn Diagnostic>),
+    /// An exception, rendered.
+    Raised { text: String, status: u8 },
+    /// A use that makes no sense, found after parsing.
+    Usage(String),
+    /// Ctrl-C.
+    Interrupted,
+}
+
+impl<E: Diagnostic> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Told(Box::new(error))
+    }
+}
+
+/// Which environment of which file is to be loaded, and with which options.
+#[derive(Clone, Debug, Default)]
+pub struct Load {
+    pub file: PathBuf,
+    pub environment: Option<String>,
+    pub root_dir: Option<PathBuf>,
+    pub copy_style: Option<String>,
+}
+
+/// What the command line needs of the process that it runs in.
+pub trait Host {
+    fn settings(&self, given: &Given) -> Result<Settings, Failure>;
+    fn server(&self, settings: Settings, reporter: Reporter) -> Result<Server, Failure>;
+    /// Imports the user's file and reads the environment out of it.
+    fn load(&self, load: &Load, settings: &Settings) -> Result<Request, Failure>;
+    /// Waits, giving way to Ctrl-C.
+    fn block<T: Send>(
+        &self,
+        future: impl Future<Output = Result<T, Failure>> + Send,
+    ) -> Result<T, Failure>;
+}
+
+/// Runs one command; the answer is the exit status.
+pub fn run(host: &impl Host, words: &[String]) -> u8 {
+    let arguments = match Arguments::try_parse_from(words) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let status = if error.use_stderr() { 2 } else { 0 };
+            // The terminal is gone; the status still tells.
+            let _ = error.print();
+            return status;
+        }
+    };
+    let printer = Printer::new(arguments.global.output);
+    match dispatch(host, arguments, &printer) {
+        Ok(()) => 0,
+        Err(failure) => report(&failure, &printer),
+    }
+}
+
+fn dispatch(host: &impl Host, arguments: Arguments, printer: &Printer) -> Result<(), Failure> {
+    let given = arguments.global.given();
+    match arguments.command {
+        Command::Serve(serve) => commands::serve::run(host, printer, given, serve, true),
+        Command::Deploy(serve) => commands::serve::run(host, printer, given, serve, false),
+        Command::Get(get) => commands::get::run(host, printer, given, get),
+        Command::Update(update) => commands::update::run(host, printer, given, update),
+        Command::Delete(delete) => commands::delete::run(host, printer, given, delete),
+        Command::Local(local) => commands::local::run(host, printer, given, local),
+    }
+}
+
+fn report(failure: &Failure, printer: &Printer) -> u8 {
+    match failure {
+        Failure::Told(error) => {
+            printer.error(
+                error.code().as_str(),
+                &with_causes(error.as_ref()),
+                &error.log_tail(),
+                &error.hints(),
+            );
+            error.code().family().exit_status()
+        }
+        Failure::Raised { text, status } => {
+            printer.raised(text);
+            *status
+        }
+        Failure::Usage(text) => {
+            printer.error("config.invalid", text, &[], &[]);
+            2
+        }
+        Failure::Interrupted => {
+            printer.note("interrupted; what was deployed goes on: `flyte local status`");
+            130
+        }
+    }
+}

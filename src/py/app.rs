@@ -1,0 +1,349 @@
+//! `App`: a served app in Python's hand.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use super::error::{IntoPy, to_python};
+use super::logs::LogLines;
+use super::{runtime, settings};
+use crate::cli::printer;
+use crate::config::{Endpoint, Given};
+use crate::serve::{self, Server, platform};
+use crate::wire::{identifier, status};
+
+/// How long a question about an app's state may take.
+const PROBE: Duration = Duration::from_secs(5);
+
+/// A served app.
+#[pyclass(module = "flyte.remote", frozen, name = "App")]
+pub struct App {
+    inner: Arc<serve::App>,
+}
+
+impl From<serve::App> for App {
+    fn from(app: serve::App) -> Self {
+        Self {
+            inner: Arc::new(app),
+        }
+    }
+}
+
+impl App {
+    fn handle(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+        }
+    }
+}
+
+/// The app of that name on the control plane of `server`.
+pub async fn existing(server: &Server, name: &str) -> PyResult<serve::App> {
+    let settings = &server.settings;
+    let client = platform::connect(settings, &server.launcher).await.into_py()?;
+    let console = match &settings.endpoint {
+        Endpoint::Local => platform::console_url(&client).await.unwrap_or_default(),
+        Endpoint::Remote(uri) => uri.clone(),
+    };
+    let id = identifier(&settings.org, &settings.project, &settings.domain, name);
+    serve::App::get(client, console, &id).await.into_py()
+}
+
+async fn all(server: &Server, limit: usize) -> PyResult<Vec<App>> {
+    let settings = &server.settings;
+    let client = platform::connect(settings, &server.launcher).await.into_py()?;
+    let console = platform::console_url(&client).await.unwrap_or_default();
+    let apps = client
+        .list(&settings.org, &settings.project, &settings.domain)
+        .await
+        .into_py()?;
+    Ok(apps
+        .into_iter()
+        .take(limit)
+        .map(|app| serve::App::listed(client.clone(), console.clone(), app).into())
+        .collect())
+}
+
+fn server_of(py: Python<'_>, project: Option<String>, domain: Option<String>) -> PyResult<Server> {
+    let settings = settings::resolve(&Given {
+        project,
+        domain,
+        ..Given::default()
+    })?;
+    settings::server(py, settings, printer::silent())
+}
+
+async fn probe(app: Arc<serve::App>) -> PyResult<i32> {
+    match tokio::time::timeout(PROBE, app.refresh()).await {
+        Ok(state) => Ok(buffa::Enumeration::to_i32(&state.into_py()?)),
+        Err(_) => Ok(buffa::Enumeration::to_i32(&app.deployment_status())),
+    }
+}
+
+async fn settle(app: Arc<serve::App>, wait_for: String) -> PyResult<App> {
+    let timeout = Duration::from_secs(24 * 3600);
+    match wait_for.as_str() {
+        "activated" => {
+            app.refresh().await.into_py()?;
+            app.wait_until_active(timeout, |_| {}).await.into_py()?;
+        }
+        "deactivated" => app.wait_until_deactivated(timeout).await.into_py()?,
+        other => {
+            return Err(PyValueError::new_err(format!(
+                "wait_for is `{other}`; it takes \"activated\" or \"deactivated\""
+            )));
+        }
+    }
+    Ok(App { inner: app })
+}
+
+#[pymethods]
+impl App {
+    #[getter]
+    fn name(&self) -> String {
+        self.inner.name()
+    }
+
+    #[getter]
+    fn project(&self) -> String {
+        self.inner.id().project
+    }
+
+    #[getter]
+    fn domain(&self) -> String {
+        self.inner.id().domain
+    }
+
+    #[getter]
+    fn url(&self) -> String {
+        self.inner.url()
+    }
+
+    #[getter]
+    fn endpoint(&self) -> String {
+        self.inner.endpoint()
+    }
+
+    #[getter]
+    fn revision(&self) -> u64 {
+        self.inner.revision()
+    }
+
+    #[getter]
+    fn deployment_status<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let number = buffa::Enumeration::to_i32(&self.inner.deployment_status());
+        py.import("flyte.remote._status")?
+            .getattr("DeploymentStatus")?
+            .call1((number,))
+    }
+
+    #[getter]
+    fn desired_state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let number = buffa::Enumeration::to_i32(&self.inner.desired_state());
+        py.import("flyte.remote._status")?
+            .getattr("DesiredState")?
+            .call1((number,))
+    }
+
+    /// The app as last seen, in the protocol's own JSON form.
+    fn to_json(&self) -> PyResult<String> {
+        serde_json::to_string(&self.inner.known())
+            .map_err(|error| PyValueError::new_err(error.to_string()))
+    }
+
+    fn _probe(&self, py: Python<'_>) -> PyResult<i32> {
+        runtime::block(py, probe(Arc::clone(&self.inner)))
+    }
+
+    fn _probe_async<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        runtime::future(py, probe(Arc::clone(&self.inner)))
+    }
+
+    #[pyo3(signature = (wait=false))]
+    fn activate(&self, py: Python<'_>, wait: bool) -> PyResult<App> {
+        let app = self.handle();
+        runtime::block(py, async move {
+            app.inner.activate(wait).await.into_py()?;
+            Ok(app)
+        })
+    }
+
+    #[pyo3(signature = (wait=false))]
+    fn activate_async<'py>(&self, py: Python<'py>, wait: bool) -> PyResult<Bound<'py, PyAny>> {
+        let app = self.handle();
+        runtime::future(py, async move {
+            app.inner.activate(wait).await.into_py()?;
+            Ok(app)
+        })
+    }
+
+    #[pyo3(signature = (wait=false))]
+    fn deactivate(&self, py: Python<'_>, wait: bool) -> PyResult<App> {
+        let app = self.handle();
+        runtime::block(py, async move {
+            app.inner.deactivate(wait).await.into_py()?;
+            Ok(app)
+        })
+    }
+
+    #[pyo3(signature = (wait=false))]
+    fn deactivate_async<'py>(&self, py: Python<'py>, wait: bool) -> PyResult<Bound<'py, PyAny>> {
+        let app = self.handle();
+        runtime::future(py, async move {
+            app.inner.deactivate(wait).await.into_py()?;
+            Ok(app)
+        })
+    }
+
+    #[pyo3(signature = (wait_for="activated".to_owned()))]
+    fn watch(&self, py: Python<'_>, wait_for: String) -> PyResult<App> {
+        runtime::block(py, settle(Arc::clone(&self.inner), wait_for))
+    }
+
+    #[pyo3(signature = (wait_for="activated".to_owned()))]
+    fn watch_async<'py>(&self, py: Python<'py>, wait_for: String) -> PyResult<Bound<'py, PyAny>> {
+        runtime::future(py, settle(Arc::clone(&self.inner), wait_for))
+    }
+
+    fn delete(&self, py: Python<'_>) -> PyResult<()> {
+        let app = Arc::clone(&self.inner);
+        runtime::block(py, async move { app.delete().await.into_py() })
+    }
+
+    fn delete_async<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let app = Arc::clone(&self.inner);
+        // Python gets an empty tuple for `()`; `None` is what is meant.
+        runtime::future(py, async move {
+            app.delete().await.into_py()?;
+            Python::attach(|py| Ok(py.None()))
+        })
+    }
+
+    #[pyo3(signature = (*, follow=false, tail=None))]
+    fn logs(&self, follow: bool, tail: Option<usize>) -> LogLines {
+        LogLines::new(Arc::clone(&self.inner), follow, tail)
+    }
+
+    fn __repr__(&self) -> String {
+        let endpoint = self.inner.endpoint();
+        let at = if endpoint.is_empty() {
+            String::new()
+        } else {
+            format!(", endpoint='{endpoint}'")
+        };
+        format!(
+            "App(name='{}', status={}, revision={}{at})",
+            self.inner.name(),
+            status::short_name(self.inner.deployment_status()),
+            self.inner.revision()
+        )
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (name, *, project=None, domain=None))]
+    fn get(
+        py: Python<'_>,
+        name: String,
+        project: Option<String>,
+        domain: Option<String>,
+    ) -> PyResult<App> {
+        let server = server_of(py, project, domain)?;
+        runtime::block(py, async move { Ok(existing(&server, &name).await?.into()) })
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (name, *, project=None, domain=None))]
+    fn get_async(
+        py: Python<'_>,
+        name: String,
+        project: Option<String>,
+        domain: Option<String>,
+    ) -> PyResult<Bound<'_, PyAny>> {
+        let server = server_of(py, project, domain)?;
+        runtime::future(py, async move {
+            Ok(App::from(existing(&server, &name).await?))
+        })
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (*, project=None, domain=None, limit=100))]
+    fn listall(
+        py: Python<'_>,
+        project: Option<String>,
+        domain: Option<String>,
+        limit: usize,
+    ) -> PyResult<Vec<App>> {
+        let server = server_of(py, project, domain)?;
+        runtime::block(py, async move { all(&server, limit).await })
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (*, project=None, domain=None, limit=100))]
+    fn listall_async(
+        py: Python<'_>,
+        project: Option<String>,
+        domain: Option<String>,
+        limit: usize,
+    ) -> PyResult<Bound<'_, PyAny>> {
+        let server = server_of(py, project, domain)?;
+        runtime::future(py, async move { all(&server, limit).await })
+    }
+}
+
+/// Endpoints do not change while an app exists, and apps ask for them on every request.
+static ENDPOINTS: Mutex<Option<HashMap<String, String>>> = Mutex::new(None);
+
+/// Where the app of that name answers, for `env.endpoint`.
+#[pyfunction]
+fn app_endpoint(py: Python<'_>, name: String) -> PyResult<String> {
+    let known = ENDPOINTS
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get_or_insert_default()
+        .get(&name)
+        .cloned();
+    if let Some(endpoint) = known {
+        return Ok(endpoint);
+    }
+    let server = server_of(py, None, None)?;
+    let endpoint = runtime::block(py, async {
+        Ok(existing(&server, &name).await?.endpoint())
+    })?;
+    if settings::in_replica() {
+        ENDPOINTS
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert_default()
+            .insert(name, endpoint.clone());
+    }
+    Ok(endpoint)
+}
+
+/// Runs the platform in this process until it is told to end.
+#[pyfunction]
+fn run_platform(py: Python<'_>) -> PyResult<()> {
+    let settings = settings::resolve(&Given {
+        endpoint: Some(String::new()),
+        ..Given::default()
+    })?;
+    let build = settings::launcher(py)?.build;
+    printer::log_to_stderr();
+    py.detach(|| {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()?;
+        runtime
+            .block_on(platform::run(settings.home, build))
+            .map_err(|error| to_python(&error))
+    })
+}
+
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<App>()?;
+    module.add_function(wrap_pyfunction!(app_endpoint, module)?)?;
+    module.add_function(wrap_pyfunction!(run_platform, module)?)
+}

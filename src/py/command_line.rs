@@ -1,0 +1,211 @@
+//! The console script `flyte`: lends the command line an interpreter.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+
+use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
+use pyo3::prelude::*;
+
+use super::context::ServeContext;
+use super::{convert, runtime, settings};
+use crate::cli::{self, Failure, Host, Load};
+use crate::config::{Given, Settings};
+use crate::error::did_you_mean;
+use crate::serve::{Options, Reporter, Request, Server};
+
+struct Interpreter;
+
+/// An exception as a failure: ours by their text, a user's with the traceback.
+fn raised(error: PyErr) -> Failure {
+    Python::attach(|py| {
+        if error.is_instance_of::<PyKeyboardInterrupt>(py) {
+            return Failure::Interrupted;
+        }
+        if error.is_instance_of::<PySystemExit>(py) {
+            let text = format!("the file ended the program as it was loaded ({error})");
+            return Failure::Raised { text, status: 1 };
+        }
+        let ours = py
+            .import("flyte.errors")
+            .and_then(|errors| errors.getattr("Error"))
+            .and_then(|class| error.value(py).is_instance(&class))
+            .unwrap_or(false);
+        let text = if ours {
+            format!("error: {}", error.value(py))
+        } else {
+            traceback(py, &error).unwrap_or_else(|_| error.to_string())
+        };
+        Failure::Raised { text, status: 1 }
+    })
+}
+
+fn traceback(py: Python<'_>, error: &PyErr) -> PyResult<String> {
+    let lines: Vec<String> = py
+        .import("traceback")?
+        .call_method1("format_exception", (error.value(py),))?
+        .extract()?;
+    Ok(lines.concat())
+}
+
+impl Host for Interpreter {
+    fn settings(&self, given: &Given) -> Result<Settings, Failure> {
+        settings::resolve(given).map_err(raised)
+    }
+
+    fn server(&self, settings: Settings, reporter: Reporter) -> Result<Server, Failure> {
+        Python::attach(|py| settings::server(py, settings, reporter)).map_err(raised)
+    }
+
+    fn load(&self, load: &Load, settings: &Settings) -> Result<Request, Failure> {
+        Python::attach(|py| {
+            if let Some(root) = &load.root_dir {
+                settings::set_root_dir(root);
+            }
+            let module = import(py, &load.file)?;
+            let env = choose(py, &module, load)?;
+            let mut options = Options::default();
+            if let Some(style) = &load.copy_style {
+                options.copy_style = convert::copy_style(style).map_err(raised)?;
+            }
+            ServeContext::from_options(options)
+                .request(py, &env, settings)
+                .map_err(raised)
+        })
+    }
+
+    fn block<T: Send>(
+        &self,
+        future: impl Future<Output = Result<T, Failure>> + Send,
+    ) -> Result<T, Failure> {
+        // The outer result is Ctrl-C, the inner one the command's own.
+        let outcome = Python::attach(|py| runtime::block(py, async { Ok(Carried(future.await)) }));
+        match outcome {
+            Ok(carried) => carried.0,
+            Err(error) => Err(raised(error)),
+        }
+    }
+}
+
+/// `Failure` holds a `dyn Diagnostic`, which is `Send`.
+struct Carried<T>(Result<T, Failure>);
+
+/// Imports a file under its own name, as `python FILE` would find its neighbours.
+fn import<'py>(py: Python<'py>, file: &Path) -> Result<Bound<'py, PyAny>, Failure> {
+    let file = match file.canonicalize() {
+        Ok(file) if file.is_file() => file,
+        _ => {
+            return Err(Failure::Usage(format!(
+                "there is no file `{}`",
+                file.display()
+            )));
+        }
+    };
+    let load = || -> PyResult<Bound<'py, PyAny>> {
+        let path = py.import("sys")?.getattr("path")?;
+        let cwd = std::env::current_dir().unwrap_or_default();
+        path.call_method1("insert", (0, cwd))?;
+        path.call_method1("insert", (0, file.parent().unwrap_or(Path::new("/"))))?;
+        let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+        let util = py.import("importlib.util")?;
+        let spec = util.call_method1("spec_from_file_location", (stem.as_ref(), &file))?;
+        let module = util.call_method1("module_from_spec", (&spec,))?;
+        let modules = py.import("sys")?.getattr("modules")?;
+        modules.set_item(stem.as_ref(), &module)?;
+        spec.getattr("loader")?
+            .call_method1("exec_module", (&module,))?;
+        Ok(module)
+    };
+    load().map_err(raised)
+}
+
+/// The environment that was asked for, by variable or by name, or the only one of the file.
+fn choose<'py>(
+    py: Python<'py>,
+    module: &Bound<'py, PyAny>,
+    load: &Load,
+) -> Result<Bound<'py, PyAny>, Failure> {
+    let found = environments(py, module, &load.file).map_err(raised)?;
+    let listed = || {
+        let names: Vec<String> = found
+            .iter()
+            .map(|(variable, name, _)| match variable {
+                Some(variable) if variable != name => format!("`{variable}` (`{name}`)"),
+                _ => format!("`{name}`"),
+            })
+            .collect();
+        names.join(", ")
+    };
+    let file = load.file.display();
+    match &load.environment {
+        Some(wanted) => found
+            .iter()
+            .find(|(variable, _, _)| variable.as_ref() == Some(wanted))
+            .or_else(|| found.iter().find(|(_, name, _)| name == wanted))
+            .map(|(_, _, env)| env.clone())
+            .ok_or_else(|| {
+                let candidates = found.iter().flat_map(|(variable, name, _)| {
+                    variable.as_deref().into_iter().chain([name.as_str()])
+                });
+                let close = did_you_mean(wanted, candidates)
+                    .map(|name| format!("; did you mean `{name}`?"))
+                    .unwrap_or_default();
+                Failure::Usage(format!(
+                    "`{file}` declares no app environment `{wanted}`{close} It declares {}",
+                    listed()
+                ))
+            }),
+        None => match found.as_slice() {
+            [] => Err(Failure::Usage(format!(
+                "`{file}` declares no app environment"
+            ))),
+            [(_, _, env)] => Ok(env.clone()),
+            _ => Err(Failure::Usage(format!(
+                "`{file}` declares several app environments, name one: {}",
+                listed()
+            ))),
+        },
+    }
+}
+
+type Found<'py> = (Option<String>, String, Bound<'py, PyAny>);
+
+/// The app environments that a file declares, and those of its variables.
+fn environments<'py>(
+    py: Python<'py>,
+    module: &Bound<'py, PyAny>,
+    file: &Path,
+) -> PyResult<Vec<Found<'py>>> {
+    let class = py.import("flyte.app")?.getattr("AppEnvironment")?;
+    let mut found: Vec<Found<'py>> = Vec::new();
+    let namespace = module.getattr("__dict__")?;
+    for item in namespace.call_method0("items")?.try_iter()? {
+        let (variable, value): (String, Bound<'py, PyAny>) = item?.extract()?;
+        if value.is_instance(&class)? && !found.iter().any(|(_, _, known)| known.is(&value)) {
+            let name: String = convert::field(&value, "name")?;
+            found.push((Some(variable), name, value));
+        }
+    }
+    let file = file.canonicalize().unwrap_or_else(|_| file.to_path_buf());
+    let registry = py.import("flyte._environment")?.getattr("_REGISTRY")?;
+    for env in registry.try_iter()? {
+        let env = env?;
+        let declared = convert::text(&env, "_declaring_file")?.map(PathBuf::from);
+        if env.is_instance(&class)?
+            && declared.and_then(|path| path.canonicalize().ok()).as_ref() == Some(&file)
+            && !found.iter().any(|(_, _, known)| known.is(&env))
+        {
+            found.push((None, convert::field(&env, "name")?, env));
+        }
+    }
+    Ok(found)
+}
+
+/// Runs one command of the command line; the answer is the exit status.
+#[pyfunction]
+fn command_line(words: Vec<String>) -> u8 {
+    cli::run(&Interpreter, &words)
+}
+
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(command_line, module)?)
+}

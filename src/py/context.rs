@@ -1,0 +1,342 @@
+//! `with_servecontext(...).serve(env)`: options checked once, used as often as one likes.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use super::app::App;
+use super::error::IntoPy;
+use super::source::Program;
+use super::{convert, runtime, settings};
+use crate::cli::printer;
+use crate::config::Given;
+use crate::serve::{Options, Overrides, Request};
+use crate::spec::{AppSpec, ParameterValue};
+use crate::wire::build::Health;
+
+/// Resolved options; made by `with_servecontext` only.
+#[pyclass(module = "flyte", frozen, name = "ServeContext")]
+pub struct ServeContext {
+    options: Options,
+    mode: Option<String>,
+    interactive: Option<bool>,
+}
+
+/// Where log levels come as numbers, as in `logging`.
+fn level(value: Option<Bound<'_, PyAny>>, argument: &str) -> PyResult<Option<String>> {
+    let Some(value) = value else {
+        return Ok(None);
+    };
+    if let Ok(number) = value.extract::<i64>() {
+        return Ok(Some(number.to_string()));
+    }
+    let text: String = value
+        .extract()
+        .map_err(|_| PyTypeError::new_err(format!("{argument} takes an int or a str")))?;
+    Ok(Some(text))
+}
+
+fn seconds(value: Option<f64>, argument: &str, default: Duration) -> PyResult<Duration> {
+    let Some(value) = value else {
+        return Ok(default);
+    };
+    Duration::try_from_secs_f64(value).map_err(|_| {
+        PyValueError::new_err(format!("{argument} is {value}; it takes seconds, 0 or more"))
+    })
+}
+
+fn overrides_of(
+    values: Option<&Bound<'_, PyDict>>,
+    argument: &str,
+) -> PyResult<BTreeMap<String, BTreeMap<String, ParameterValue>>> {
+    let mut result = BTreeMap::new();
+    for (app, parameters) in values.iter().flat_map(|values| values.iter()) {
+        let wrong = || {
+            PyTypeError::new_err(format!(
+                "{argument} takes a dict of app name to a dict of parameter name to value"
+            ))
+        };
+        let app: String = app.extract().map_err(|_| wrong())?;
+        let parameters = parameters.cast_into::<PyDict>().map_err(|_| wrong())?;
+        let mut values = BTreeMap::new();
+        for (name, value) in parameters.iter() {
+            let name: String = name.extract().map_err(|_| wrong())?;
+            let value = convert::parameter_value(&name, &value)?;
+            values.insert(name, value);
+        }
+        result.insert(app, values);
+    }
+    Ok(result)
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the public signature, keyword-only"
+)]
+#[pyfunction]
+#[pyo3(signature = (
+    mode=None, *, version=None, copy_style="loaded_modules", dry_run=false, project=None,
+    domain=None, env_vars=None, input_values=None, parameter_values=None, cluster_pool=None,
+    cluster=None, log_level=None, log_format=None, user_log_level=None, interactive_mode=None,
+    copy_bundle_to=None, deactivate_timeout=None, activate_timeout=None,
+    health_check_timeout=None, health_check_interval=None, health_check_path=None,
+    raw_data_path=None,
+))]
+fn with_servecontext(
+    mode: Option<String>,
+    version: Option<String>,
+    copy_style: &str,
+    dry_run: bool,
+    project: Option<String>,
+    domain: Option<String>,
+    env_vars: Option<Bound<'_, PyDict>>,
+    input_values: Option<Bound<'_, PyDict>>,
+    parameter_values: Option<Bound<'_, PyDict>>,
+    cluster_pool: Option<String>,
+    cluster: Option<String>,
+    log_level: Option<Bound<'_, PyAny>>,
+    log_format: Option<String>,
+    user_log_level: Option<Bound<'_, PyAny>>,
+    interactive_mode: Option<bool>,
+    copy_bundle_to: Option<PathBuf>,
+    deactivate_timeout: Option<f64>,
+    activate_timeout: Option<f64>,
+    health_check_timeout: Option<f64>,
+    health_check_interval: Option<f64>,
+    health_check_path: Option<String>,
+    raw_data_path: Option<String>,
+) -> PyResult<ServeContext> {
+    if let Some(mode) = mode.as_deref()
+        && !matches!(mode, "local" | "remote")
+    {
+        return Err(PyValueError::new_err(format!(
+            "mode is `{mode}`; it takes \"local\", \"remote\" or None"
+        )));
+    }
+    if let Some(format) = log_format.as_deref()
+        && !matches!(format, "console" | "json")
+    {
+        return Err(PyValueError::new_err(format!(
+            "log_format is `{format}`; it takes \"console\" or \"json\""
+        )));
+    }
+    if input_values.is_some() && parameter_values.is_some() {
+        return Err(PyTypeError::new_err(
+            "input_values and parameter_values are two names of one argument; pass one of them",
+        ));
+    }
+    if cluster.is_some() && cluster_pool.as_deref().is_some_and(|pool| pool != "default") {
+        return Err(PyValueError::new_err(
+            "cluster and cluster_pool are mutually exclusive",
+        ));
+    }
+    let defaults = Options::default();
+    let millis = |value: Option<f64>, argument| -> PyResult<Option<u64>> {
+        let Some(value) = value else { return Ok(None) };
+        let duration = seconds(Some(value), argument, Duration::ZERO)?;
+        Ok(Some(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+    };
+    let mut parameters = overrides_of(input_values.as_ref(), "input_values")?;
+    parameters.extend(overrides_of(parameter_values.as_ref(), "parameter_values")?);
+    Ok(ServeContext {
+        mode,
+        interactive: interactive_mode,
+        options: Options {
+            version,
+            copy_style: convert::copy_style(copy_style)?,
+            dry_run,
+            overrides: Overrides {
+                project,
+                domain,
+                env_vars: match env_vars {
+                    Some(variables) => convert::pairs(&variables)?,
+                    None => Vec::new(),
+                },
+                parameters,
+                cluster_pool,
+                cluster,
+            },
+            log_level: level(log_level, "log_level")?,
+            log_format,
+            user_log_level: level(user_log_level, "user_log_level")?,
+            copy_bundle_to,
+            activate_timeout: seconds(
+                activate_timeout,
+                "activate_timeout",
+                defaults.activate_timeout,
+            )?,
+            deactivate_timeout: seconds(
+                deactivate_timeout,
+                "deactivate_timeout",
+                defaults.deactivate_timeout,
+            )?,
+            health: Health {
+                path: health_check_path,
+                timeout_ms: millis(health_check_timeout, "health_check_timeout")?,
+                interval_ms: millis(health_check_interval, "health_check_interval")?,
+            },
+            raw_data_path,
+        },
+    })
+}
+
+#[pymethods]
+impl ServeContext {
+    /// Serves `env` and returns its `App`.
+    fn serve(&self, py: Python<'_>, env: &Bound<'_, PyAny>) -> PyResult<App> {
+        let work = self.work(py, env)?;
+        runtime::block(py, work)
+    }
+
+    fn serve_async<'py>(
+        &self,
+        py: Python<'py>,
+        env: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let work = self.work(py, env)?;
+        runtime::future(py, work)
+    }
+
+    fn __repr__(&self) -> String {
+        let options = &self.options;
+        format!(
+            "ServeContext(version={:?}, project={:?}, domain={:?}, dry_run={})",
+            options.version, options.overrides.project, options.overrides.domain, options.dry_run
+        )
+    }
+}
+
+impl ServeContext {
+    /// For the command line, which has options of its own.
+    pub fn from_options(options: Options) -> Self {
+        Self {
+            options,
+            mode: None,
+            interactive: Some(false),
+        }
+    }
+
+    fn work(
+        &self,
+        py: Python<'_>,
+        env: &Bound<'_, PyAny>,
+    ) -> PyResult<impl Future<Output = PyResult<App>> + Send + use<>> {
+        let mut given = Given::default();
+        if self.mode.as_deref() == Some("local") {
+            // An empty endpoint is none: whatever is configured is passed over.
+            given.endpoint = Some(String::new());
+        }
+        let settings = settings::resolve(&given)?;
+        if self.mode.as_deref() == Some("remote")
+            && settings.endpoint == crate::config::Endpoint::Local
+        {
+            return Err(PyValueError::new_err(
+                "mode is \"remote\", but no endpoint is configured; call flyte.init(endpoint=...)",
+            ));
+        }
+        let request = self.request(py, env, &settings)?;
+        let server = settings::server(py, settings, printer::for_library())?;
+        let replica = settings::in_replica();
+        Ok(async move {
+            let app = if replica {
+                // The module of an app is loaded again inside its replica. A `serve` at its top
+                // level must not deploy from there: that would go round for ever.
+                super::app::existing(&server, &request.target).await?
+            } else {
+                server.serve(request).await.into_py()?
+            };
+            Ok(App::from(app))
+        })
+    }
+
+    /// Reads everything that serving needs out of the interpreter.
+    pub fn request(
+        &self,
+        py: Python<'_>,
+        env: &Bound<'_, PyAny>,
+        settings: &crate::config::Settings,
+    ) -> PyResult<Request> {
+        let app_class = py.import("flyte.app")?.getattr("AppEnvironment")?;
+        if !env.is_instance(&app_class)? {
+            return Err(PyTypeError::new_err(format!(
+                "serve takes an AppEnvironment, not {}",
+                env.get_type().name()?
+            )));
+        }
+        let overrides = &self.options.overrides;
+        let project = overrides.project.as_ref().unwrap_or(&settings.project);
+        let domain = overrides.domain.as_ref().unwrap_or(&settings.domain);
+        let mut apps = Vec::new();
+        let mut envs = Vec::new();
+        collect(env, project, domain, &mut apps, &mut envs)?;
+        let program = Program::look(py, apps[0].declared_in.as_deref())?;
+        let pickled = self.pickle(py, env, &apps[0])?;
+        for (spec, env) in apps.iter_mut().zip(&envs) {
+            spec.loader = program.loader(env, spec.declared_in.as_deref())?;
+        }
+        Ok(Request {
+            target: apps[0].name.clone(),
+            apps,
+            source: program.source(pickled),
+            options: self.options.clone(),
+        })
+    }
+
+    /// The environment itself, where there is no file to load it from or it was asked for.
+    fn pickle(
+        &self,
+        py: Python<'_>,
+        env: &Bound<'_, PyAny>,
+        spec: &AppSpec,
+    ) -> PyResult<Option<Vec<u8>>> {
+        let interactive = self.interactive.unwrap_or(spec.declared_in.is_none());
+        if !interactive || !spec.has_server {
+            return Ok(None);
+        }
+        let bytes: Vec<u8> = py
+            .import("cloudpickle")?
+            .call_method1("dumps", (env,))?
+            .extract()?;
+        let mut gzip = flate2::GzBuilder::new()
+            .mtime(0)
+            .write(Vec::new(), flate2::Compression::default());
+        std::io::Write::write_all(&mut gzip, &bytes)?;
+        Ok(Some(gzip.finish()?))
+    }
+}
+
+/// `env` and all it depends on, each once, `env` first.
+fn collect<'py>(
+    env: &Bound<'py, PyAny>,
+    project: &str,
+    domain: &str,
+    apps: &mut Vec<AppSpec>,
+    envs: &mut Vec<Bound<'py, PyAny>>,
+) -> PyResult<()> {
+    if envs.iter().any(|known| known.is(env)) {
+        return Ok(());
+    }
+    apps.push(convert::app(env, project, domain)?);
+    envs.push(env.clone());
+    for dependency in convert::app_dependencies(env)? {
+        collect(&dependency, project, domain, apps, envs)?;
+    }
+    Ok(())
+}
+
+/// The tag that an image's content leads to, for `Image.uri`.
+#[pyfunction]
+fn image_tag(image: &Bound<'_, PyAny>) -> PyResult<String> {
+    let image = convert::image(image)?;
+    Ok(crate::image::content_hash(&image).into_py()?.tag().to_owned())
+}
+
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<ServeContext>()?;
+    module.add_function(wrap_pyfunction!(with_servecontext, module)?)?;
+    module.add_function(wrap_pyfunction!(image_tag, module)?)
+}

@@ -1,0 +1,229 @@
+//! What `flyte.init*` was told, and the tools that come with this interpreter.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use pyo3::prelude::*;
+
+use super::error::IntoPy;
+use crate::config::{Given, Settings};
+use crate::image::env::{SdkPayload, Toolchain};
+use crate::serve::platform::Launcher;
+use crate::serve::{Reporter, Server};
+use crate::spec::PythonVersion;
+
+/// What the last `init` said.
+#[derive(Clone, Default)]
+struct Configured {
+    given: Given,
+    root_dir: Option<PathBuf>,
+    initialised: bool,
+}
+
+static CONFIGURED: Mutex<Option<Configured>> = Mutex::new(None);
+
+fn configured() -> Configured {
+    CONFIGURED
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone()
+        .unwrap_or_default()
+}
+
+/// The root folder that `init` was given.
+pub fn root_dir() -> Option<PathBuf> {
+    configured().root_dir
+}
+
+/// Lets the command line name the root folder.
+pub fn set_root_dir(root: &Path) {
+    CONFIGURED
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get_or_insert_default()
+        .root_dir = Some(std::path::absolute(root).unwrap_or_else(|_| root.to_path_buf()));
+}
+
+/// Remembers what `init` was given, checks it, and tells where apps will go.
+#[pyfunction]
+#[pyo3(signature = (*, config_path=None, endpoint=None, insecure=None, org=None, project=None, domain=None, root_dir=None))]
+fn configure(
+    config_path: Option<PathBuf>,
+    endpoint: Option<String>,
+    insecure: Option<bool>,
+    org: Option<String>,
+    project: Option<String>,
+    domain: Option<String>,
+    root_dir: Option<PathBuf>,
+) -> PyResult<(bool, String)> {
+    let given = Given {
+        config_path,
+        endpoint,
+        insecure,
+        org,
+        project,
+        domain,
+        home: None,
+    };
+    let settings = Settings::resolve(&given).into_py()?;
+    *CONFIGURED.lock().unwrap_or_else(PoisonError::into_inner) = Some(Configured {
+        given,
+        root_dir: root_dir.map(|path| std::path::absolute(&path).unwrap_or(path)),
+        initialised: true,
+    });
+    let local = settings.endpoint == crate::config::Endpoint::Local;
+    Ok((local, settings.describe()))
+}
+
+/// Project and domain in force.
+#[pyfunction]
+fn current_scope() -> PyResult<(String, String)> {
+    let settings = resolve(&Given::default())?;
+    Ok((settings.project, settings.domain))
+}
+
+/// Settings in force: what is given now over what `init` was given.
+pub fn resolve(over: &Given) -> PyResult<Settings> {
+    let mut given = configured().given;
+    let take = |value: &mut Option<String>, over: &Option<String>| {
+        if over.is_some() {
+            value.clone_from(over);
+        }
+    };
+    take(&mut given.endpoint, &over.endpoint);
+    take(&mut given.org, &over.org);
+    take(&mut given.project, &over.project);
+    take(&mut given.domain, &over.domain);
+    given.insecure = over.insecure.or(given.insecure);
+    given.config_path = over.config_path.clone().or(given.config_path);
+    if in_replica() {
+        // An app sees the project and domain that it runs in.
+        let own = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        given.project = given.project.or_else(|| own("FLYTE_INTERNAL_EXECUTION_PROJECT"));
+        given.domain = given.domain.or_else(|| own("FLYTE_INTERNAL_EXECUTION_DOMAIN"));
+    }
+    Settings::resolve(&given).into_py()
+}
+
+/// Whether this process is a replica of an app.
+pub fn in_replica() -> bool {
+    std::env::var_os("_FLYTE_IN_REPLICA").is_some()
+}
+
+/// Everything that serving works with.
+pub fn server(py: Python<'_>, settings: Settings, reporter: Reporter) -> PyResult<Server> {
+    Ok(Server {
+        toolchain: toolchain(py, settings.home.path())?,
+        launcher: launcher(py)?,
+        settings,
+        reporter,
+    })
+}
+
+/// How the platform's process is started: this interpreter with this package.
+pub fn launcher(py: Python<'_>) -> PyResult<Launcher> {
+    let executable: PathBuf = py.import("sys")?.getattr("executable")?.extract()?;
+    Ok(Launcher {
+        program: executable,
+        args: ["-m", "flyte._platform"].map(str::to_owned).into(),
+        build: payload(py)?.identity,
+    })
+}
+
+fn toolchain(py: Python<'_>, home: &Path) -> PyResult<Toolchain> {
+    let sys = py.import("sys")?;
+    let version = sys.getattr("version_info")?;
+    let executable: PathBuf = sys
+        .getattr("_base_executable")
+        .or_else(|_| sys.getattr("executable"))?
+        .extract()?;
+    Ok(Toolchain {
+        home: home.to_path_buf(),
+        uv: find_uv(py)?,
+        python: executable,
+        python_version: PythonVersion {
+            major: version.getattr("major")?.extract()?,
+            minor: version.getattr("minor")?.extract()?,
+        },
+        sdk: payload(py)?,
+    })
+}
+
+/// `uv` of this environment, else of the `PATH`; whether it exists is seen when it is needed.
+fn find_uv(py: Python<'_>) -> PyResult<PathBuf> {
+    let prefix: PathBuf = py.import("sys")?.getattr("prefix")?.extract()?;
+    let executable: PathBuf = py.import("sys")?.getattr("executable")?.extract()?;
+    let beside = executable.parent().map(|folder| folder.join("uv"));
+    let own = [Some(prefix.join("bin/uv")), beside];
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = own
+        .into_iter()
+        .flatten()
+        .chain(std::env::split_paths(&path).map(|folder| folder.join("uv")))
+        .find(|candidate| candidate.is_file());
+    Ok(found.unwrap_or_else(|| PathBuf::from("uv")))
+}
+
+/// The files of this SDK, which every environment gets.
+fn payload(py: Python<'_>) -> PyResult<SdkPayload> {
+    let init: PathBuf = py.import("flyte")?.getattr("__file__")?.extract()?;
+    let package = init.parent().map(Path::to_path_buf).unwrap_or_default();
+    let site = package.parent().map(Path::to_path_buf).unwrap_or_default();
+    let mut entries = vec![package.clone()];
+    entries.extend(
+        std::fs::read_dir(&site)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                name.starts_with("flyte_rs-") && name.ends_with(".dist-info")
+            }),
+    );
+    let path: Vec<PathBuf> = py.import("sys")?.getattr("path")?.extract()?;
+    entries.extend(
+        path.iter()
+            .map(|folder| folder.join("cloudpickle"))
+            .find(|folder| folder.join("__init__.py").is_file()),
+    );
+    Ok(SdkPayload {
+        identity: identity(&package)?,
+        entries,
+    })
+}
+
+/// Changes whenever a file of the package does.
+fn identity(package: &Path) -> PyResult<String> {
+    use std::os::unix::fs::MetadataExt;
+    let mut hash = blake3::Hasher::new();
+    for entry in walkdir::WalkDir::new(package)
+        .sort_by_file_name()
+        .into_iter()
+        .filter_entry(|entry| entry.file_name() != "__pycache__")
+        .flatten()
+    {
+        let Ok(metadata) = entry.metadata() else {
+            continue;
+        };
+        if metadata.is_file() {
+            hash.update(entry.path().as_os_str().as_encoded_bytes());
+            for number in [metadata.len().cast_signed(), metadata.mtime(), metadata.mtime_nsec()] {
+                hash.update(&number.to_le_bytes());
+            }
+        }
+    }
+    Ok(hash.finalize().to_hex()[..32].to_owned())
+}
+
+/// Whether `init` was called.
+#[pyfunction]
+fn is_initialised() -> bool {
+    configured().initialised
+}
+
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(configure, module)?)?;
+    module.add_function(wrap_pyfunction!(current_scope, module)?)?;
+    module.add_function(wrap_pyfunction!(is_initialised, module)?)
+}
