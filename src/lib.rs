@@ -5,4 +5,6 @@
 
 pub mod error;
 pub mod spec;
+
+pub mod files;
 pub mod wire;
