@@ -8,3 +8,5 @@ pub mod spec;
 
 pub mod files;
 pub mod wire;
+
+pub mod bundle;
