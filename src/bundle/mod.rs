@@ -1,0 +1,300 @@
+//! The code bundle: which files of a project travel, what they are as one digest, and the archive.
+//!
+//! One list, several sinks: [`choose`] decides, and listing, [`FileList::digest`] and
+//! [`write_archive`] all read that same [`FileList`], so that they cannot disagree. The list, the
+//! digest and the archive depend on names, content and executable bits alone, never on the machine,
+//! the folder of the checkout, the order of the file system or installed tools. Where a bundle goes
+//! is not known here.
+
+mod imports;
+mod include;
+mod modules;
+mod pack;
+mod root;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+use crate::error::{Code, Diagnostic, Retry};
+use crate::files::walk::Walk;
+use crate::files::{self, Digest, hash_file};
+use crate::spec::CopyStyle;
+
+pub use crate::files::walk::FileEntry as BundleFile;
+pub use pack::{Format, Written, write_archive};
+
+use root::Root;
+
+/// What to choose files from.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    /// The folder that the bundle mirrors.
+    pub root: PathBuf,
+    pub style: CopyStyle,
+    /// The `__file__` of every module in `sys.modules`, as Python shows them.
+    pub modules: Vec<PathBuf>,
+    /// Folders of installed code: the standard library, `site-packages`, the SDK. Never a bare
+    /// `sys.prefix`, under which projects may live.
+    pub installed: Vec<PathBuf>,
+    /// Entries of `sys.path`, in their order; those outside the root are passed over.
+    pub source_roots: Vec<PathBuf>,
+    pub include: Vec<Include>,
+}
+
+/// A file, folder or glob that the user asks for by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Include {
+    pub pattern: String,
+    /// The folder that a relative pattern starts from.
+    pub base: PathBuf,
+}
+
+/// The files of a bundle, by name.
+#[derive(Clone, Debug, Default)]
+pub struct FileList {
+    files: Vec<BundleFile>,
+    warnings: Vec<String>,
+}
+
+/// What can go wrong between choosing files and the finished archive.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    File(#[from] files::Error),
+    #[error("no file to bundle was found in `{root}`")]
+    Empty { root: PathBuf, style: CopyStyle },
+    #[error("`include` entry `{pattern}` matches nothing in `{folder}`")]
+    Missing {
+        pattern: String,
+        folder: PathBuf,
+        similar: Option<String>,
+    },
+    #[error("`include` entry `{pattern}` is not a valid glob")]
+    BadGlob {
+        pattern: String,
+        source: globset::Error,
+    },
+    #[error("`include` entry `{pattern}` leads to `{path}`, outside the root folder `{root}`")]
+    OutsideRoot {
+        pattern: String,
+        path: PathBuf,
+        root: PathBuf,
+        /// The deepest folder that holds both.
+        common: PathBuf,
+    },
+    #[error("`{path}` changed while it was bundled")]
+    Changed { path: PathBuf },
+    #[error("failed to write the archive")]
+    Output(#[source] io::Error),
+}
+
+impl Diagnostic for Error {
+    fn code(&self) -> Code {
+        match self {
+            Self::File(error) => error.code(),
+            Self::Empty { .. } => Code::BundleEmpty,
+            Self::Missing { .. } | Self::BadGlob { .. } => Code::BundleMissing,
+            Self::OutsideRoot { .. } => Code::BundleOutsideRoot,
+            Self::Changed { .. } | Self::Output(_) => Code::BundleIo,
+        }
+    }
+
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::File(error) => error.hints(),
+            Self::Empty { style, .. } => empty_hints(*style),
+            Self::Missing { similar, .. } => missing_hints(similar.as_deref()),
+            Self::BadGlob { .. } => Vec::new(),
+            Self::OutsideRoot { common, .. } => vec![outside_hint(common)],
+            Self::Changed { .. } => {
+                vec!["stop what writes to it, or leave it out with `.flyteignore`".to_owned()]
+            }
+            Self::Output(_) => Vec::new(),
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            Self::File(error) => error.retry(),
+            Self::Changed { .. } => Retry::Maybe,
+            Self::Empty { .. }
+            | Self::Missing { .. }
+            | Self::BadGlob { .. }
+            | Self::OutsideRoot { .. }
+            | Self::Output(_) => Retry::Never,
+        }
+    }
+}
+
+fn empty_hints(style: CopyStyle) -> Vec<String> {
+    match style {
+        CopyStyle::LoadedModules => vec![
+            "no imported module lies below it; set `root_dir` to the folder of your code"
+                .to_owned(),
+            "name files with `include`, or set `copy_style=\"none\"` if the image holds the code"
+                .to_owned(),
+        ],
+        CopyStyle::All => vec![
+            "every file is left out by `.gitignore`, `.flyteignore` or the standard list"
+                .to_owned(),
+        ],
+        CopyStyle::None => Vec::new(),
+    }
+}
+
+fn missing_hints(similar: Option<&str>) -> Vec<String> {
+    let mut hints = Vec::new();
+    if let Some(similar) = similar {
+        hints.push(format!("did you mean `{similar}`?"));
+    }
+    hints.push(
+        "relative entries start from the folder of the file that declares the app, and a glob \
+         passes over files that an ignore rule leaves out"
+            .to_owned(),
+    );
+    hints
+}
+
+fn outside_hint(common: &Path) -> String {
+    if common.parent().is_none() {
+        "copy or link it into the root folder".to_owned()
+    } else {
+        format!("set `root_dir` to `{}`, which holds both", common.display())
+    }
+}
+
+/// Files by name while they are collected; a name that is found twice counts once.
+#[derive(Default)]
+struct Picked {
+    files: BTreeMap<String, BundleFile>,
+    warnings: Vec<String>,
+}
+
+impl Picked {
+    fn add(&mut self, file: BundleFile) {
+        self.files.entry(file.name.clone()).or_insert(file);
+    }
+}
+
+/// Decides which files the bundle holds.
+///
+/// With [`CopyStyle::None`] and no `include` the list is empty: there is nothing to bundle.
+pub fn choose(selection: &Selection) -> Result<FileList, Error> {
+    let root = Root::open(&selection.root, &selection.installed)?;
+    let mut picked = Picked::default();
+    match selection.style {
+        CopyStyle::LoadedModules => {
+            modules::pick(
+                &root,
+                &selection.modules,
+                &selection.source_roots,
+                &mut picked,
+            )?;
+        }
+        CopyStyle::All => {
+            let walked = Walk {
+                root: root.real(),
+                start: "",
+                skip: root.installed(),
+                max_depth: usize::MAX,
+            }
+            .run()?;
+            walked.files.into_iter().for_each(|file| picked.add(file));
+            picked.warnings.extend(walked.warnings);
+        }
+        CopyStyle::None => {}
+    }
+    for include in &selection.include {
+        include::pick(&root, include, &mut picked)?;
+    }
+    if picked.files.is_empty() && needs_files(selection) {
+        return Err(Error::Empty {
+            root: root.real().to_path_buf(),
+            style: selection.style,
+        });
+    }
+    Ok(FileList::from(picked))
+}
+
+fn needs_files(selection: &Selection) -> bool {
+    match selection.style {
+        CopyStyle::LoadedModules | CopyStyle::All => true,
+        CopyStyle::None => false,
+    }
+}
+
+impl From<Picked> for FileList {
+    fn from(picked: Picked) -> Self {
+        let mut warnings = picked.warnings;
+        warnings.sort();
+        warnings.dedup();
+        Self {
+            files: picked.files.into_values().collect(),
+            warnings,
+        }
+    }
+}
+
+impl FileList {
+    /// Sorted by the bytes of the name, each name once.
+    pub fn files(&self) -> &[BundleFile] {
+        &self.files
+    }
+
+    /// What was left out that the user may miss, one sentence each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Size of all files together, before compression.
+    pub fn total_bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.size).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// One hash of names, executable bits and contents.
+    ///
+    /// Each name is preceded by its length and each content is hashed on its own, so that no two
+    /// different lists are fed as the same bytes.
+    pub fn digest(&self) -> Result<Digest, Error> {
+        let contents: Vec<Digest> = self
+            .files
+            .par_iter()
+            .map(|file| hash_file(&file.path))
+            .collect::<Result<_, _>>()?;
+        let mut hasher = blake3::Hasher::new_derive_key("flyte-rs code bundle 1");
+        for (file, content) in self.files.iter().zip(&contents) {
+            hasher.update(&(file.name.len() as u64).to_le_bytes());
+            hasher.update(file.name.as_bytes());
+            hasher.update(&[u8::from(file.executable)]);
+            hasher.update(content.as_bytes());
+        }
+        Ok(hasher.finalize().into())
+    }
+}
+
+/// `path` without `.` and with `..` taken back, by its text alone.
+fn normalized(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            std::path::Component::CurDir => {}
+            std::path::Component::ParentDir => {
+                plain.pop();
+            }
+            std::path::Component::RootDir
+            | std::path::Component::Prefix(_)
+            | std::path::Component::Normal(_) => plain.push(part),
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,444 @@
+//! The rules of the bundle on real trees.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use md5::{Digest as _, Md5};
+
+use super::*;
+use crate::files::archive::{Limits, extract};
+
+/// A project folder, with room for other folders beside it.
+struct Project {
+    _folder: tempfile::TempDir,
+    beside: PathBuf,
+    root: PathBuf,
+}
+
+impl Project {
+    fn new(files: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let beside = fs::canonicalize(folder.path()).unwrap();
+        let root = beside.join("project");
+        fs::create_dir(&root).unwrap();
+        let project = Self {
+            _folder: folder,
+            beside,
+            root,
+        };
+        for name in files {
+            project.put(name, name);
+        }
+        project
+    }
+
+    fn put(&self, name: &str, content: &str) {
+        let path = self.root.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    fn selection(&self, style: CopyStyle) -> Selection {
+        Selection {
+            root: self.root.clone(),
+            style,
+            modules: Vec::new(),
+            installed: Vec::new(),
+            source_roots: Vec::new(),
+            include: Vec::new(),
+        }
+    }
+
+    /// The bundle of these loaded modules.
+    fn loaded(&self, modules: &[&str]) -> Vec<String> {
+        let mut selection = self.selection(CopyStyle::LoadedModules);
+        selection.modules = modules.iter().map(|name| self.root.join(name)).collect();
+        names(&choose(&selection).unwrap())
+    }
+
+    fn included(&self, patterns: &[&str]) -> Result<FileList, Error> {
+        let mut selection = self.selection(CopyStyle::None);
+        selection.include = patterns
+            .iter()
+            .map(|pattern| Include {
+                pattern: (*pattern).to_owned(),
+                base: self.root.join("app"),
+            })
+            .collect();
+        choose(&selection)
+    }
+
+    fn all(&self) -> FileList {
+        choose(&self.selection(CopyStyle::All)).unwrap()
+    }
+}
+
+fn names(list: &FileList) -> Vec<String> {
+    list.files().iter().map(|file| file.name.clone()).collect()
+}
+
+#[test]
+fn loaded_modules_come_with_their_packages_and_lazy_imports() {
+    let project = Project::new(&["a/__init__.py", "a/b/__init__.py", "unused.py", "lazy/x.py"]);
+    project.put(
+        "a/b/main.py",
+        "def f():\n    from ..other import thing\n    import ns.leaf\n",
+    );
+    project.put("a/other.py", "if TYPE_CHECKING:\n    from . import third\n");
+    project.put("a/third.py", "import json, os.path, a.b.nothing\n");
+    project.put(
+        "ns/leaf.py",
+        "from deep import (\n    inner,\n    VALUE,\n)\n",
+    );
+    project.put("deep/__init__.py", "");
+    project.put("deep/inner.py", "from lazy import *\n");
+    assert_eq!(
+        project.loaded(&["a/b/main.py"]),
+        [
+            "a/__init__.py",
+            "a/b/__init__.py",
+            "a/b/main.py",
+            "a/other.py",
+            "a/third.py",
+            "deep/__init__.py",
+            "deep/inner.py",
+            "ns/leaf.py"
+        ]
+    );
+}
+
+#[test]
+fn absolute_imports_follow_source_roots_then_root_then_the_own_folder() {
+    let project = Project::new(&["src/one.py", "one.py", "two.py", "scripts/three.py"]);
+    project.put("scripts/run.py", "import one, two, three");
+    let mut selection = project.selection(CopyStyle::LoadedModules);
+    selection.modules = vec![project.root.join("scripts/run.py")];
+    selection.source_roots = vec!["/usr/lib".into(), project.root.join("src")];
+    assert_eq!(
+        names(&choose(&selection).unwrap()),
+        ["scripts/run.py", "scripts/three.py", "src/one.py", "two.py"]
+    );
+}
+
+#[test]
+fn imports_in_a_circle_end() {
+    let project = Project::new(&[]);
+    project.put("a.py", "import b");
+    project.put("b.py", "import a, b");
+    assert_eq!(project.loaded(&["a.py"]), ["a.py", "b.py"]);
+}
+
+#[test]
+fn installed_code_virtualenvs_and_foreign_files_stay_out() {
+    let project = Project::new(&[
+        "app.py",
+        "lib/site-packages/dep.py",
+        "my/pyvenv.cfg",
+        "my/bin/serve",
+        ".gitignore",
+        "native.so",
+    ]);
+    project.put(".gitignore", "native.so\n");
+    fs::write(project.beside.join("cached.py"), "").unwrap();
+    let site = project.root.join("lib/site-packages");
+    symlink(project.beside.join("cached.py"), site.join("linked.py")).unwrap();
+    let mut selection = project.selection(CopyStyle::LoadedModules);
+    selection.modules = [
+        "app.py",
+        "native.so",
+        "gone.py",
+        "lib",
+        "lib/site-packages/dep.py",
+        "lib/site-packages/linked.py",
+        "my/bin/serve",
+        "../cached.py",
+    ]
+    .iter()
+    .map(|name| project.root.join(name))
+    .collect();
+    selection.installed = vec![site];
+    assert_eq!(names(&choose(&selection).unwrap()), ["app.py", "native.so"]);
+    selection.style = CopyStyle::All;
+    assert_eq!(
+        names(&choose(&selection).unwrap()),
+        [".gitignore", "app.py"]
+    );
+}
+
+#[test]
+fn a_root_and_modules_reached_through_links_agree() {
+    let project = Project::new(&["app.py", ".env", ".venv/x", "pkg/real.py"]);
+    let alias = project.beside.join("alias");
+    let third = project.beside.join("third");
+    symlink(&project.root, &alias).unwrap();
+    symlink(&project.root, &third).unwrap();
+    fs::write(project.beside.join("shared.py"), "").unwrap();
+    symlink("../shared.py", project.root.join("shared.py")).unwrap();
+    symlink("real.py", project.root.join("pkg/link.py")).unwrap();
+    let mut selection = project.selection(CopyStyle::LoadedModules);
+    selection.root = alias.clone();
+    selection.modules = vec![
+        project.root.join("app.py"),
+        alias.join("pkg/link.py"),
+        third.join("shared.py"),
+    ];
+    let expected = ["app.py", "pkg/link.py", "shared.py"];
+    assert_eq!(names(&choose(&selection).unwrap()), expected);
+    selection.style = CopyStyle::All;
+    let expected = ["app.py", "pkg/link.py", "pkg/real.py", "shared.py"];
+    assert_eq!(names(&choose(&selection).unwrap()), expected);
+}
+
+#[test]
+fn finding_nothing_is_an_error_but_for_style_none() {
+    let project = Project::new(&[".env"]);
+    for style in [CopyStyle::LoadedModules, CopyStyle::All] {
+        let mut selection = project.selection(style);
+        let error = choose(&selection).unwrap_err();
+        assert_eq!(error.code(), Code::BundleEmpty);
+        assert!(!error.hints().is_empty());
+        selection.include.push(Include {
+            pattern: ".env".to_owned(),
+            base: project.root.clone(),
+        });
+        assert_eq!(names(&choose(&selection).unwrap()), [".env"]);
+    }
+    let list = choose(&project.selection(CopyStyle::None)).unwrap();
+    assert!(list.is_empty());
+    let mut gone = project.selection(CopyStyle::None);
+    gone.root = project.root.join("gone");
+    let error = choose(&gone).unwrap_err();
+    assert!(error.to_string().contains("project/gone`"), "{error}");
+}
+
+#[test]
+fn include_takes_files_folders_and_globs() {
+    let project = Project::new(&[
+        "app/.env",
+        "app/a[1].txt",
+        "app/static/x.css",
+        "app/static/in/y.css",
+        "app/static/in/z.map",
+        "app/static/__pycache__/p.pyc",
+        "shared/m.json",
+        "shared/in/n.json",
+    ]);
+    project.put(".gitignore", "*.map\n");
+    let included = |pattern: &str| names(&project.included(&[pattern]).unwrap());
+    assert_eq!(included(".env"), ["app/.env"]);
+    assert_eq!(included("static/in/z.map"), ["app/static/in/z.map"]);
+    assert_eq!(included("a[1].txt"), ["app/a[1].txt"]);
+    assert_eq!(
+        included("static"),
+        ["app/static/in/y.css", "app/static/x.css"]
+    );
+    assert_eq!(included("static/*"), ["app/static/x.css"]);
+    assert_eq!(included("**/y.*"), ["app/static/in/y.css"]);
+    assert_eq!(included("../shared/*.json"), ["shared/m.json"]);
+    assert_eq!(
+        included("../shared/**/*.json"),
+        ["shared/in/n.json", "shared/m.json"]
+    );
+    let absolute = project.root.join("shared/m.json");
+    assert_eq!(included(absolute.to_str().unwrap()), ["shared/m.json"]);
+    let twice = project
+        .included(&["static", "static/*.css", "static/x.css"])
+        .unwrap();
+    assert_eq!(twice.files().len(), 2);
+}
+
+#[test]
+fn a_linked_include_keeps_its_name() {
+    let project = Project::new(&["app/real/a.txt"]);
+    fs::write(project.beside.join("weights.bin"), "1").unwrap();
+    symlink("real", project.root.join("app/alias")).unwrap();
+    symlink("../../weights.bin", project.root.join("app/model.bin")).unwrap();
+    let list = project.included(&["alias", "model.bin"]).unwrap();
+    assert_eq!(names(&list), ["app/alias/a.txt", "app/model.bin"]);
+}
+
+#[test]
+fn include_says_what_is_missing_and_what_is_outside() {
+    let project = Project::new(&["app/config.yaml", "app/hidden.map"]);
+    project.put(".gitignore", "*.map\n");
+    let error = project.included(&["confg.yaml"]).unwrap_err();
+    assert_eq!(error.code(), Code::BundleMissing);
+    assert!(
+        error
+            .to_string()
+            .contains("`confg.yaml` matches nothing in"),
+        "{error}"
+    );
+    assert!(error.to_string().ends_with("project/app`"), "{error}");
+    assert_eq!(error.hints()[0], "did you mean `config.yaml`?");
+    for pattern in ["*.map", "*.nothing", "gone/*.txt", "[", "app/**"] {
+        let error = project.included(&[pattern]).unwrap_err();
+        assert_eq!(error.code(), Code::BundleMissing, "{pattern}");
+    }
+    fs::write(project.beside.join("other.txt"), "").unwrap();
+    for pattern in ["../../other.txt", "../../*.txt", "../.."] {
+        let error = project.included(&[pattern]).unwrap_err();
+        assert_eq!(error.code(), Code::BundleOutsideRoot, "{pattern}");
+        let wanted = format!("`{}`", project.beside.display());
+        assert!(error.hints()[0].contains(&wanted), "{:?}", error.hints());
+    }
+}
+
+#[test]
+fn the_digest_is_that_of_names_modes_and_contents_only() {
+    let order = ["a.txt", "b/c.txt", "ab/c.py", "d"];
+    let one = Project::new(&order);
+    let other = Project::new(&order.iter().rev().copied().collect::<Vec<_>>());
+    let digest = one.all().digest().unwrap();
+    assert_eq!(other.all().digest().unwrap(), digest);
+    let set_mode = |mode| {
+        fs::set_permissions(other.root.join("d"), fs::Permissions::from_mode(mode)).unwrap();
+        other.all().digest().unwrap()
+    };
+    assert_eq!(set_mode(0o600), digest, "who may read does not count");
+    assert_ne!(set_mode(0o700), digest);
+    assert_eq!(set_mode(0o644), digest);
+    other.put("d", "x");
+    assert_ne!(other.all().digest().unwrap(), digest);
+    other.put("d", "d");
+    fs::create_dir(other.root.join("a")).unwrap();
+    assert_eq!(
+        other.all().digest().unwrap(),
+        digest,
+        "empty folders do not count"
+    );
+    fs::rename(other.root.join("ab/c.py"), other.root.join("a/bc.py")).unwrap();
+    assert_ne!(
+        other.all().digest().unwrap(),
+        digest,
+        "nor is a slash nothing"
+    );
+}
+
+/// A project with everything that is hard to put into a tar.
+fn awkward() -> Project {
+    let project = Project::new(&["main.py", "größe/ü.txt", "empty"]);
+    project.put("empty", "");
+    project.put(&format!("{}/f", vec!["folder"; 50].join("/")), "deep");
+    project.put(&"n".repeat(200), "long");
+    project.put("big.bin", &"0123456789abcdef".repeat(400_000));
+    project.put("run.sh", "#!/bin/sh");
+    fs::set_permissions(
+        project.root.join("run.sh"),
+        fs::Permissions::from_mode(0o700),
+    )
+    .unwrap();
+    symlink("main.py", project.root.join("link.py")).unwrap();
+    project
+}
+
+fn packed(list: &FileList, format: Format) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let written = write_archive(list, format, &mut bytes).unwrap();
+    assert_eq!(written.bytes, bytes.len() as u64);
+    assert_eq!(written.md5, <[u8; 16]>::from(Md5::digest(&bytes)));
+    bytes
+}
+
+#[test]
+fn what_is_packed_is_what_is_unpacked() {
+    let project = awkward();
+    let list = project.all();
+    for format in [Format::TarZst, Format::TarGz] {
+        let archive = project.beside.join(format!("code.{}", format.extension()));
+        fs::write(&archive, packed(&list, format)).unwrap();
+        let mut copy = project.selection(CopyStyle::All);
+        copy.root = project.beside.join(format.extension());
+        extract(&archive, &copy.root, Limits::default()).unwrap();
+        let marker = format!(".code.{}.extracted", format.extension());
+        fs::remove_file(copy.root.join(marker)).unwrap();
+        let copied = choose(&copy).unwrap();
+        assert_eq!(names(&copied), names(&list));
+        assert_eq!(copied.digest().unwrap(), list.digest().unwrap());
+    }
+}
+
+#[test]
+fn archives_of_equal_lists_are_equal_whatever_the_number_of_processors() {
+    let (one, other) = (awkward(), awkward());
+    for format in [Format::TarZst, Format::TarGz] {
+        let bytes = packed(&one.all(), format);
+        for threads in [1, 3] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            let again = pool
+                .build()
+                .unwrap()
+                .install(|| packed(&other.all(), format));
+            assert!(again == bytes, "{format:?} with {threads} threads");
+        }
+    }
+}
+
+/// The names that GNU tar sees, if the program that it needs is there.
+fn listed_by_tar(archive: &Path, option: &str, program: &str) -> Option<Vec<String>> {
+    Command::new(program).arg("--version").output().ok()?;
+    let listed = Command::new("tar")
+        .args([option, "--quoting-style=literal", "-tf"])
+        .arg(archive)
+        .env("LC_ALL", "C.UTF-8")
+        .output()
+        .ok()?;
+    assert!(listed.status.success(), "{listed:?}");
+    let text = String::from_utf8(listed.stdout).unwrap();
+    Some(text.lines().map(str::to_owned).collect())
+}
+
+#[test]
+fn gnu_tar_reads_the_archives() {
+    let project = awkward();
+    let list = project.all();
+    for (format, option, program) in [
+        (Format::TarGz, "--gzip", "gzip"),
+        (Format::TarZst, "--zstd", "zstd"),
+    ] {
+        let archive = project.beside.join("code");
+        fs::write(&archive, packed(&list, format)).unwrap();
+        if let Some(listed) = listed_by_tar(&archive, option, program) {
+            assert_eq!(listed, names(&list), "{format:?}");
+        }
+    }
+}
+
+#[test]
+fn files_that_change_or_vanish_are_named() {
+    let project = Project::new(&["a.py", "b.py"]);
+    let list = project.all();
+    for content in ["longer than before", "-"] {
+        project.put("b.py", content);
+        let error = write_archive(&list, Format::TarZst, Vec::new()).unwrap_err();
+        assert!(matches!(error, Error::Changed { .. }), "{error}");
+        assert!(error.to_string().contains("b.py`"), "{error}");
+    }
+    fs::remove_file(project.root.join("b.py")).unwrap();
+    let errors = [
+        write_archive(&list, Format::TarZst, Vec::new()).unwrap_err(),
+        list.digest().unwrap_err(),
+    ];
+    for error in errors {
+        assert!(error.to_string().contains("b.py`"), "{error}");
+        assert_eq!(error.code(), Code::BundleIo);
+    }
+}
+
+#[test]
+fn a_sink_that_fails_is_an_error() {
+    struct Full;
+    impl std::io::Write for Full {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let list = Project::new(&["a.py"]);
+    let error = write_archive(&list.all(), Format::TarGz, Full).unwrap_err();
+    assert!(matches!(error, Error::Output(_)), "{error}");
+}

@@ -1,0 +1,359 @@
+//! Files as the rest of the crate needs them: hashed, walked, unpacked, locked, written whole.
+//!
+//! Every failure names the path it happened on. What a file is for (a module, a bundle, an image
+//! context) is not known here.
+
+pub mod archive;
+pub mod walk;
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Code, Diagnostic, Retry};
+
+/// Largest piece of a file that is held in memory while it is hashed.
+const HASH_CHUNK_BYTES: usize = 1 << 20;
+/// From this size on BLAKE3 gains more from several threads than it loses by starting them.
+const HASH_PARALLEL_BYTES: usize = 1 << 18;
+
+/// What can go wrong with files and archives.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("failed to {action} `{path}`")]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error("`{path}` is neither a zstd nor a gzip archive")]
+    UnknownFormat { path: PathBuf },
+    #[error("`{archive}` ends before its last entry is complete")]
+    CutShort { archive: PathBuf },
+    #[error("entry `{entry}` of `{archive}` {reason}")]
+    UnsafeEntry {
+        archive: PathBuf,
+        entry: String,
+        reason: &'static str,
+    },
+    #[error("`{archive}` holds more than {limit} {unit}")]
+    TooLarge {
+        archive: PathBuf,
+        limit: u64,
+        unit: &'static str,
+    },
+    #[error("`{path}` is in the way of an entry of `{archive}`")]
+    InTheWay { path: PathBuf, archive: PathBuf },
+}
+
+impl Error {
+    /// Names the path on which an I/O call failed; `action` completes "failed to".
+    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io {
+            action,
+            path: path.to_path_buf(),
+            source,
+        }
+    }
+}
+
+impl Diagnostic for Error {
+    fn code(&self) -> Code {
+        match self {
+            Self::Io { .. }
+            | Self::UnknownFormat { .. }
+            | Self::CutShort { .. }
+            | Self::InTheWay { .. } => Code::BundleIo,
+            Self::UnsafeEntry { .. } | Self::TooLarge { .. } => Code::BundleUnsafe,
+        }
+    }
+
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Io { source, path, .. } => io_hint(source, path).into_iter().collect(),
+            Self::CutShort { .. } => vec!["download or write the archive again".to_owned()],
+            Self::InTheWay { path, .. } => {
+                vec![format!(
+                    "move `{}` away or unpack elsewhere",
+                    path.display()
+                )]
+            }
+            Self::UnknownFormat { .. } | Self::UnsafeEntry { .. } | Self::TooLarge { .. } => {
+                Vec::new()
+            }
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            Self::CutShort { .. } => Retry::Maybe,
+            Self::Io { .. }
+            | Self::UnknownFormat { .. }
+            | Self::UnsafeEntry { .. }
+            | Self::TooLarge { .. }
+            | Self::InTheWay { .. } => Retry::Never,
+        }
+    }
+}
+
+fn io_hint(source: &io::Error, path: &Path) -> Option<String> {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => Some(format!(
+            "give the current user access to `{}`, or leave it out with `.flyteignore`",
+            path.display()
+        )),
+        io::ErrorKind::StorageFull => Some("free some disk space".to_owned()),
+        _ => None,
+    }
+}
+
+/// A BLAKE3 hash; shown and stored as 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl From<blake3::Hash> for Digest {
+    fn from(hash: blake3::Hash) -> Self {
+        Self(*hash.as_bytes())
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&blake3::Hash::from_bytes(self.0).to_hex())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Digest({self})")
+    }
+}
+
+/// A text that is not 64 hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a digest of 64 hexadecimal digits")]
+pub struct NotADigest(String);
+
+impl FromStr for Digest {
+    type Err = NotADigest;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        blake3::Hash::from_hex(text)
+            .map(Self::from)
+            .map_err(|_| NotADigest(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = NotADigest;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> Self {
+        digest.to_string()
+    }
+}
+
+/// Hashes the content of a file.
+///
+/// Memory maps are avoided: a file that shrinks meanwhile would end the process with `SIGBUS`.
+pub fn hash_file(path: &Path) -> Result<Digest, Error> {
+    let mut file = File::open(path).map_err(Error::io("open", path))?;
+    let expected_bytes = file.metadata().map_err(Error::io("read", path))?.len();
+    let chunk = usize::try_from(expected_bytes)
+        .unwrap_or(HASH_CHUNK_BYTES)
+        .saturating_add(1) // room to see the end of the file in the same read
+        .min(HASH_CHUNK_BYTES);
+    let mut buffer = vec![0; chunk];
+    let mut hasher = blake3::Hasher::new();
+    loop {
+        let filled = fill(&mut file, &mut buffer).map_err(Error::io("read", path))?;
+        if filled >= HASH_PARALLEL_BYTES {
+            hasher.update_rayon(&buffer[..filled]);
+        } else {
+            hasher.update(&buffer[..filled]);
+        }
+        if filled < buffer.len() {
+            return Ok(hasher.finalize().into());
+        }
+    }
+}
+
+/// Reads until the buffer is full or the file ends.
+fn fill(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// Writes a file so that a reader sees the old content or all of the new one, also after a crash.
+///
+/// `mode` holds the permission bits, which the umask does not narrow.
+pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
+    let folder = folder_of(path);
+    let mut temporary = tempfile::Builder::new()
+        .prefix(".flyte-write-")
+        .tempfile_in(folder)
+        .map_err(Error::io("create a temporary file in", folder))?;
+    let file = temporary.as_file_mut();
+    file.set_permissions(fs::Permissions::from_mode(mode))
+        .and_then(|()| file.write_all(bytes))
+        .and_then(|()| file.sync_all())
+        .map_err(Error::io("write", path))?;
+    temporary
+        .persist(path)
+        .map_err(|failure| Error::io("replace", path)(failure.error))?;
+    Ok(())
+}
+
+/// The folder that holds `path`, `.` for a bare name.
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// An exclusive `flock`, released when this is dropped or the process ends.
+#[derive(Debug)]
+pub struct FileLock {
+    file: File,
+}
+
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        // A child that inherited the descriptor would otherwise keep the lock after us. A failure
+        // cannot be told from here and closing the file releases the lock in any other case.
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
+/// Waits until nobody else holds the lock on `path`; makes the file where there is none.
+///
+/// `path` may be an existing folder.
+pub fn lock_exclusive(path: &Path) -> Result<FileLock, Error> {
+    let file = open_to_lock(path)?;
+    rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::LockExclusive))
+        .map_err(|errno| Error::io("lock", path)(errno.into()))?;
+    Ok(FileLock { file })
+}
+
+/// Takes the lock on `path` if it is free, `None` if somebody else holds it.
+pub fn try_lock(path: &Path) -> Result<Option<FileLock>, Error> {
+    let file = open_to_lock(path)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(FileLock { file })),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(errno) => Err(Error::io("lock", path)(errno.into())),
+    }
+}
+
+fn open_to_lock(path: &Path) -> Result<File, Error> {
+    let opened = if path.is_dir() {
+        File::open(path)
+    } else {
+        File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path)
+    };
+    opened.map_err(Error::io("open the lock file", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::with_causes;
+
+    #[test]
+    fn a_digest_is_that_of_blake3_for_every_size_around_the_chunks() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        for size in [
+            0,
+            1,
+            HASH_PARALLEL_BYTES,
+            HASH_CHUNK_BYTES - 1,
+            HASH_CHUNK_BYTES,
+            HASH_CHUNK_BYTES + 1,
+            3 * HASH_CHUNK_BYTES,
+        ] {
+            let bytes: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
+            fs::write(&path, &bytes).unwrap();
+            assert_eq!(
+                hash_file(&path).unwrap(),
+                Digest::from(blake3::hash(&bytes)),
+                "{size}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_digest_survives_text_and_json() {
+        let digest = Digest::from(blake3::hash(b"x"));
+        let text = digest.to_string();
+        assert_eq!(text.len(), 64);
+        assert_eq!(text.parse::<Digest>().unwrap(), digest);
+        let json = serde_json::to_string(&digest).unwrap();
+        assert_eq!(json, format!("\"{text}\""));
+        assert_eq!(serde_json::from_str::<Digest>(&json).unwrap(), digest);
+        assert!("abc".parse::<Digest>().is_err());
+    }
+
+    #[test]
+    fn failures_name_the_path() {
+        let error = hash_file(Path::new("/no/such/file")).unwrap_err();
+        assert!(error.to_string().contains("`/no/such/file`"));
+        assert!(with_causes(&error).contains("Caused by: No such file"));
+        let error = write_atomic(Path::new("/no/such/file"), b"", 0o600).unwrap_err();
+        assert!(error.to_string().contains("/no/such"));
+    }
+
+    #[test]
+    fn an_atomic_write_replaces_content_and_mode_and_leaves_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        fs::write(&path, "old").unwrap();
+        write_atomic(&path, b"new", 0o640).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o640);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_lock_excludes_others_until_it_is_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        for path in [folder.path().to_path_buf(), folder.path().join("lock")] {
+            let held = lock_exclusive(&path).unwrap();
+            assert!(try_lock(&path).unwrap().is_none());
+            drop(held);
+            assert!(try_lock(&path).unwrap().is_some());
+        }
+    }
+}
