@@ -295,6 +295,14 @@ pub fn locate(home: &Path, uri: &str) -> Option<PathBuf> {
     (is_tag && complete(&path).is_some()).then_some(path)
 }
 
+/// The URI of the environment for `image`, and whether it is there; nothing is built.
+pub fn peek(toolchain: &Toolchain, image: &Image) -> Result<(String, bool), Error> {
+    plan::refuse(image)?;
+    let slot = Slot::new(toolchain, image, &content_hash(image)?);
+    let environment = slot.environment(true, Vec::new());
+    Ok((environment.uri, slot.finished().is_some()))
+}
+
 /// The environment for `image`: the one that is there, or a new one; `force` always builds.
 ///
 /// Dropping the future ends what runs, and the next call starts over.

@@ -55,9 +55,8 @@ pub fn describe(toolchain: &Toolchain, spec: &AppSpec) -> Result<String, Error> 
     Ok(match &spec.image {
         ImageSpec::Uri(uri) => format!("image `{uri}`"),
         ImageSpec::Declared(image) => {
-            let tag = env::tag(toolchain, image)?;
-            let uri = env::uri(image, &tag);
-            if env::locate(&toolchain.home, &uri).is_some() {
+            let (uri, exists) = env::peek(toolchain, image)?;
+            if exists {
                 format!("environment `{uri}`, which is there")
             } else {
                 format!("environment `{uri}`, which would be built")

@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc::UnboundedReceiver;
+
 use super::diagnose::Failure;
 use super::idle::IdleMeter;
 use super::replica::{Replica, Signs};
@@ -44,15 +46,16 @@ impl Replica {
         let mut idle = IdleMeter::new(self.pid());
         let mut look = tokio::time::interval(LOOK);
         let mut last_sample = Instant::now();
-        let mut open = true;
+        // A replica is waited for once.
+        let mut signs = self.signs.take();
         loop {
             tokio::select! {
                 biased;
-                sign = self.sign(), if open => match sign {
+                sign = next(&mut signs) => match sign {
                     Some(sign) => if let Some(address) = seen.take(sign, self.declared_port) {
                         return Ok(address);
                     },
-                    None => open = false,
+                    None => signs = None,
                 },
                 ending = self.ended() => {
                     return Err(match seen.failed.take() {
@@ -160,6 +163,14 @@ impl Replica {
             }
             tokio::time::sleep(interval).await;
         }
+    }
+}
+
+/// The next sign of life; none will come when the replica's channel is closed.
+async fn next(signs: &mut Option<UnboundedReceiver<Signs>>) -> Option<Signs> {
+    match signs {
+        Some(signs) => signs.recv().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -65,7 +65,8 @@ pub struct Replica {
     pid: i32,
     mark: String,
     ending: watch::Receiver<Option<Ending>>,
-    signs: mpsc::UnboundedReceiver<Signs>,
+    /// Taken by whoever waits for it to serve.
+    pub(super) signs: Option<mpsc::UnboundedReceiver<Signs>>,
     lines: Arc<Mutex<VecDeque<String>>>,
     output: Option<tokio::task::JoinHandle<()>>,
 }
@@ -119,7 +120,7 @@ impl Replica {
             assigned,
             mark: launch.mark,
             ending: wait(child),
-            signs,
+            signs: Some(signs),
             lines,
             output: Some(output),
         })
@@ -127,11 +128,6 @@ impl Replica {
 
     pub fn pid(&self) -> i32 {
         self.pid
-    }
-
-    /// The next sign of life; `None` when there will be no more.
-    pub async fn sign(&mut self) -> Option<Signs> {
-        self.signs.recv().await
     }
 
     /// Resolves when the process has ended.
