@@ -154,8 +154,8 @@ class Home:
         return found[0]
 
     def names(self) -> list[str]:
-        """The apps that the platform knows."""
-        return [app["name"] for app in self.status()["apps"]]
+        """The apps that the platform knows; one that does not run yet is started to be asked."""
+        return [app["name"] for app in self.json("local", "start")["apps"]]
 
     def pid(self, name: str) -> int:
         """The one process of an app that serves."""

@@ -217,6 +217,6 @@ def test_a_deleted_app_is_gone_with_its_process_and_port(app, home, call):
     assert "handle" not in home.names()
     assert refuses(endpoint)
     assert pid not in home.replicas("handle")
-    assert call(app.delete) is None
-    with pytest.raises(errors.NotFoundError):
-        call(app.is_active)
+    for method in (app.delete, app.is_active, app.activate):
+        with pytest.raises(errors.NotFoundError):
+            call(method)

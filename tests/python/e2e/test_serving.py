@@ -201,7 +201,6 @@ def test_a_dry_run_deploys_nothing(project, home):
     done = project.run()
     assert done.returncode == 0, done.stderr
     assert "would serve `dry` on port 8080" in done.stderr
-    assert home.flyte("local", "start").returncode == 0
     assert "dry" not in home.names()
     assert not home.replicas("dry")
 
