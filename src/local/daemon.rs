@@ -73,7 +73,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     if let Some(folder) = home.socket().parent() {
         private_folder(folder)?;
     }
-    let _lock = single_instance(&home)?;
+    let lock = single_instance(&home)?;
     let mark = mark(&home);
     let swept = sweep::kill_marked(&mark);
     if swept > 0 {
@@ -110,6 +110,8 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let _ = tokio::task::spawn_blocking(move || sweep::kill_marked(&mark)).await;
     let _ = std::fs::remove_file(home.socket());
     tracing::info!("platform has ended");
+    // Whoever waits for the lock waits for the process: only its end gives the lock back.
+    std::mem::forget(lock);
     Ok(())
 }
 

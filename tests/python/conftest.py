@@ -1,0 +1,68 @@
+"""Fixtures of the tests that need a platform; the unit tests use none of them."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import WEB, Home, Project
+
+
+def _scratch() -> Path:
+    # Short, so that the socket lies inside it.
+    return Path(tempfile.mkdtemp(prefix="fh-", dir="/tmp"))
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Home]:
+    """A home for all tests of a module."""
+    home = Home(_scratch())
+    with pytest.MonkeyPatch.context() as patch:
+        # For what a test calls in its own process.
+        patch.setenv("FLYTE_HOME", str(home.path))
+        yield home
+        home.end()
+    shutil.rmtree(home.path)
+
+
+@pytest.fixture
+def fresh_home() -> Iterator[Home]:
+    """A home for one test that does things to the platform itself."""
+    home = Home(_scratch())
+    yield home
+    home.end()
+    shutil.rmtree(home.path)
+
+
+@pytest.fixture
+def project(home: Home, tmp_path: Path) -> Project:
+    """An empty project with the module `web` in it."""
+    project = Project(tmp_path, home)
+    project.write("web.py", WEB)
+    return project
+
+
+@pytest.fixture(params=["blocking", "aio"])
+def call(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Calls a function that has two forms in one of them."""
+    if request.param == "blocking":
+        return lambda function, *args, **kwargs: function(*args, **kwargs)
+
+    def awaited(function: Any, *args: Any, **kwargs: Any) -> Any:
+        async def inside() -> Any:
+            return await function.aio(*args, **kwargs)
+
+        return asyncio.run(inside())
+
+    return awaited
+
+
+@pytest.fixture(params=["flyte.serve(env)", "asyncio.run(flyte.serve.aio(env))"], ids=["blocking", "aio"])
+def serve_call(request: pytest.FixtureRequest) -> str:
+    """The same, as source text of a script that has imported `asyncio`."""
+    return str(request.param)

@@ -1,0 +1,280 @@
+"""The command `flyte`: each verb, what it prints for people and for programs, and its exit status."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import WEB, Project, get, get_json, until
+
+FILE = """
+import flyte, flyte.app
+from flyte.app import AppEnvironment, Parameter
+import web
+
+first = AppEnvironment(name="cli-first", parameters=[Parameter("word", "declared")], env_vars={"MODE": "a"})
+
+@first.server
+def server(word):
+    import os
+    print("serving", word)
+
+    def answer(path):
+        print("asked", path)
+        return [word, os.environ["MODE"]]
+
+    web.serve(answer)
+
+second = AppEnvironment(name="cli-second", args=["python", "-m", "http.server", "8080"])
+"""
+
+ONE = """
+from flyte.app import AppEnvironment
+env = AppEnvironment(name="cli-one", args=["python", "-m", "http.server", "8080"])
+"""
+
+
+@pytest.fixture(scope="module")
+def files(home, tmp_path_factory):
+    project = Project(tmp_path_factory.mktemp("cli"), home)
+    project.write("web.py", WEB)
+    project.write("two.py", FILE)
+    project.write("one.py", ONE)
+    return project
+
+
+@pytest.fixture
+def flyte(files):
+    return lambda *words: files.home.flyte(*words, cwd=files.folder)
+
+
+def test_a_file_with_one_environment_needs_no_name(flyte):
+    done = flyte("serve", "one.py")
+    assert done.returncode == 0, done.stderr
+    # Only the endpoint stands on standard output, for `$(...)`.
+    assert get(done.stdout.strip())[0] == 200
+    for step in ("Bundle", "Image", "Deploy", "Activate", "URL"):
+        assert step in done.stderr
+
+
+@pytest.mark.parametrize("name", ["first", "cli-first"])
+def test_an_environment_is_named_by_variable_or_name(flyte, name):
+    done = flyte("serve", "two.py", name, "--param", "word=given", "-e", "MODE=b")
+    assert done.returncode == 0, done.stderr
+    assert get_json(done.stdout.strip()) == ["given", "b"]
+
+
+def test_a_file_with_several_environments_needs_a_name(flyte):
+    done = flyte("serve", "two.py")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "first" in done.stderr and "second" in done.stderr
+
+
+def test_an_unknown_environment(flyte):
+    done = flyte("serve", "two.py", "frist")
+    assert done.returncode == 2
+    assert "frist" in done.stderr
+    assert "did you mean `first`?" in done.stderr
+
+
+def test_serve_as_json(flyte):
+    done = flyte("serve", "two.py", "second", "--output", "json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["name"] == "cli-second"
+    assert told["status"] == "ACTIVE"
+    assert get(told["endpoint"])[0] == 200
+    assert get(told["url"])[0] == 200
+    assert [step["step"] for step in told["steps"] if "step" in step][0] == "bundle"
+
+
+def test_a_failure_as_text_and_as_json(flyte, files):
+    files.write(
+        "sad.py",
+        """
+        from flyte.app import AppEnvironment
+        env = AppEnvironment(name="cli-sad", args=["python", "-c", "print('last words'); raise SystemExit(4)"])
+        """,
+    )
+    done = flyte("serve", "sad.py")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "error: app `cli-sad` did not come up: the process exited with code 4" in done.stderr
+    assert "last words" in done.stderr
+    assert "hint: " in done.stderr
+    told = json.loads(flyte("serve", "sad.py", "--output", "json").stdout)
+    assert told["error"]["code"] == "app.exited"
+    assert told["error"]["log"][-1] == "last words"
+    assert told["error"]["hints"]
+    assert flyte("delete", "app", "cli-sad").returncode == 0
+
+
+def test_an_exception_of_the_file_is_shown_with_its_traceback(flyte, files):
+    files.write("wrong.py", "import flyte\n\nvalue = {}['key']\n")
+    done = flyte("serve", "wrong.py")
+    assert done.returncode == 1
+    assert "KeyError: 'key'" in done.stderr
+    assert 'wrong.py", line 3' in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("serve", "missing.py"),
+        ("serve",),
+        ("nonsense",),
+        ("serve", "one.py", "--param", "novalue"),
+        ("update", "app", "cli-one"),
+        ("update", "app", "cli-one", "--activate", "--deactivate"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_status_2(flyte, words):
+    done = flyte(*words)
+    assert done.returncode == 2
+    assert done.stderr and not done.stdout
+
+
+def test_help_and_version(flyte):
+    import flyte as package
+
+    assert package.__version__ in flyte("--version").stdout
+    for words in [("--help",), ("serve", "--help"), ("local", "--help")]:
+        done = flyte(*words)
+        assert done.returncode == 0
+        assert "Usage: flyte" in done.stdout
+
+
+def test_dry_run(flyte, files):
+    files.write("dry.py", ONE.replace("cli-one", "cli-dry"))
+    done = flyte("serve", "dry.py", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "would serve `cli-dry`" in done.stderr
+    assert "cli-dry" not in files.home.names()
+
+
+def test_deploy_takes_no_overrides(flyte):
+    assert flyte("deploy", "two.py", "first", "--param", "word=x").returncode == 2
+    done = flyte("deploy", "two.py", "first")
+    assert done.returncode == 0, done.stderr
+    assert get_json(done.stdout.strip()) == ["declared", "a"]
+
+
+def test_apps_are_listed_and_shown(flyte, files):
+    assert flyte("serve", "one.py").returncode == 0
+    listed = files.home.json("get", "app")
+    entry = next(app for app in listed if app["name"] == "cli-one")
+    table = flyte("get", "app").stdout
+    assert table.splitlines()[0].split() == ["NAME", "STATUS", "REVISION", "ENDPOINT"]
+    assert entry["endpoint"] in table
+    one = files.home.json("get", "app", "cli-one")
+    assert one["name"] == "cli-one"
+    assert (one["project"], one["domain"]) == ("local", "development")
+    assert one["endpoint"] == entry["endpoint"]
+    assert entry["endpoint"] in flyte("get", "app", "cli-one").stdout
+    active = files.home.json("get", "app", "--status", "active")
+    assert "cli-one" in [app["name"] for app in active]
+    missing = flyte("get", "app", "cli-noe")
+    assert missing.returncode == 1
+    assert "`cli-noe`" in missing.stderr
+
+
+def test_logs(flyte):
+    endpoint = flyte("serve", "two.py", "first").stdout.strip()
+    get(endpoint + "/one")
+    get(endpoint + "/two")
+    until(lambda: "asked /two" in flyte("get", "logs", "cli-first").stdout)
+    done = flyte("get", "logs", "cli-first", "--tail", "2")
+    assert done.stdout.splitlines() == ["asked /one", "asked /two"]
+    told = [
+        json.loads(line)
+        for line in flyte("get", "logs", "cli-first", "-n", "1", "--output", "json").stdout.splitlines()
+    ]
+    assert [line["text"] for line in told] == ["asked /two"]
+    assert told[0]["replica"].startswith("cli-first-") and told[0]["time"]
+    assert flyte("get", "logs", "cli-nothing").returncode == 1
+
+
+def test_logs_are_followed_until_ctrl_c(flyte, files):
+    endpoint = flyte("serve", "two.py", "first").stdout.strip()
+    follow = subprocess.Popen(
+        [Path(sys.executable).with_name("flyte"), "get", "logs", "cli-first", "--tail", "1", "--follow"],
+        env=files.home.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        first = follow.stdout.readline()
+        assert first
+        get(endpoint + "/followed")
+        assert follow.stdout.readline() == "asked /followed\n"
+        follow.send_signal(signal.SIGINT)
+        _, errors = follow.communicate(timeout=5)
+        assert follow.returncode == 130
+        assert "Traceback" not in errors
+    finally:
+        follow.kill()
+
+
+def test_update_and_delete(flyte, files):
+    endpoint = flyte("serve", "one.py").stdout.strip()
+    done = flyte("update", "app", "cli-one", "--deactivate", "--wait")
+    assert (done.returncode, done.stdout) == (0, "cli-one is STOPPED\n")
+    assert get(endpoint)[0] == 503
+    done = flyte("update", "app", "cli-one", "--activate", "--wait")
+    assert (done.returncode, done.stdout) == (0, "cli-one is ACTIVE\n")
+    assert get(endpoint)[0] == 200
+    assert flyte("delete", "app", "cli-one").returncode == 0
+    assert "cli-one" not in files.home.names()
+    assert flyte("update", "app", "cli-one", "--activate").returncode == 1
+
+
+def test_local_status(flyte, files):
+    import flyte as package
+
+    assert flyte("serve", "one.py").returncode == 0
+    told = files.home.status()
+    assert {"pid", "home", "version", "apps"} <= told.keys()
+    assert told["home"] == str(files.home.path)
+    assert told["version"] == package.__version__
+    app = files.home.app("cli-one")
+    assert {"name", "status", "revision", "endpoint", "replicas"} <= app.keys()
+    text = flyte("local", "status").stdout
+    assert str(told["pid"]) in text and "cli-one" in text
+    assert "platform is up" in flyte("local", "logs").stdout
+
+
+def test_status_of_a_platform_that_does_not_run(fresh_home):
+    done = fresh_home.flyte("local", "status")
+    assert done.returncode == 1
+    assert "does not run" in done.stderr and "flyte local start" in done.stderr
+    assert not (fresh_home.path / "run" / "platform.sock").exists(), "asking starts nothing"
+
+
+def test_reset_asks_first(fresh_home, files):
+    done = fresh_home.flyte("serve", files.folder / "one.py")
+    assert done.returncode == 0, done.stderr
+    assert fresh_home.flyte("local", "reset").returncode == 2
+    assert fresh_home.names() == ["cli-one"]
+    assert fresh_home.flyte("local", "reset", "--yes").returncode == 0
+    assert fresh_home.replicas() == []
+    assert fresh_home.flyte("local", "start").returncode == 0
+    assert fresh_home.names() == []
+
+
+def test_a_reader_that_goes_away_is_no_failure(flyte, files):
+    command = Path(sys.executable).with_name("flyte")
+    done = subprocess.run(
+        f"'{command}' local status | head -1",
+        shell=True,
+        env=files.home.environment(),
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.stdout.startswith("pid")
+    assert done.stderr == ""

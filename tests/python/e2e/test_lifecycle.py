@@ -1,0 +1,150 @@
+"""The platform's own life: stopped and started, killed, its apps killed, started twice at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import WEB, Project, get, get_json, is_alive, refuses, until
+
+APP = """
+import os
+import flyte, flyte.app
+import web
+
+env = flyte.app.AppEnvironment(name="lasting", args=["python", "-c", "import os, web; web.serve(lambda path: os.getpid())"])
+other = flyte.app.AppEnvironment(name="resting", args=["python", "-c", "import web; web.serve(lambda path: 'rest')"])
+
+if __name__ == "__main__":
+    flyte.serve(env)
+    flyte.serve(other).deactivate(wait=True)
+"""
+
+
+@pytest.fixture
+def lasting(fresh_home, tmp_path):
+    """A home with one app that runs and one that was put to rest."""
+    project = Project(tmp_path, fresh_home)
+    project.write("web.py", WEB)
+    project.write("main.py", APP)
+    done = project.run()
+    assert done.returncode == 0, done.stderr
+    return fresh_home
+
+
+def endpoints(home):
+    return {app["name"]: app["endpoint"] for app in home.status()["apps"]}
+
+
+def test_apps_come_back_after_stop_and_start_as_they_were(lasting):
+    before, pid = endpoints(lasting), lasting.pid("lasting")
+    platform = lasting.status()["pid"]
+    assert lasting.flyte("local", "stop").returncode == 0
+    assert not is_alive(platform)
+    assert not is_alive(pid)
+    assert lasting.replicas() == []
+    assert all(refuses(endpoint) for endpoint in before.values())
+    assert lasting.flyte("local", "status").returncode == 1
+    assert lasting.flyte("local", "stop").returncode == 0, "stopping what does not run is fine"
+    assert lasting.flyte("local", "start").returncode == 0
+    assert endpoints(lasting) == before
+    # The first request may come while the app still starts; it waits.
+    assert get_json(before["lasting"]) != pid
+    assert get(before["resting"])[0] == 503
+    assert lasting.app("resting")["replicas"] == []
+    assert lasting.app("resting")["status"] == "STOPPED"
+    assert lasting.flyte("update", "app", "resting", "--activate", "--wait").returncode == 0
+    assert get(before["resting"]) == (200, '"rest"')
+
+
+@pytest.mark.parametrize("words", [("get", "app"), ("local", "start")], ids=["get", "start"])
+def test_a_killed_platform_is_replaced_and_leaves_no_stray_process(lasting, words):
+    before, pid = endpoints(lasting), lasting.pid("lasting")
+    platform = lasting.status()["pid"]
+    os.kill(platform, signal.SIGKILL)
+    until(lambda: not is_alive(platform), 5)
+    done = lasting.flyte(*words)
+    assert done.returncode == 0, done.stderr
+    assert endpoints(lasting) == before
+    until(lambda: get(before["lasting"])[0] == 200, 10)
+    assert not is_alive(pid)
+    assert lasting.replicas() == [lasting.pid("lasting")]
+    assert get(before["resting"])[0] == 503
+
+
+def test_apps_end_with_a_killed_platform_at_once(lasting):
+    pid = lasting.pid("lasting")
+    os.kill(lasting.status()["pid"], signal.SIGKILL)
+    until(lambda: not is_alive(pid), 2, "the app of a platform that is gone is gone")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_platform_as_stop_does(lasting, number):
+    platform = lasting.status()["pid"]
+    os.kill(platform, number)
+    until(lambda: not is_alive(platform), 15)
+    assert lasting.replicas() == []
+    assert not (lasting.path / "run" / "platform.sock").exists()
+
+
+def test_a_crashed_app_is_started_again(lasting):
+    endpoint, pid = endpoints(lasting)["lasting"], lasting.pid("lasting")
+    assert get_json(endpoint) == pid
+    os.kill(pid, signal.SIGKILL)
+    fresh = until(lambda: [get(endpoint)], 10)[0]
+    assert fresh[0] == 200, fresh
+    assert int(fresh[1]) != pid
+    until(lambda: lasting.app("lasting")["status"] == "ACTIVE", 5)
+    assert lasting.pid("lasting") == int(fresh[1])
+
+
+def test_two_that_start_the_platform_at_once_get_one(fresh_home, tmp_path):
+    project = Project(tmp_path, fresh_home)
+    starting = [
+        subprocess.Popen(
+            [Path(sys.executable).with_name("flyte"), "local", "start", "--output", "json"],
+            env=fresh_home.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    ended = [process.communicate(timeout=60) for process in starting]
+    assert [process.returncode for process in starting] == [0] * 4, ended
+    import json
+
+    assert len({json.loads(out)["pid"] for out, _ in ended}) == 1
+    assert project.home.status()["apps"] == []
+
+
+def test_only_the_user_can_reach_the_platform(lasting):
+    run = lasting.path / "run"
+    socket = run / "platform.sock"
+    assert stat.S_ISSOCK(socket.stat().st_mode)
+    assert stat.S_IMODE(socket.stat().st_mode) == 0o600
+    assert stat.S_IMODE(run.stat().st_mode) == 0o700
+    assert stat.S_IMODE(lasting.path.stat().st_mode) == 0o700
+    assert lasting.status()["socket"] == str(socket)
+
+
+def test_what_an_app_wrote_outlives_the_platform(lasting):
+    first = lasting.flyte("get", "logs", "lasting")
+    assert lasting.flyte("local", "stop").returncode == 0
+    assert lasting.flyte("local", "start").returncode == 0
+    assert lasting.flyte("get", "logs", "lasting").stdout.startswith(first.stdout)
+
+
+def test_homes_do_not_know_of_each_other(lasting, home):
+    assert home.flyte("local", "start").returncode == 0
+    assert home.names() == []
+    assert sorted(lasting.names()) == ["lasting", "resting"]
+    assert home.status()["pid"] != lasting.status()["pid"]
+    # Ending one leaves the other's apps alone.
+    assert home.flyte("local", "stop").returncode == 0
+    assert get(endpoints(lasting)["lasting"])[0] == 200
