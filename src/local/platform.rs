@@ -70,11 +70,11 @@ impl Platform {
     /// Starts every app that was running when the platform ended, at the endpoint it had.
     pub async fn restore(&self) -> Result<(), Refused> {
         for row in self.workshop.store.apps()? {
-            let handle = match self.listen(Some(row.port)).await {
+            let handle = match self.listen(row.port).await {
                 Ok(listener) => self.start_task(&row.key, listener),
                 Err(error) => {
                     tracing::error!(app = %row.key, error = %with_causes(&error), "port is lost");
-                    let listener = self.listen(None).await?;
+                    let listener = self.listen_for(&row.key).await?;
                     self.workshop.store.set_port(&row.key, listener.port())?;
                     self.start_task(&row.key, listener)
                 }
@@ -113,9 +113,9 @@ impl Platform {
             },
             None => {
                 let listener = self.listen_for(&key).await?;
-                store.insert_app(&key, listener.port())?;
+                let revision = store.create_app(&key, listener.port(), &app)?;
                 self.start_task(&key, listener);
-                store.insert_revision(&key, &app)?
+                revision
             }
         };
         store.push_condition(&key, &accepted(revision))?;
@@ -218,6 +218,20 @@ impl Platform {
         Ok(rows.into_iter().map(|row| row.key).collect())
     }
 
+    /// All apps as they are told to clients.
+    pub fn views(&self) -> Result<Vec<app::App>, Refused> {
+        let mut views = Vec::new();
+        for key in self.keys()? {
+            match self.view(&key) {
+                Ok(app) => views.push(app),
+                // Deleted since the keys were read.
+                Err(Refused::NotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(views)
+    }
+
     /// An app as it is told to clients.
     pub fn view(&self, key: &AppKey) -> Result<app::App, Refused> {
         let row = self.row(key)?;
@@ -311,10 +325,10 @@ impl Platform {
     }
 
     /// A listener on `port`, waiting a little for another program to give it up.
-    async fn listen(&self, port: Option<u16>) -> Result<AppListener, Refused> {
+    async fn listen(&self, port: u16) -> Result<AppListener, Refused> {
         let deadline = tokio::time::Instant::now() + PORT_PATIENCE;
         loop {
-            match self.bind(port).await {
+            match self.bind(Some(port)).await {
                 Ok(listener) => return Ok(listener),
                 Err(error) if tokio::time::Instant::now() >= deadline => return Err(error.into()),
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
