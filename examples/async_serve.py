@@ -1,6 +1,6 @@
 """Async: everything that waits has an `.aio` form for use inside an event loop.
 
-    python examples/async_serve.py
+Run it with `python examples/async_serve.py`.
 """
 
 import asyncio

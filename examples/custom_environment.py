@@ -1,6 +1,6 @@
 """A kind of app of one's own: a subclass with fields and a server that uses them.
 
-    python examples/custom_environment.py
+Run it with `python examples/custom_environment.py`.
 """
 
 from dataclasses import dataclass, field

@@ -3,7 +3,7 @@
 One deployment comes back for each app that no other one of the list depends on, and all of them
 are up when the call returns. In a shell: `flyte deploy examples/deploy.py web`.
 
-    python examples/deploy.py
+Run it with `python examples/deploy.py`.
 """
 
 import flyte

@@ -2,12 +2,11 @@
 
 The image says what the app needs. The client imports this file too, so it needs fastapi as well.
 
-    python examples/fastapi_app.py
+Run it with `python examples/fastapi_app.py`.
 """
 
-from fastapi import FastAPI
-
 import flyte
+from fastapi import FastAPI
 from flyte.app.extras import FastAPIAppEnvironment
 
 api = FastAPI()

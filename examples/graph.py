@@ -2,8 +2,7 @@
 
 `front` learns where `words` is from a parameter, and where `shout` is from `shout.endpoint`.
 
-    python examples/graph.py
-    flyte serve examples/graph.py front
+Run it with `python examples/graph.py` or `flyte serve examples/graph.py front`.
 """
 
 import os
@@ -23,10 +22,10 @@ front = AppEnvironment(
 )
 
 
-def serve(env, text):
+def answer_with(env, text):
     def answer(environ, start_response):
         start_response("200 OK", [("Content-Type", "text/plain")])
-        return [text(environ).encode()]
+        return [text(environ["QUERY_STRING"]).encode()]
 
     make_server("", env.get_port().port, answer).serve_forever()
 
@@ -36,9 +35,20 @@ def fetch(url):
         return response.read().decode()
 
 
-words.server(lambda: serve(words, lambda request: "flowers"))
-shout.server(lambda: serve(shout, lambda request: request["QUERY_STRING"].upper()))
-front.server(lambda: serve(front, lambda request: fetch(f"{shout.endpoint}?{fetch(os.environ['WORDS_URL'])}")))
+@words.server
+def serve_words():
+    answer_with(words, lambda query: "flowers")
+
+
+@shout.server
+def serve_shout():
+    answer_with(shout, lambda query: query.upper())
+
+
+@front.server
+def serve_front():
+    answer_with(front, lambda query: fetch(f"{shout.endpoint}?{fetch(os.environ['WORDS_URL'])}"))
+
 
 if __name__ == "__main__":
     app = flyte.serve(front)

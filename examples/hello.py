@@ -1,7 +1,6 @@
 """The smallest app: a function that answers HTTP, with nothing but the standard library.
 
-    python examples/hello.py
-    flyte serve examples/hello.py
+Run it with `python examples/hello.py` or `flyte serve examples/hello.py`.
 """
 
 from wsgiref.simple_server import make_server

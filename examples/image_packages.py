@@ -2,7 +2,7 @@
 
 On a laptop the image becomes a Python environment, built once for each content and kept.
 
-    python examples/image_packages.py
+Run it with `python examples/image_packages.py`.
 """
 
 import os

@@ -3,7 +3,7 @@
 Deactivating ends its processes and keeps its endpoint; activating brings it back there. Deleting
 forgets it. `flyte get app`, `flyte update app` and `flyte delete app` do the same in a shell.
 
-    python examples/lifecycle.py
+Run it with `python examples/lifecycle.py`.
 """
 
 from urllib.request import urlopen

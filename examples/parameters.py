@@ -3,8 +3,8 @@
 A server function receives those that its arguments name; `flyte.app.get_parameter` reads any of
 them, and `env_var` also sets an environment variable. A file arrives as a local path.
 
-    python examples/parameters.py
-    flyte serve examples/parameters.py --param greeting="Good evening"
+Run it with `python examples/parameters.py`
+or `flyte serve examples/parameters.py --param greeting="Good evening"`.
 """
 
 from pathlib import Path

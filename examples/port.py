@@ -4,7 +4,7 @@
 port; on Linux the local platform leads it to a port of its own, so any number of apps can
 declare 8080.
 
-    python examples/port.py
+Run it with `python examples/port.py`.
 """
 
 import sys

@@ -3,7 +3,7 @@
 An exception in `on_startup` keeps the app from starting, and `flyte.serve` raises it with the
 traceback. What the hooks print is in the app's log: `flyte get logs startup-hooks`.
 
-    python examples/startup_hooks.py
+Run it with `python examples/startup_hooks.py`.
 """
 
 from wsgiref.simple_server import make_server

@@ -3,7 +3,7 @@
 `args` runs inside the image, so streamlit is installed there alone. This file is both: what
 declares the app, and, with `--page`, the page that streamlit runs.
 
-    python examples/streamlit_app.py
+Run it with `python examples/streamlit_app.py`.
 """
 
 import sys

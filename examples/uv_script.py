@@ -4,7 +4,7 @@
 # ///
 """Inline requirements (PEP 723): the comment above is all there is to say about the image.
 
-    python examples/uv_script.py
+Run it with `python examples/uv_script.py`.
 """
 
 from wsgiref.simple_server import make_server

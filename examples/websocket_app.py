@@ -1,12 +1,11 @@
 """WebSockets: connections stay open through the platform for as long as the app wants.
 
-    python examples/websocket_app.py
-    python -m websockets ws://localhost:PORT/echo
+Run it with `python examples/websocket_app.py`, and talk to it with
+`python -m websockets ws://localhost:PORT/echo`.
 """
 
-from fastapi import FastAPI, WebSocket, WebSocketDisconnect
-
 import flyte
+from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from flyte.app.extras import FastAPIAppEnvironment
 
 api = FastAPI()

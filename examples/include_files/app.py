@@ -3,8 +3,7 @@
 `include` takes files, folders and patterns, relative to this file. The app finds them where they
 were, seen from its own code.
 
-    python examples/include_files/app.py
-    flyte serve examples/include_files/app.py
+Run it with `python examples/include_files/app.py` or `flyte serve examples/include_files/app.py`.
 """
 
 from pathlib import Path
@@ -12,7 +11,6 @@ from wsgiref.simple_server import make_server
 
 import flyte
 import flyte.app
-
 from rhymes import rhyme  # bundled because it is imported
 
 env = flyte.app.AppEnvironment(name="include-files", include=["texts/*.txt"])

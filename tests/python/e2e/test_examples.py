@@ -56,9 +56,7 @@ TABLE = {
         ("active: True", "deactivated: True", "answer: 200", "logged: True", "state: ACTIVE"),
     ),
     "parameters.py": Example(((-1, "/", "GOOD MORNING, ADA!!!\nGOOD MORNING, GRACE!!!"),)),
-    "port.py": Example(
-        ((-2, "/", "Hello world!"), (-1, "/", "Directory listing")), environment="asks"
-    ),
+    "port.py": Example(((-2, "/", "Hello world!"), (-1, "/", "Directory listing")), environment="asks"),
     "startup_hooks.py": Example(((-1, "/", "weights: [1, 2, 3]"),)),
     "streamlit_app.py": Example(((-1, "/", "<title>Streamlit</title>"), (-1, "/_stcore/health", "ok"))),
     "uv_script.py": Example(((-1, "/1984", "MCMLXXXIV"),)),
@@ -122,9 +120,8 @@ def test_example(run: Run, name: str) -> None:
 def test_hooks_are_logged(run: Run) -> None:
     run(sys.executable, "examples/startup_hooks.py")
     run(FLYTE, "update", "app", "startup-hooks", "--deactivate", "--wait")
-    assert "model loaded\nmodel unloaded\n" in "\n".join(
-        line for line in run(FLYTE, "get", "logs", "startup-hooks").splitlines() if "model" in line
-    ) + "\n"
+    logged = run(FLYTE, "get", "logs", "startup-hooks").splitlines()
+    assert [line for line in logged if line.startswith("model")] == ["model loaded", "model unloaded"]
 
 
 def test_parameters_are_given_on_the_command_line(run: Run) -> None:
