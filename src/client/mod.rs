@@ -168,7 +168,7 @@ impl Client {
             Err(error)
                 if matches!(error.code, ErrorCode::AlreadyExists | ErrorCode::Aborted) =>
             {
-                self.replace(app).await
+                Box::pin(self.replace(app)).await
             }
             Err(error) => Err(self.failed("Create", error)),
         }

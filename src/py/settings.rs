@@ -188,13 +188,13 @@ fn payload(py: Python<'_>) -> PyResult<SdkPayload> {
             .find(|folder| folder.join("__init__.py").is_file()),
     );
     Ok(SdkPayload {
-        identity: identity(&package)?,
+        identity: identity(&package),
         entries,
     })
 }
 
 /// Changes whenever a file of the package does.
-fn identity(package: &Path) -> PyResult<String> {
+fn identity(package: &Path) -> String {
     use std::os::unix::fs::MetadataExt;
     let mut hash = blake3::Hasher::new();
     for entry in walkdir::WalkDir::new(package)
@@ -214,7 +214,7 @@ fn identity(package: &Path) -> PyResult<String> {
             }
         }
     }
-    Ok(hash.finalize().to_hex()[..32].to_owned())
+    hash.finalize().to_hex()[..32].to_owned()
 }
 
 /// Whether `init` was called.

@@ -102,9 +102,12 @@ fn find_module(module: &str, app: &AppSpec, source: &Source) -> Option<PathBuf> 
         .iter()
         .map(|name| folder.join(name))
         .find(|path| path.is_file() || (path.is_dir() && holds_python(path)))
-        .map(|path| match path.ends_with("__init__.py") {
-            true => path.parent().map(Path::to_path_buf).unwrap_or(path),
-            false => path,
+        .map(|path| {
+            if path.ends_with("__init__.py") {
+                path.parent().map(Path::to_path_buf).unwrap_or(path)
+            } else {
+                path
+            }
         })
     })
 }
