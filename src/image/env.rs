@@ -274,7 +274,21 @@ fn envs(home: &Path) -> PathBuf {
 /// The manifest of an environment that is complete and whose interpreter still exists.
 fn complete(path: &Path) -> Option<Manifest> {
     let manifest = manifest(path).ok()?;
-    path.join("bin/python").exists().then_some(manifest)
+    // Written after everything else; but a cleaner of disks may have come by since.
+    let whole = path.join("bin/python").exists()
+        && path.join("bin/fserve").exists()
+        && holds_sdk(path).unwrap_or(false);
+    whole.then_some(manifest)
+}
+
+fn holds_sdk(path: &Path) -> std::io::Result<bool> {
+    for entry in std::fs::read_dir(path.join("lib"))? {
+        let package = entry?.path().join("site-packages/flyte");
+        if package.join("__init__.py").exists() && package.join("_native.abi3.so").exists() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// What to apply when something is started in the environment at `env`.
