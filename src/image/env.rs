@@ -284,7 +284,7 @@ fn complete(path: &Path) -> Option<Manifest> {
 fn holds_sdk(path: &Path) -> std::io::Result<bool> {
     for entry in std::fs::read_dir(path.join("lib"))? {
         let package = entry?.path().join("site-packages/flyte");
-        if package.join("__init__.py").exists() && package.join("_native.abi3.so").exists() {
+        if package.join("__init__.py").exists() {
             return Ok(true);
         }
     }
@@ -760,7 +760,15 @@ mod tests {
         let tag = "0123456789abcdef0123456789abcdef";
         let env = dir.path().join("envs").join(tag);
         std::fs::create_dir_all(env.join("bin")).unwrap();
-        std::fs::write(env.join("bin/python"), "").unwrap();
+        let package = env.join("lib/python3.12/site-packages/flyte");
+        std::fs::create_dir_all(&package).unwrap();
+        for file in [
+            env.join("bin/python"),
+            env.join("bin/fserve"),
+            package.join("__init__.py"),
+        ] {
+            std::fs::write(file, "").unwrap();
+        }
         let uri = format!("env.flyte.local/x:{tag}");
         assert_eq!(locate(dir.path(), &uri), None);
         let empty = r#"{"env_vars":[],"workdir":null,"sources":[],"notes":[]}"#;
