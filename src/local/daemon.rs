@@ -87,7 +87,9 @@ pub async fn run(options: Options) -> Result<(), Error> {
     };
     let io = |path: PathBuf| move |source| Error::Io { path, source };
     let platform = Arc::new(Platform::new(setting, store).map_err(io(home.path().into()))?);
-    let console = console_listener().await.map_err(io("console port".into()))?;
+    let console = console_listener(&home)
+        .await
+        .map_err(io("console port".into()))?;
     let port = console
         .local_addr()
         .map_err(io("console port".into()))?
@@ -194,11 +196,25 @@ fn listen(path: &Path) -> Result<UnixListener, Error> {
     Ok(listener)
 }
 
-async fn console_listener() -> std::io::Result<TcpListener> {
-    for port in CONSOLE_PORT..CONSOLE_PORT + 50 {
-        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
-            return Ok(listener);
+/// The console's listener, at the port it had before: people keep the address of a page.
+async fn console_listener(home: &Home) -> std::io::Result<TcpListener> {
+    let note = home.run().join("console.port");
+    let before = std::fs::read_to_string(&note)
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
+    let candidates = before
+        .into_iter()
+        .chain(CONSOLE_PORT..CONSOLE_PORT + 50)
+        .chain([0]);
+    let mut failure = None;
+    for port in candidates {
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
+            Ok(listener) => {
+                std::fs::write(&note, listener.local_addr()?.port().to_string())?;
+                return Ok(listener);
+            }
+            Err(error) => failure = Some(error),
         }
     }
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await
+    Err(failure.unwrap_or_else(|| std::io::Error::other("no port is free")))
 }

@@ -11,6 +11,7 @@ use super::error::{IntoPy, to_python};
 use super::logs::LogLines;
 use super::{runtime, settings};
 use crate::cli::printer;
+use crate::client::Client;
 use crate::config::{Endpoint, Given};
 use crate::serve::{self, Server, platform};
 use crate::wire::{identifier, status};
@@ -43,19 +44,32 @@ impl App {
 /// The app of that name on the control plane of `server`.
 pub async fn existing(server: &Server, name: &str) -> PyResult<serve::App> {
     let settings = &server.settings;
-    let client = platform::connect(settings, &server.launcher).await.into_py()?;
-    let console = match &settings.endpoint {
-        Endpoint::Local => platform::console_url(&client).await.unwrap_or_default(),
-        Endpoint::Remote(uri) => uri.clone(),
-    };
+    let (client, console) = connected(server).await?;
     let id = identifier(&settings.org, &settings.project, &settings.domain, name);
     serve::App::get(client, console, &id).await.into_py()
 }
 
+/// The control plane and where its pages are.
+///
+/// An app asks the platform that runs it. It must never start one, and least of all replace the
+/// one it runs on because its copy of the SDK looks like another build.
+async fn connected(server: &Server) -> PyResult<(Client, String)> {
+    let settings = &server.settings;
+    let client = if settings::in_replica() {
+        platform::reach(settings).await.into_py()?
+    } else {
+        platform::connect(settings, &server.launcher).await.into_py()?
+    };
+    let console = match &settings.endpoint {
+        Endpoint::Local => platform::console_url(&client).await.unwrap_or_default(),
+        Endpoint::Remote(uri) => uri.clone(),
+    };
+    Ok((client, console))
+}
+
 async fn all(server: &Server, limit: usize) -> PyResult<Vec<App>> {
     let settings = &server.settings;
-    let client = platform::connect(settings, &server.launcher).await.into_py()?;
-    let console = platform::console_url(&client).await.unwrap_or_default();
+    let (client, console) = connected(server).await?;
     let apps = client
         .list(&settings.org, &settings.project, &settings.domain)
         .await

@@ -42,7 +42,10 @@ fn raised(error: PyErr) -> Failure {
 fn traceback(py: Python<'_>, error: &PyErr) -> PyResult<String> {
     let lines: Vec<String> = py
         .import("traceback")?
-        .call_method1("format_exception", (error.value(py),))?
+        .call_method1(
+            "format_exception",
+            (error.get_type(py), error.value(py), error.traceback(py)),
+        )?
         .extract()?;
     Ok(lines.concat())
 }
@@ -103,8 +106,11 @@ fn import<'py>(py: Python<'py>, file: &Path) -> Result<Bound<'py, PyAny>, Failur
     let load = || -> PyResult<Bound<'py, PyAny>> {
         let path = py.import("sys")?.getattr("path")?;
         let cwd = std::env::current_dir().unwrap_or_default();
-        path.call_method1("insert", (0, cwd))?;
-        path.call_method1("insert", (0, file.parent().unwrap_or(Path::new("/"))))?;
+        let folder = file.parent().unwrap_or(Path::new("/"));
+        for entry in [cwd.as_path(), folder] {
+            // The import system takes text only.
+            path.call_method1("insert", (0, entry.to_string_lossy()))?;
+        }
         let stem = file.file_stem().unwrap_or_default().to_string_lossy();
         let util = py.import("importlib.util")?;
         let spec = util.call_method1("spec_from_file_location", (stem.as_ref(), &file))?;

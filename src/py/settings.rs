@@ -207,7 +207,8 @@ fn identity(package: &Path) -> PyResult<String> {
             continue;
         };
         if metadata.is_file() {
-            hash.update(entry.path().as_os_str().as_encoded_bytes());
+            let relative = entry.path().strip_prefix(package).unwrap_or(entry.path());
+            hash.update(relative.as_os_str().as_encoded_bytes());
             for number in [metadata.len().cast_signed(), metadata.mtime(), metadata.mtime_nsec()] {
                 hash.update(&number.to_le_bytes());
             }

@@ -155,7 +155,10 @@ fn installed(py: Python<'_>) -> PyResult<Vec<PathBuf>> {
         let file: PathBuf = py.import(module)?.getattr("__file__")?.extract()?;
         Ok(file.parent().map(Path::to_path_buf))
     };
-    let mut folders: Vec<PathBuf> = [folder_of("os")?, folder_of("flyte")?]
+    // The command line is a script beside the interpreter, and no part of the user's program.
+    let executable: PathBuf = py.import("sys")?.getattr("executable")?.extract()?;
+    let scripts = executable.parent().map(Path::to_path_buf);
+    let mut folders: Vec<PathBuf> = [folder_of("os")?, folder_of("flyte")?, scripts]
         .into_iter()
         .flatten()
         .collect();

@@ -251,10 +251,23 @@ fn command_line(
     let mut env = host.env.clone();
     env.extend(added.iter().cloned());
     let words = command::expand(&args.command, &env)?;
-    if let Some(program) = words.first() {
-        command::check_program(program, env.get("PATH").map(String::as_str), &host.cwd)?;
+    let Some(program) = words.first() else {
+        return Ok(words);
+    };
+    let check = |program: &str| {
+        command::check_program(program, env.get("PATH").map(String::as_str), &host.cwd)
+    };
+    let Err(missing) = check(program) else {
+        return Ok(words);
+    };
+    // Runtimes that join words for a shell made `["streamlit run", "app.py"]` work, and published
+    // apps rely on it; a program whose own name holds a space was found above.
+    match shlex::split(program) {
+        Some(parts) if parts.len() > 1 && check(&parts[0]).is_ok() => {
+            Ok(parts.into_iter().chain(words.into_iter().skip(1)).collect())
+        }
+        _ => Err(missing),
     }
-    Ok(words)
 }
 
 #[cfg(test)]

@@ -94,7 +94,7 @@ impl Server {
             self.report(Progress::Note(warning.clone()));
         }
         self.warn_of_size(&files);
-        let count = files.files().len();
+        let count = counted(files.files().len());
         let total = size(files.total_bytes());
         let (bundled, sent) = self.send(client, plan, files, digest).await?;
         let sent = if sent == 0 {
@@ -102,7 +102,7 @@ impl Server {
         } else {
             format!("{} sent", size(sent))
         };
-        self.finished(Step::Bundle, format!("{count} files, {total}, {sent}"), started);
+        self.finished(Step::Bundle, format!("{count}, {total}, {sent}"), started);
         Ok(Some(bundled))
     }
 
@@ -268,6 +268,15 @@ async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(temporary(std::io::Error::other(error))),
+    }
+}
+
+/// `1 file`, `2 files`.
+pub fn counted(files: usize) -> String {
+    if files == 1 {
+        "1 file".to_owned()
+    } else {
+        format!("{files} files")
     }
 }
 

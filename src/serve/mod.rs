@@ -15,7 +15,7 @@ pub mod platform;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use activate::Verdict;
@@ -264,9 +264,14 @@ impl Server {
         );
         let started = Instant::now();
         self.report(Progress::Started(Step::Activate));
+        let last = std::sync::Mutex::new(String::new());
         let outcome = app
             .wait_until_active(plan.options.activate_timeout, |line| {
-                self.report(Progress::Line(format!("{}: {line}", spec.name)));
+                let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+                if *last != line {
+                    line.clone_into(&mut last);
+                    self.report(Progress::Line(format!("{}: {line}", spec.name)));
+                }
             })
             .await;
         match outcome {
@@ -301,8 +306,8 @@ impl Server {
         let files = bundling::choose(plan)?;
         let bundle = match &files {
             Some(files) => format!(
-                "{} files, {}",
-                files.files().len(),
+                "{}, {}",
+                bundling::counted(files.files().len()),
                 bundling::size(files.total_bytes())
             ),
             None => "no files".to_owned(),

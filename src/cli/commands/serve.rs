@@ -70,18 +70,19 @@ fn apply(request: &mut Request, args: &Serve) -> Result<(), Failure> {
     if let Some(seconds) = args.activate_timeout {
         options.activate_timeout = Duration::from_secs(seconds);
     }
-    let overrides = &mut options.overrides;
-    overrides.cluster_pool.clone_from(&args.cluster_pool);
+    options.overrides.cluster_pool.clone_from(&args.cluster_pool);
     for text in &args.env_var {
-        overrides.env_vars.push(pair(text, "--env-var")?);
+        options.overrides.env_vars.push(pair(text, "--env-var")?);
     }
     let mut values = BTreeMap::new();
     for text in &args.param {
         let (name, value) = pair(text, "--param")?;
-        values.insert(name, ParameterValue::Text(value));
+        let value = typed(request, &name, value)?;
+        values.insert(name, value);
     }
     if !values.is_empty() {
-        overrides.parameters.insert(request.target.clone(), values);
+        let parameters = &mut request.options.overrides.parameters;
+        parameters.insert(request.target.clone(), values);
     }
     let target = request.target.clone();
     if let Some(spec) = request.apps.iter_mut().find(|spec| spec.name == target)
@@ -99,6 +100,44 @@ fn apply(request: &mut Request, args: &Serve) -> Result<(), Failure> {
         rename(request, name);
     }
     Ok(())
+}
+
+/// The text of `--param` as the kind of value that the app declares under that name.
+fn typed(request: &Request, name: &str, text: String) -> Result<ParameterValue, Failure> {
+    let declared = request
+        .apps
+        .iter()
+        .find(|spec| spec.name == request.target)
+        .and_then(|spec| spec.parameters.iter().find(|known| known.name == name))
+        .and_then(|parameter| parameter.value.as_ref());
+    let wrong = |kind: &str| {
+        Failure::Usage(format!(
+            "parameter `{name}` is declared as {kind}, which `{text}` is not"
+        ))
+    };
+    Ok(match declared {
+        Some(ParameterValue::Integer(_)) => {
+            ParameterValue::Integer(text.parse().map_err(|_| wrong("a whole number"))?)
+        }
+        Some(ParameterValue::Float(_)) => {
+            ParameterValue::Float(text.parse().map_err(|_| wrong("a number"))?)
+        }
+        Some(ParameterValue::Boolean(_)) => match text.to_ascii_lowercase().as_str() {
+            "true" | "1" | "yes" => ParameterValue::Boolean(true),
+            "false" | "0" | "no" => ParameterValue::Boolean(false),
+            _ => return Err(wrong("true or false")),
+        },
+        Some(ParameterValue::File(_)) => ParameterValue::File(text),
+        Some(ParameterValue::Dir(_)) => ParameterValue::Dir(text),
+        // A name that is not declared is refused when the plan is made, with the right one.
+        Some(
+            ParameterValue::Text(_)
+            | ParameterValue::AppEndpoint { .. }
+            | ParameterValue::RunOutput(_)
+            | ParameterValue::Artifact(_),
+        )
+        | None => ParameterValue::Text(text),
+    })
 }
 
 /// `NAME=URI`; without a name it is the one called `default`.

@@ -1,7 +1,7 @@
 """The Python half of ``fserve``, in real processes that get real signals.
 
 The native module and the declarative package are stood in for by a few lines each, so that what
-is tested is ``_runtime.py`` alone: which functions run, in which thread and order, with which
+is tested is ``_runtime.py`` and ``_lifecycle.py`` alone: which functions run, in which thread and order, with which
 arguments, and how the process ends.
 """
 
@@ -24,7 +24,8 @@ from typing import Any
 
 import pytest
 
-RUNTIME = Path(__file__).parents[3] / "python" / "flyte" / "_runtime.py"
+PACKAGE = Path(__file__).parents[3] / "python" / "flyte"
+RUNTIME = ("_runtime.py", "_lifecycle.py")
 TIMEOUT = 30.0
 
 STUBS = {
@@ -82,7 +83,8 @@ class Replica:
             path = self.site / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(textwrap.dedent(text))
-        shutil.copy(RUNTIME, self.site / "flyte" / "_runtime.py")
+        for name in RUNTIME:
+            shutil.copy(PACKAGE / name, self.site / "flyte" / name)
 
     def write(self, code: str, name: str = "app.py") -> None:
         path = self.cwd / name

@@ -1,0 +1,76 @@
+# Two commands matter: `make serve` and `make test`. Everything needed is set up on the way.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+CARGO_TARGET_DIR ?= $(CURDIR)/target
+export CARGO_TARGET_DIR
+WHEELS := $(CARGO_TARGET_DIR)/wheels
+# The release profile in all the project's own ways of building; `make PROFILE=dev install` is quicker to build.
+PROFILE ?= release
+SOURCES := $(shell find src proto python -type f -not -name '*.pyc' 2>/dev/null) Cargo.toml Cargo.lock pyproject.toml
+# Packages of the `dev` group of pyproject.toml, which an installer of the machine may be too old to read.
+DEV := $(shell sed -n 's/^dev = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
+
+.PHONY: install serve stop test test-rust test-python check format bench clean
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet 'maturin>=1.9,<2' uv
+
+# The installed wheel, marked so that nothing is built twice.
+$(VENV)/.installed: $(BIN)/python $(SOURCES)
+	rm -rf $(WHEELS)
+	$(BIN)/maturin build --profile $(PROFILE) --out $(WHEELS) --interpreter $(BIN)/python
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --reinstall-package flyte-rs $(WHEELS)/flyte_rs-*.whl
+	touch $@
+
+$(VENV)/.dev: $(BIN)/python pyproject.toml
+	$(BIN)/uv pip install --quiet --python $(BIN)/python $(DEV)
+	touch $@
+
+## install: .venv with the release build
+install: $(VENV)/.installed
+
+## serve: serve examples/hello.py and print its URL
+serve: install
+	@$(BIN)/python examples/hello.py
+
+## stop: end the local platform and its apps
+stop: install
+	@$(BIN)/flyte local stop
+
+## test: every test
+test: test-rust test-python
+
+test-rust:
+	cargo test --quiet
+
+test-python: install $(VENV)/.dev
+	$(BIN)/python -m pytest -q
+
+## check: format, lints, types, layering
+check: install $(VENV)/.dev
+	cargo fmt --check
+	cargo clippy --quiet --all-targets -- -D warnings
+	cargo clippy --quiet --all-targets --features python -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --quiet --no-deps
+	cargo test --quiet --test rust
+	$(BIN)/ruff check python tests examples benches
+	$(BIN)/ruff format --check python tests examples benches
+	$(BIN)/mypy python/flyte
+	$(BIN)/python -m mypy.stubtest flyte._native
+
+## format: rewrite sources in the project's form
+format: $(VENV)/.dev
+	cargo fmt
+	$(BIN)/ruff format python tests examples benches
+	$(BIN)/ruff check --fix python tests examples benches
+
+## bench: every figure, each against a named peer
+bench: install $(VENV)/.dev
+	for script in benches/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) $(CARGO_TARGET_DIR)
