@@ -81,6 +81,7 @@ def test_what_the_bundle_holds(tree, style, include, expected):
 
 def test_nothing_is_sent_a_second_time(tree, home):
     project = tree(["data"])
+    project.write("data/one.csv", "of this test alone")
 
     def sent() -> str:
         done = home.flyte("serve", "main.py", cwd=project.folder)
