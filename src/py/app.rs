@@ -13,6 +13,7 @@ use super::{runtime, settings};
 use crate::cli::printer;
 use crate::client::Client;
 use crate::config::{Endpoint, Given};
+use crate::serve::platform::OtherBuild;
 use crate::serve::{self, Server, platform};
 use crate::wire::{identifier, status};
 
@@ -58,7 +59,9 @@ async fn connected(server: &Server) -> PyResult<(Client, String)> {
     let client = if settings::in_replica() {
         platform::reach(settings).await.into_py()?
     } else {
-        platform::connect(settings, &server.launcher).await.into_py()?
+        platform::connect(settings, &server.launcher, OtherBuild::Use, &|_| {})
+            .await
+            .into_py()?
     };
     let console = match &settings.endpoint {
         Endpoint::Local => platform::console_url(&client).await.unwrap_or_default(),
@@ -265,7 +268,10 @@ impl App {
         domain: Option<String>,
     ) -> PyResult<App> {
         let server = server_of(py, project, domain)?;
-        runtime::block(py, async move { Ok(existing(&server, &name).await?.into()) })
+        runtime::block(
+            py,
+            async move { Ok(existing(&server, &name).await?.into()) },
+        )
     }
 
     #[staticmethod]
@@ -277,9 +283,10 @@ impl App {
         domain: Option<String>,
     ) -> PyResult<Bound<'_, PyAny>> {
         let server = server_of(py, project, domain)?;
-        runtime::future(py, async move {
-            Ok(App::from(existing(&server, &name).await?))
-        })
+        runtime::future(
+            py,
+            async move { Ok(App::from(existing(&server, &name).await?)) },
+        )
     }
 
     #[staticmethod]
@@ -323,9 +330,7 @@ fn app_endpoint(py: Python<'_>, name: String) -> PyResult<String> {
         return Ok(endpoint);
     }
     let server = server_of(py, None, None)?;
-    let endpoint = runtime::block(py, async {
-        Ok(existing(&server, &name).await?.endpoint())
-    })?;
+    let endpoint = runtime::block(py, async { Ok(existing(&server, &name).await?.endpoint()) })?;
     if settings::in_replica() {
         ENDPOINTS
             .lock()
