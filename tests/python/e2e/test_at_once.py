@@ -50,10 +50,7 @@ def start(shared, **values):
 
 
 def outcome(script):
-    try:
-        out, errors = script.communicate(timeout=20)
-    finally:
-        script.kill()
+    out, errors = script.communicate(timeout=20)
     assert script.returncode == 0, errors
     return json.loads(out)
 

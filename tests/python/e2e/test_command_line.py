@@ -101,7 +101,8 @@ def test_a_failure_as_text_and_as_json(flyte, files):
         "sad.py",
         """
         from flyte.app import AppEnvironment
-        env = AppEnvironment(name="cli-sad", args=["python", "-c", "print('last words'); raise SystemExit(4)"])
+        program = "print('last words'); raise SystemExit(4)"
+        env = AppEnvironment(name="cli-sad", args=["python", "-c", program])
         """,
     )
     done = flyte("serve", "sad.py")

@@ -234,9 +234,8 @@ def test_a_change_of_the_port_goes_unnoticed_by_callers(project, home):
         import flyte, flyte.app
         import web
         port = int(sys.argv[1]) if len(sys.argv) > 1 else 8080
-        env = flyte.app.AppEnvironment(
-            name="moving", port=port, args=["python", "-c", f"import web; web.serve(lambda path: {port}, {port})"]
-        )
+        program = f"import web; web.serve(lambda path: {port}, {port})"
+        env = flyte.app.AppEnvironment(name="moving", port=port, args=["python", "-c", program])
         if __name__ == "__main__":
             print('"' + flyte.serve(env).endpoint + '"')
         """,

@@ -67,7 +67,8 @@ def test_a_file_that_is_missing_or_wrong(project):
     project.write("wrong.yaml", "admin:\n  endpiont: localhost:1\n")
     done = told_by(
         project,
-        "print(json.dumps([attempt(flyte.init_from_config, 'missing.yaml'), attempt(flyte.init_from_config, 'wrong.yaml')]))",
+        "init = flyte.init_from_config; "
+        "print(json.dumps([attempt(init, 'missing.yaml'), attempt(init, 'wrong.yaml')]))",
     )
     missing, wrong = json.loads(done.stdout)
     assert missing[:2] == ["ConfigError", "config.invalid"] and "missing.yaml" in missing[2]

@@ -120,7 +120,8 @@ env = AppEnvironment(
 
 @env.server
 def server():
-    web.serve(lambda path: [get_parameter("named"), contents("models/best.bin"), contents("models/more/two.txt")])
+    found = ["models/best.bin", "models/more/two.txt"]
+    web.serve(lambda path: [get_parameter("named"), *map(contents, found)])
 
 if __name__ == "__main__":
     print(json.dumps(flyte.serve(env).endpoint))
