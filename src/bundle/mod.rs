@@ -107,12 +107,11 @@ impl Diagnostic for Error {
             Self::File(error) => error.hints(),
             Self::Empty { style, .. } => empty_hints(*style),
             Self::Missing { similar, .. } => missing_hints(similar.as_deref()),
-            Self::BadGlob { .. } => Vec::new(),
+            Self::BadGlob { .. } | Self::Output(_) => Vec::new(),
             Self::OutsideRoot { common, .. } => vec![outside_hint(common)],
             Self::Changed { .. } => {
                 vec!["stop what writes to it, or leave it out with `.flyteignore`".to_owned()]
             }
-            Self::Output(_) => Vec::new(),
         }
     }
 

@@ -58,7 +58,7 @@ fn read_imports(found: &[BundleFile]) -> Result<Vec<Vec<Import>>, files::Error> 
     found
         .par_iter()
         .map(|file| {
-            if !file.name.ends_with(".py") {
+            if file.name.strip_suffix(".py").is_none() {
                 return Ok(Vec::new());
             }
             let source = fs::read(&file.path).map_err(files::Error::io("read", &file.path))?;

@@ -98,6 +98,10 @@ pub struct Scope {
 #[command(
     after_help = "Examples:\n  flyte serve app.py\n  flyte serve app.py env --param model_path=/models/new.pkl -e LOG_LEVEL=DEBUG"
 )]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line"
+)]
 pub struct Serve {
     /// Python file that declares the app
     pub file: PathBuf,

@@ -176,7 +176,7 @@ impl Client {
         match self.apps.create(request).await {
             Ok(response) => self.expect("Create", response.into_owned().app),
             Err(error) if matches!(error.code, ErrorCode::AlreadyExists | ErrorCode::Aborted) => {
-                self.replace(app).await
+                Box::pin(self.replace(app)).await
             }
             Err(error) => Err(self.failed("Create", error)),
         }
@@ -391,6 +391,17 @@ fn failed(endpoint: &str, call: &'static str, error: ConnectError) -> Error {
     }
 }
 
+/// A stream that breaks off, unless the server said why: the other side is gone.
+fn broken(endpoint: &str, call: &'static str, error: ConnectError) -> Error {
+    match error.code {
+        ErrorCode::Internal | ErrorCode::Unknown | ErrorCode::Canceled => Error::Unavailable {
+            endpoint: endpoint.to_owned(),
+            source: Box::new(error),
+        },
+        _ => failed(endpoint, call, error),
+    }
+}
+
 fn project_id(org: &str, project: &str, domain: &str) -> common::ProjectIdentifier {
     common::ProjectIdentifier {
         organization: org.to_owned(),
@@ -427,7 +438,7 @@ impl Watch {
                 .stream
                 .message()
                 .await
-                .map_err(|error| failed(&self.endpoint, "Watch", error))?;
+                .map_err(|error| broken(&self.endpoint, "Watch", error))?;
             let Some(message) = message else {
                 return Ok(None);
             };
@@ -482,7 +493,7 @@ impl LogStream {
                 .stream
                 .message()
                 .await
-                .map_err(|error| failed(&self.endpoint, "TailLogs", error))?;
+                .map_err(|error| broken(&self.endpoint, "TailLogs", error))?;
             let Some(message) = message else {
                 return Ok(None);
             };

@@ -20,6 +20,10 @@ pub struct Transport {
     endpoint: String,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one for each client, and it is not kept in collections"
+)]
 #[derive(Clone)]
 enum Inner {
     Unix(SharedHttp2Connection),

@@ -85,7 +85,7 @@ impl Client {
     }
 
     async fn head(&self, location: &Location) -> bool {
-        let Ok(request) = self.request(location, Method::HEAD, full_body(bytes::Bytes::new()))
+        let Ok(request) = Self::request(location, Method::HEAD, full_body(bytes::Bytes::new()))
         else {
             return false;
         };
@@ -144,7 +144,7 @@ impl Client {
                 .map_err(|error| connectrpc::ConnectError::internal(error.to_string()))
         });
         let body: ClientBody = StreamBody::new(frames).boxed();
-        let mut request = match self.request(location, Method::PUT, body) {
+        let mut request = match Self::request(location, Method::PUT, body) {
             Ok(request) => request,
             Err(text) => return Ok(Err(Refused { text, retry: false })),
         };
@@ -169,7 +169,6 @@ impl Client {
     }
 
     fn request(
-        &self,
         location: &Location,
         method: Method,
         body: ClientBody,

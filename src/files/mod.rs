@@ -303,7 +303,7 @@ mod tests {
             HASH_CHUNK_BYTES + 1,
             3 * HASH_CHUNK_BYTES,
         ] {
-            let bytes: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
+            let bytes: Vec<u8> = (0..251).cycle().take(size).collect();
             fs::write(&path, &bytes).unwrap();
             assert_eq!(
                 hash_file(&path).unwrap(),

@@ -150,7 +150,9 @@ impl Walk<'_> {
                 .par_iter()
                 .map(|folder| self.folder(folder))
                 .collect::<Result<_, _>>()?;
-            inner.into_iter().for_each(|found| walked.merge(found));
+            for found in inner {
+                walked.merge(found);
+            }
         }
         Ok(walked)
     }

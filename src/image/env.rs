@@ -491,12 +491,12 @@ mod tests {
 
     #[tokio::test]
     async fn concurrent_calls_build_once() {
-        let Some(world) = World::new() else { return };
-        let image = world.image(&[]);
         // Callers spawn it.
         fn sendable<F: Future + Send>(future: F) -> F {
             future
         }
+        let Some(world) = World::new() else { return };
+        let image = world.image(&[]);
         let call = || sendable(ensure(&world.toolchain, &image, false, &quiet));
         let (a, b, c) = tokio::try_join!(call(), call(), call()).unwrap();
         let built = [&a, &b, &c].iter().filter(|env| !env.reused).count();

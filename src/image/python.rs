@@ -284,7 +284,7 @@ mod tests {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         // Written by a child: a descriptor of ours, open for writing, could be inherited by a
         // process that another test starts at this moment, and the file would be "text busy".
-        let script = r##"printf '#!/bin/sh\n%s\n' "$2" > "$1" && chmod 755 "$1" "##;
+        let script = r#"printf '#!/bin/sh\n%s\n' "$2" > "$1" && chmod 755 "$1" "#;
         let status = std::process::Command::new("/bin/sh")
             .args(["-c", script, "sh", path.to_str().unwrap(), command])
             .status();

@@ -175,6 +175,8 @@ fn secret(secret: Object<'_, '_>) -> PyResult<SecretRef> {
     })
 }
 
+type Pair<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>);
+
 fn resources(env: Object<'_, '_>) -> PyResult<ResourceList> {
     let Some(declared) = optional(env, "resources")? else {
         return Ok(ResourceList::default());
@@ -183,7 +185,6 @@ fn resources(env: Object<'_, '_>) -> PyResult<ResourceList> {
         let Some(value) = optional(&declared, name)? else {
             return Ok(None);
         };
-        type Pair<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>);
         if let Ok((request, limit)) = value.extract::<Pair<'_>>() {
             return Ok(Some((
                 request.str()?.to_string(),

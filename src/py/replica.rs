@@ -103,7 +103,7 @@ fn unpack(archive: &std::path::Path, target: &std::path::Path) -> Result<(), rep
 
 /// Prepares the replica; returns only when Python has to run a server function.
 #[pyfunction]
-fn fserve_prepare<'py>(py: Python<'py>, argv: Vec<String>) -> PyResult<Bound<'py, PyAny>> {
+fn fserve_prepare(py: Python<'_>, argv: Vec<String>) -> PyResult<Bound<'_, PyAny>> {
     let channel = Channel::take()?;
     if channel.0.is_some() {
         sys::die_with_parent(rustix::process::Signal::KILL)?;

@@ -53,6 +53,10 @@ fn handle() -> PyResult<Handle> {
 }
 
 /// Waits for `future` without holding the interpreter, and gives way to Ctrl-C.
+#[expect(
+    clippy::redundant_closure_for_method_calls,
+    reason = "the method itself is not general enough over the lifetime"
+)]
 pub fn block<T: Send>(
     py: Python<'_>,
     future: impl Future<Output = PyResult<T>> + Send,

@@ -102,7 +102,7 @@ pub enum Error {
     },
     #[error("the working folder cannot be found")]
     WorkingFolder(#[source] std::io::Error),
-    #[error("{} has nothing to run: set args, command or a server function", named(.app))]
+    #[error("{} has nothing to run: set args, command or a server function", named(.app.as_deref()))]
     NothingToRun { app: Option<String> },
     #[error("`{item}` uses the environment variable `{variable}`, which is not set")]
     Variable {
@@ -118,7 +118,7 @@ pub enum Error {
     CommandNotExecutable { program: String },
 }
 
-fn named(app: &Option<String>) -> String {
+fn named(app: Option<&str>) -> String {
     match app {
         Some(app) => format!("app `{app}`"),
         None => "the app".to_owned(),

@@ -252,7 +252,7 @@ impl Server {
         let started = Instant::now();
         self.report(Progress::Started(Step::Deploy));
         let message = payload::message(plan, spec, image, bundled)?;
-        let created = client.create_or_replace(message).await?;
+        let created = Box::pin(client.create_or_replace(message)).await?;
         let app = App::new(
             client.clone(),
             created,

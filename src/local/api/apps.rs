@@ -248,6 +248,7 @@ fn in_scope(app: &app::App, filter: Option<&app::list_request::FilterBy>) -> boo
 
 /// Filters that the SDKs send; an unknown one lets everything pass, as on the clusters.
 fn passes(app: &app::App, filter: &common::Filter) -> bool {
+    use common::filter::Function;
     let value = match filter.field.as_str() {
         "status_phase" => {
             buffa::Enumeration::proto_name(&status::deployment_status(app)).to_owned()
@@ -255,7 +256,6 @@ fn passes(app: &app::App, filter: &common::Filter) -> bool {
         "name" => app.metadata.id.name.clone(),
         _ => return true,
     };
-    use common::filter::Function;
     match filter.function.as_known() {
         Some(Function::EQUAL | Function::VALUE_IN) => filter.values.contains(&value),
         Some(Function::NOT_EQUAL | Function::VALUE_NOT_IN) => !filter.values.contains(&value),

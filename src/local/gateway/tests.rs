@@ -184,7 +184,7 @@ const CHUNKS: usize = 800;
 fn large(asked: Arc<AtomicUsize>) -> impl futures::Stream<Item = Result<Bytes, Infallible>> {
     futures::stream::iter(0..CHUNKS).map(move |i| {
         asked.fetch_add(1, Ordering::SeqCst);
-        Ok(Bytes::from(vec![i as u8; CHUNK]))
+        Ok(Bytes::from(vec![i.to_le_bytes()[0]; CHUNK]))
     })
 }
 

@@ -167,7 +167,7 @@ impl Task {
                     None => return self.shutdown().await,
                 },
                 outcome = candidate_outcome(&mut self.candidate) => self.settle(outcome).await,
-                () = serving_ended(&self.serving) => self.crashed().await,
+                () = serving_ended(self.serving.as_ref()) => self.crashed().await,
             }
         }
     }
@@ -490,7 +490,7 @@ async fn candidate_outcome(
     }
 }
 
-async fn serving_ended(serving: &Option<Serving>) {
+async fn serving_ended(serving: Option<&Serving>) {
     match serving {
         Some(serving) => {
             serving.replica.ended().await;

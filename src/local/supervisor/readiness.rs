@@ -22,7 +22,7 @@ const SAMPLE: Duration = Duration::from_millis(200);
 /// How often sockets are looked for where the kernel does not report them.
 const LOOK: Duration = Duration::from_millis(10);
 /// An app that listens elsewhere and then does nothing for this long has finished starting.
-const WRONG_PORT_PATIENCE: Duration = Duration::from_millis(1000);
+const WRONG_PORT_PATIENCE: Duration = Duration::from_secs(1);
 /// An app that listens nowhere and does nothing for this long will not begin to.
 const NOT_LISTENING_PATIENCE: Duration = Duration::from_secs(10);
 /// Errors of the health path in a row before the app is given up.
@@ -34,9 +34,8 @@ impl Replica {
     /// Waits until the replica serves; tells where it listens, or why it never will.
     pub async fn ready(&mut self, health: &Health) -> Result<SocketAddr, Failure> {
         let address = self.listening().await?;
-        match &health.path {
-            Some(path) => self.healthy(address, path, health).await?,
-            None => {}
+        if let Some(path) = &health.path {
+            self.healthy(address, path, health).await?;
         }
         Ok(address)
     }

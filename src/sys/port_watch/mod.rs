@@ -11,7 +11,7 @@
 //! Two processes take part. The replica calls [`no_new_privs`](super::no_new_privs) and
 //! [`install_filter`] before it execs the app and hands the descriptor to the platform with
 //! [`send_fd`](super::send_fd); the platform runs [`serve`]. All descendants of the app are
-//! covered. Not covered: 32-bit programs on a 64-bit kernel, and io_uring's own bind and listen
+//! covered. Not covered: 32-bit programs on a 64-bit kernel, and `io_uring`'s own bind and listen
 //! (Linux 6.11), both of which pass unseen. connect(2) is not watched, so an app that calls itself
 //! on its declared port finds nobody there. getsockname(2) is not watched either, since servers call
 //! it for each connection: apps log the assigned port, and the few that insist on the number they
@@ -25,7 +25,8 @@ use std::net::SocketAddr;
 mod seccomp;
 #[cfg(target_os = "linux")]
 mod serve;
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests;
 #[cfg(not(target_os = "linux"))]
 mod unsupported;

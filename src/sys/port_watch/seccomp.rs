@@ -2,6 +2,11 @@
 //!
 //! Knows the ABI of `linux/seccomp.h` and nothing of what is decided about a call.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "constants of the kernel that the `libc` crate types wider than the structures they go into"
+)]
+
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
@@ -168,7 +173,7 @@ pub(super) fn receive(listener: BorrowedFd<'_>, sizes: Sizes) -> Result<Notifica
     let raw: libc::seccomp_notif = unsafe { buffer.as_ptr().cast::<libc::seccomp_notif>().read() };
     Ok(Notification {
         id: raw.id,
-        tid: raw.pid as i32,
+        tid: raw.pid.cast_signed(),
         number: raw.data.nr.into(),
         args: raw.data.args,
     })

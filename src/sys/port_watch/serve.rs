@@ -4,6 +4,10 @@
 //! could change meanwhile. Where a step fails, the app gets that error from its own call: rather a
 //! bind that fails for all to see than a socket open to the network.
 #![deny(unsafe_code)]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "the kernel passes an `int` in a register of 64 bits, whose upper half means nothing"
+)]
 
 use std::fs::{self, File};
 use std::io;
@@ -26,7 +30,7 @@ const WITHOUT_IPV6: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 /// Whether this machine lets us watch ports, as far as one can tell without an app.
 ///
-/// Old kernels, container engines that forbid pidfd_getfd(2) (Docker without `SYS_PTRACE`) and a
+/// Old kernels, container engines that forbid `pidfd_getfd(2)` (Docker without `SYS_PTRACE`) and a
 /// strict Yama refuse; an app under the filter could not bind at all there, so ask first.
 pub fn available() -> io::Result<()> {
     Sizes::of_kernel()?;

@@ -183,7 +183,7 @@ async fn a_bind_is_told_before_the_listen() {
     needs_port_watch!();
     let rewrite = free_ports();
     let mut app = App::start(http_server(rewrite.declared), rewrite);
-    let (actual, pid) = (local(rewrite.assigned), app.child.id() as i32);
+    let (actual, pid) = (local(rewrite.assigned), app.child.id().cast_signed());
     let bound = Event::Bound {
         declared: rewrite.declared,
         actual,
@@ -368,7 +368,7 @@ print(
     let mut app = App::python(script, rewrite);
     assert_eq!(app.line().await, "EADDRINUSE EINVAL EFAULT ENOTSOCK");
     assert!(matches!(app.event().await, Event::Bound { .. }));
-    let pid = app.child.id() as i32;
+    let pid = app.child.id().cast_signed();
     for errno in [libc::EADDRINUSE, libc::EINVAL] {
         let wanted = SocketAddr::from((Ipv4Addr::UNSPECIFIED, rewrite.declared));
         let failed = Event::BindFailed { wanted, errno, pid };
