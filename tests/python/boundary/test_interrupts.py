@@ -26,6 +26,8 @@ def waiting(project, home):
     yield project
     if "waiting" in home.names():
         assert home.flyte("delete", "app", "waiting").returncode == 0
+        # The next test takes a process of this name for its own.
+        until(lambda: not home.replicas("waiting"), 5, "its processes are gone")
 
 
 def is_waiting(home):
@@ -70,7 +72,7 @@ def test_ctrl_c_ends_the_command_line_at_once(waiting, home):
     command.send_signal(signal.SIGINT)
     out, errors = command.communicate(timeout=10)
     assert time.monotonic() - started < 1
-    assert command.returncode == 130
+    assert command.returncode == 130, errors
     assert out == ""
     assert "interrupted" in errors and "Traceback" not in errors
 
