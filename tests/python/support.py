@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 # The fifteen lines that nearly every app under test is made of. It listens where users hardcode.
-WEB = '''
+WEB = """
 import json
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -47,7 +47,7 @@ def serve(answer, port=8080, host="0.0.0.0"):
     server = ThreadingHTTPServer((host, port), Handler)
     server.daemon_threads = True
     server.serve_forever()
-'''
+"""
 
 
 def until(condition: Callable[[], Any], seconds: float = 10, what: str = "") -> Any:
@@ -199,6 +199,7 @@ class Project:
     def __init__(self, folder: Path, home: Home) -> None:
         self.folder = folder
         self.home = home
+        self._started: list[subprocess.Popen[str]] = []
 
     def write(self, name: str, text: str) -> Path:
         """Write a file, with the indentation of the test taken away."""
@@ -209,7 +210,7 @@ class Project:
 
     def start(self, name: str = "main.py", *words: str, **more: str) -> subprocess.Popen[str]:
         """Start a script and leave it running."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, name, *words],
             cwd=self.folder,
             env=self.home.environment(**more),
@@ -217,6 +218,15 @@ class Project:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self._started.append(process)
+        return process
+
+    def close(self) -> None:
+        """End the scripts that a failed test left running."""
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
 
     def run(
         self, name: str = "main.py", *words: str, timeout: float = 90, **more: str
