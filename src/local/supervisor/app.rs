@@ -75,7 +75,7 @@ pub struct Live {
 /// The way to an app's task.
 #[derive(Clone)]
 pub struct AppHandle {
-    pub port: u16,
+    pub logs    pub port: u16,
     pub logs: Arc<LogBook>,
     pub live: watch::Receiver<Live>,
     commands: mpsc::UnboundedSender<Command>,
