@@ -94,6 +94,15 @@ macro_rules! codes {
                 match self { $(Self::$variant => Family::$family,)* }
             }
 
+            /// Name of the exception in `flyte.errors`: the family's, or a subclass of it.
+            pub fn exception(self) -> &'static str {
+                if self == Self::ConfigUnsupported {
+                    "UnsupportedError"
+                } else {
+                    self.family().exception()
+                }
+            }
+
             /// One line on what the code means.
             pub fn meaning(self) -> &'static str {
                 match self { $(Self::$variant => $meaning,)* }

@@ -37,4 +37,29 @@ def main() -> NoReturn:
     except RuntimeConfigError as error:
         print(f"fserve: {error}", file=sys.stderr)
         status = _EXIT_CONFIG
+    except Exception as error:
+        _tell(error)
+        status = 1
     sys.exit(status)
+
+
+def _tell(error: Exception) -> None:
+    """Print the traceback from the first frame of user code, as `python app.py` would."""
+    import traceback
+
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if not (file.startswith("<frozen") or _is_ours(file)):
+            break
+        trace = trace.tb_next
+    traceback.print_exception(type(error), error, trace)
+
+
+def _is_ours(file: str) -> bool:
+    import asyncio
+    import importlib
+    import os
+
+    folders = [os.path.dirname(module.__file__ or "") for module in (asyncio, importlib)]
+    return any(file.startswith(folder + os.sep) for folder in [*folders, os.path.dirname(__file__)])

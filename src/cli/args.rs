@@ -8,7 +8,12 @@ use crate::config::Given;
 
 /// Serve apps: on this machine, or on a Flyte 2 cluster.
 #[derive(Debug, Parser)]
-#[command(name = "flyte", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(
+    name = "flyte",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
 pub struct Arguments {
     #[command(flatten)]
     pub global: Global,
@@ -90,7 +95,9 @@ pub struct Scope {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  flyte serve app.py\n  flyte serve app.py env --param model_path=/models/new.pkl -e LOG_LEVEL=DEBUG")]
+#[command(
+    after_help = "Examples:\n  flyte serve app.py\n  flyte serve app.py env --param model_path=/models/new.pkl -e LOG_LEVEL=DEBUG"
+)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is a flag of the command line"
@@ -201,7 +208,11 @@ pub enum UpdateWhat {
         /// Name of the app
         name: String,
         /// Let it run
-        #[arg(long, conflicts_with = "deactivate", required_unless_present = "deactivate")]
+        #[arg(
+            long,
+            conflicts_with = "deactivate",
+            required_unless_present = "deactivate"
+        )]
         activate: bool,
         /// Put it to rest
         #[arg(long)]

@@ -12,7 +12,7 @@ use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 
 use super::args::Output;
 use crate::serve::{Progress, Reporter, Step};
@@ -178,7 +178,8 @@ pub fn plain() -> Reporter {
 
 /// The step under way with a spinner, those before it as lines.
 pub fn live() -> Reporter {
-    let spinner = ProgressBar::new_spinner();
+    // A failure drops the reporter; nothing of the spinner may stay above the error.
+    let spinner = ProgressBar::new_spinner().with_finish(ProgressFinish::AndClear);
     if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix:9} {wide_msg} {elapsed}") {
         spinner.set_style(style);
     }

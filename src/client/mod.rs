@@ -143,11 +143,18 @@ impl Client {
     }
 
     /// Asks which data plane takes uploads of a project; the answer may be "this one".
-    pub async fn select_cluster(&self, org: &str, project: &str, domain: &str) -> Result<(), Error> {
+    pub async fn select_cluster(
+        &self,
+        org: &str,
+        project: &str,
+        domain: &str,
+    ) -> Result<(), Error> {
         use cluster::select_cluster_request::{Operation, Resource};
         let request = cluster::SelectClusterRequest {
             operation: Operation::OPERATION_CREATE_UPLOAD_LOCATION.into(),
-            resource: Some(Resource::ProjectId(Box::new(project_id(org, project, domain)))),
+            resource: Some(Resource::ProjectId(Box::new(project_id(
+                org, project, domain,
+            )))),
             ..Default::default()
         };
         self.clusters
@@ -165,9 +172,7 @@ impl Client {
         };
         match self.apps.create(request).await {
             Ok(response) => self.expect("Create", response.into_owned().app),
-            Err(error)
-                if matches!(error.code, ErrorCode::AlreadyExists | ErrorCode::Aborted) =>
-            {
+            Err(error) if matches!(error.code, ErrorCode::AlreadyExists | ErrorCode::Aborted) => {
                 Box::pin(self.replace(app)).await
             }
             Err(error) => Err(self.failed("Create", error)),
@@ -245,7 +250,12 @@ impl Client {
     }
 
     /// All apps of a project and domain.
-    pub async fn list(&self, org: &str, project: &str, domain: &str) -> Result<Vec<app::App>, Error> {
+    pub async fn list(
+        &self,
+        org: &str,
+        project: &str,
+        domain: &str,
+    ) -> Result<Vec<app::App>, Error> {
         let mut apps = Vec::new();
         let mut token = String::new();
         loop {

@@ -52,10 +52,8 @@ impl Client {
     pub async fn upload_location(&self, upload: &Upload<'_>) -> Result<Location, Error> {
         self.select_cluster(upload.org, upload.project, upload.domain)
             .await?;
-        let config =
-            connectrpc::client::ClientConfig::new(self.transport().base_uri());
-        let service =
-            dataproxy::DataProxyServiceClient::new(self.transport().clone(), config);
+        let config = connectrpc::client::ClientConfig::new(self.transport().base_uri());
+        let service = dataproxy::DataProxyServiceClient::new(self.transport().clone(), config);
         let request = dataproxy::CreateUploadLocationRequest {
             project: upload.project.to_owned(),
             domain: upload.domain.to_owned(),

@@ -146,7 +146,13 @@ impl Settings {
             None => Endpoint::Local,
         };
         let local = endpoint == Endpoint::Local;
-        let default = |name: &str| if local { name.to_owned() } else { String::new() };
+        let default = |name: &str| {
+            if local {
+                name.to_owned()
+            } else {
+                String::new()
+            }
+        };
         Ok(Self {
             org: pick(&given.org, "FLYTE_TASK_ORG", file.org).unwrap_or_default(),
             project: pick(&given.project, "FLYTE_TASK_PROJECT", file.project)

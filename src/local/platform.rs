@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use buffa_types::google::protobuf::Timestamp;
-use tokio::sync::{Mutex, broadcast};
+use tokio::sync::{Mutex, OwnedMutexGuard, broadcast};
 
 use super::gateway::{self, AppListener, Route, Target};
 use super::store::{self, AppKey, AppRow, RevisionRow, Store};
@@ -43,8 +43,9 @@ pub enum Refused {
 pub struct Platform {
     workshop: Workshop,
     apps: RwLock<HashMap<AppKey, AppHandle>>,
-    /// One writer at a time: creating, changing and deleting apps.
-    changing: Mutex<()>,
+    /// One writer at a time for each app: creating, changing and deleting it. Stopping an app may
+    /// take seconds, which is no reason for another one to wait.
+    changing: std::sync::Mutex<HashMap<AppKey, Arc<Mutex<()>>>>,
 }
 
 impl Platform {
@@ -58,7 +59,7 @@ impl Platform {
                 changes: broadcast::Sender::new(CHANGES_BACKLOG),
             },
             apps: RwLock::default(),
-            changing: Mutex::default(),
+            changing: std::sync::Mutex::default(),
         })
     }
 
@@ -70,11 +71,11 @@ impl Platform {
     /// Starts every app that was running when the platform ended, at the endpoint it had.
     pub async fn restore(&self) -> Result<(), Refused> {
         for row in self.workshop.store.apps()? {
-            let handle = match self.listen(Some(row.port)).await {
+            let handle = match self.listen(row.port).await {
                 Ok(listener) => self.start_task(&row.key, listener),
                 Err(error) => {
                     tracing::error!(app = %row.key, error = %with_causes(&error), "port is lost");
-                    let listener = self.listen(None).await?;
+                    let listener = self.listen_for(&row.key).await?;
                     self.workshop.store.set_port(&row.key, listener.port())?;
                     self.start_task(&row.key, listener)
                 }
@@ -93,11 +94,22 @@ impl Platform {
         Ok(())
     }
 
+    async fn change(&self, key: &AppKey) -> OwnedMutexGuard<()> {
+        let lock = Arc::clone(
+            self.changing
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .entry(key.clone())
+                .or_default(),
+        );
+        lock.lock_owned().await
+    }
+
     /// Creates an app or replaces it. Sending what is running already changes nothing.
     pub async fn apply(&self, mut app: app::App) -> Result<app::App, Refused> {
-        let _changing = self.changing.lock().await;
         check(&app)?;
         let key = AppKey::of(&app.metadata.id);
+        let _changing = self.change(&key).await;
         app.status = buffa::MessageField::none();
         app.spec
             .modify(|spec| spec.desired_state = DesiredState::DESIRED_STATE_ACTIVE.into());
@@ -113,9 +125,9 @@ impl Platform {
             },
             None => {
                 let listener = self.listen_for(&key).await?;
-                store.insert_app(&key, listener.port())?;
+                let revision = store.create_app(&key, listener.port(), &app)?;
                 self.start_task(&key, listener);
-                store.insert_revision(&key, &app)?
+                revision
             }
         };
         store.push_condition(&key, &accepted(revision))?;
@@ -143,8 +155,8 @@ impl Platform {
 
     /// Takes an app's traffic and processes away; it stays known.
     pub async fn deactivate(&self, id: &app::Identifier) -> Result<app::App, Refused> {
-        let _changing = self.changing.lock().await;
         let key = AppKey::of(id);
+        let _changing = self.change(&key).await;
         let row = self.row(&key)?;
         if row.desired_active {
             self.workshop.store.set_desired(&key, false)?;
@@ -157,8 +169,8 @@ impl Platform {
 
     /// Forgets an app and everything it wrote.
     pub async fn delete(&self, id: &app::Identifier) -> Result<(), Refused> {
-        let _changing = self.changing.lock().await;
         let key = AppKey::of(id);
+        let _changing = self.change(&key).await;
         if self.workshop.store.app(&key)?.is_none() {
             return Ok(());
         }
@@ -187,7 +199,6 @@ impl Platform {
 
     /// Ends all processes; the apps are meant to come back.
     pub async fn shutdown(&self) {
-        let _changing = self.changing.lock().await;
         let handles: Vec<AppHandle> = self
             .apps
             .write()
@@ -216,6 +227,20 @@ impl Platform {
     pub fn keys(&self) -> Result<Vec<AppKey>, Refused> {
         let rows = self.workshop.store.apps()?;
         Ok(rows.into_iter().map(|row| row.key).collect())
+    }
+
+    /// All apps as they are told to clients.
+    pub fn views(&self) -> Result<Vec<app::App>, Refused> {
+        let mut views = Vec::new();
+        for key in self.keys()? {
+            match self.view(&key) {
+                Ok(app) => views.push(app),
+                // Deleted since the keys were read.
+                Err(Refused::NotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(views)
     }
 
     /// An app as it is told to clients.
@@ -311,10 +336,10 @@ impl Platform {
     }
 
     /// A listener on `port`, waiting a little for another program to give it up.
-    async fn listen(&self, port: Option<u16>) -> Result<AppListener, Refused> {
+    async fn listen(&self, port: u16) -> Result<AppListener, Refused> {
         let deadline = tokio::time::Instant::now() + PORT_PATIENCE;
         loop {
-            match self.bind(port).await {
+            match self.bind(Some(port)).await {
                 Ok(listener) => return Ok(listener),
                 Err(error) if tokio::time::Instant::now() >= deadline => return Err(error.into()),
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,

@@ -13,6 +13,7 @@ use super::{runtime, settings};
 use crate::cli::printer;
 use crate::client::Client;
 use crate::config::{Endpoint, Given};
+use crate::serve::platform::OtherBuild;
 use crate::serve::{self, Server, platform};
 use crate::wire::{identifier, status};
 
@@ -69,7 +70,9 @@ async fn connected(server: &Server) -> PyResult<(Client, String)> {
     let client = if settings::in_replica() {
         platform::reach(settings).await.into_py()?
     } else {
-        platform::connect(settings, &server.launcher).await.into_py()?
+        platform::connect(settings, &server.launcher, OtherBuild::Use, &|_| {})
+            .await
+            .into_py()?
     };
     let console = match &settings.endpoint {
         Endpoint::Local => platform::console_url(&client).await.unwrap_or_default(),
@@ -370,7 +373,10 @@ impl App {
         domain: Option<String>,
     ) -> PyResult<App> {
         let server = server_of(py, project, domain)?;
-        runtime::block(py, async move { Ok(existing(&server, &name).await?.into()) })
+        runtime::block(
+            py,
+            async move { Ok(existing(&server, &name).await?.into()) },
+        )
     }
 
     #[staticmethod]
@@ -382,9 +388,10 @@ impl App {
         domain: Option<String>,
     ) -> PyResult<Bound<'_, PyAny>> {
         let server = server_of(py, project, domain)?;
-        runtime::future(py, async move {
-            Ok(App::from(existing(&server, &name).await?))
-        })
+        runtime::future(
+            py,
+            async move { Ok(App::from(existing(&server, &name).await?)) },
+        )
     }
 
     /// Return the apps of a project and domain, deactivated ones included.
@@ -449,9 +456,7 @@ fn app_endpoint(py: Python<'_>, name: String) -> PyResult<String> {
         return Ok(endpoint);
     }
     let server = server_of(py, None, None)?;
-    let endpoint = runtime::block(py, async {
-        Ok(existing(&server, &name).await?.endpoint())
-    })?;
+    let endpoint = runtime::block(py, async { Ok(existing(&server, &name).await?.endpoint()) })?;
     if settings::in_replica() {
         ENDPOINTS
             .lock()

@@ -51,7 +51,9 @@ fn seconds(value: Option<f64>, argument: &str, default: Duration) -> PyResult<Du
         return Ok(default);
     };
     Duration::try_from_secs_f64(value).map_err(|_| {
-        PyValueError::new_err(format!("{argument} is {value}; it takes seconds, 0 or more"))
+        PyValueError::new_err(format!(
+            "{argument} is {value}; it takes seconds, 0 or more"
+        ))
     })
 }
 
@@ -182,7 +184,11 @@ fn with_servecontext(
             "input_values and parameter_values are two names of one argument; pass one of them",
         ));
     }
-    if cluster.is_some() && cluster_pool.as_deref().is_some_and(|pool| pool != "default") {
+    if cluster.is_some()
+        && cluster_pool
+            .as_deref()
+            .is_some_and(|pool| pool != "default")
+    {
         return Err(PyValueError::new_err(
             "cluster and cluster_pool are mutually exclusive",
         ));
@@ -191,7 +197,9 @@ fn with_servecontext(
     let millis = |value: Option<f64>, argument| -> PyResult<Option<u64>> {
         let Some(value) = value else { return Ok(None) };
         let duration = seconds(Some(value), argument, Duration::ZERO)?;
-        Ok(Some(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+        Ok(Some(
+            u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+        ))
     };
     let mut parameters = overrides_of(input_values.as_ref(), "input_values")?;
     parameters.extend(overrides_of(parameter_values.as_ref(), "parameter_values")?);
@@ -412,7 +420,10 @@ fn collect<'py>(
 #[pyfunction]
 fn image_tag(image: &Bound<'_, PyAny>) -> PyResult<String> {
     let image = convert::image(image)?;
-    Ok(crate::image::content_hash(&image).into_py()?.tag().to_owned())
+    Ok(crate::image::content_hash(&image)
+        .into_py()?
+        .tag()
+        .to_owned())
 }
 
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

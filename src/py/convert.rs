@@ -61,9 +61,8 @@ fn each<'py, T>(
 
 /// An `AppEnvironment`.
 pub fn app(env: Object<'_, '_>, project: &str, domain: &str) -> PyResult<AppSpec> {
-    let words = |method: &str| -> PyResult<Option<Vec<String>>> {
-        env.call_method0(method)?.extract()
-    };
+    let words =
+        |method: &str| -> PyResult<Option<Vec<String>>> { env.call_method0(method)?.extract() };
     let port = env.getattr("port")?;
     Ok(AppSpec {
         name: field(env, "name")?,
@@ -148,7 +147,9 @@ fn link(link: Object<'_, '_>) -> PyResult<Link> {
 }
 
 fn duration(object: Object<'_, '_>, name: &str) -> PyResult<Option<Duration>> {
-    optional(object, name)?.map(|value| value.extract()).transpose()
+    optional(object, name)?
+        .map(|value| value.extract())
+        .transpose()
 }
 
 fn subdomain(env: Object<'_, '_>, project: &str, domain: &str) -> PyResult<Option<String>> {
@@ -185,7 +186,10 @@ fn resources(env: Object<'_, '_>) -> PyResult<ResourceList> {
             return Ok(None);
         };
         if let Ok((request, limit)) = value.extract::<Pair<'_>>() {
-            return Ok(Some((request.str()?.to_string(), Some(limit.str()?.to_string()))));
+            return Ok(Some((
+                request.str()?.to_string(),
+                Some(limit.str()?.to_string()),
+            )));
         }
         Ok(Some((value.str()?.to_string(), None)))
     };

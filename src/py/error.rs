@@ -21,7 +21,7 @@ fn exception<'py>(py: Python<'py>, error: &dyn Diagnostic) -> PyResult<Bound<'py
     let message = parts.next().unwrap_or_default();
     let causes: Vec<&str> = parts.collect();
     py.import("flyte.errors")?
-        .getattr(code.family().exception())?
+        .getattr(code.exception())?
         .call1((
             message,
             code.as_str(),

@@ -176,8 +176,6 @@ fn become_command(channel: &Channel, words: &[String], env: &[(String, String)])
     PySystemExit::new_err(message)
 }
 
-
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-
     module.add_function(wrap_pyfunction!(fserve_prepare, module)?)
 }

@@ -91,7 +91,10 @@ where
 /// Ends the runtime; registered to run before the interpreter goes away.
 #[pyfunction]
 fn shutdown(py: Python<'_>) {
-    let owned = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let owned = RUNTIME
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
     if let Some(owned) = owned {
         if owned.pid == std::process::id() {
             py.detach(|| owned.runtime.shutdown_timeout(SHUTDOWN_PATIENCE));

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 
 use super::error::IntoPy;
 use crate::config::{Given, Settings};
@@ -112,8 +113,12 @@ pub fn resolve(over: &Given) -> PyResult<Settings> {
     if in_replica() {
         // An app sees the project and domain that it runs in.
         let own = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        given.project = given.project.or_else(|| own("FLYTE_INTERNAL_EXECUTION_PROJECT"));
-        given.domain = given.domain.or_else(|| own("FLYTE_INTERNAL_EXECUTION_DOMAIN"));
+        given.project = given
+            .project
+            .or_else(|| own("FLYTE_INTERNAL_EXECUTION_PROJECT"));
+        given.domain = given
+            .domain
+            .or_else(|| own("FLYTE_INTERNAL_EXECUTION_DOMAIN"));
     }
     Settings::resolve(&given).into_py()
 }
@@ -177,8 +182,13 @@ fn find_uv(py: Python<'_>) -> PyResult<PathBuf> {
     Ok(found.unwrap_or_else(|| PathBuf::from("uv")))
 }
 
-/// The files of this SDK, which every environment gets.
+/// The files of this SDK, which every environment gets; looked at once in a process.
 fn payload(py: Python<'_>) -> PyResult<SdkPayload> {
+    static KNOWN: PyOnceLock<SdkPayload> = PyOnceLock::new();
+    KNOWN.get_or_try_init(py, || read_payload(py)).cloned()
+}
+
+fn read_payload(py: Python<'_>) -> PyResult<SdkPayload> {
     let init: PathBuf = py.import("flyte")?.getattr("__file__")?.extract()?;
     let package = init.parent().map(Path::to_path_buf).unwrap_or_default();
     let site = package.parent().map(Path::to_path_buf).unwrap_or_default();
@@ -201,33 +211,31 @@ fn payload(py: Python<'_>) -> PyResult<SdkPayload> {
             .find(|folder| folder.join("__init__.py").is_file()),
     );
     Ok(SdkPayload {
-        identity: identity(&package),
+        identity: identity(&package)?,
         entries,
     })
 }
 
-/// Changes whenever a file of the package does.
-fn identity(package: &Path) -> String {
-    use std::os::unix::fs::MetadataExt;
+/// The same wherever the same SDK is installed, and another one whenever a file of it changes.
+///
+/// Two projects with an environment each share one platform; were this a matter of paths or
+/// times, each would replace the other's platform and restart all apps.
+fn identity(package: &Path) -> PyResult<String> {
     let mut hash = blake3::Hasher::new();
     for entry in walkdir::WalkDir::new(package)
         .sort_by_file_name()
         .into_iter()
         .filter_entry(|entry| entry.file_name() != "__pycache__")
         .flatten()
+        .filter(|entry| entry.file_type().is_file())
     {
-        let Ok(metadata) = entry.metadata() else {
-            continue;
-        };
-        if metadata.is_file() {
-            let relative = entry.path().strip_prefix(package).unwrap_or(entry.path());
-            hash.update(relative.as_os_str().as_encoded_bytes());
-            for number in [metadata.len().cast_signed(), metadata.mtime(), metadata.mtime_nsec()] {
-                hash.update(&number.to_le_bytes());
-            }
-        }
+        let relative = entry.path().strip_prefix(package).unwrap_or(entry.path());
+        hash.update(relative.as_os_str().as_encoded_bytes());
+        let content = std::fs::read(entry.path())?;
+        hash.update(&(content.len() as u64).to_le_bytes());
+        hash.update_rayon(&content);
     }
-    hash.finalize().to_hex()[..32].to_owned()
+    Ok(hash.finalize().to_hex()[..32].to_owned())
 }
 
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

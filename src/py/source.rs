@@ -49,7 +49,11 @@ impl<'py> Program<'py> {
         let mut seen = BTreeSet::new();
         Source {
             root: self.root.clone(),
-            modules: self.loaded.iter().map(|module| module.file.clone()).collect(),
+            modules: self
+                .loaded
+                .iter()
+                .map(|module| module.file.clone())
+                .collect(),
             installed: self.installed.clone(),
             source_roots: self
                 .search
@@ -63,7 +67,11 @@ impl<'py> Program<'py> {
 
     /// `module:variable` under which a replica finds `env`; where no variable holds it,
     /// `module:@name`, which our runtime looks up among the environments that the module made.
-    pub fn loader(&self, env: &Bound<'py, PyAny>, declared_in: Option<&Path>) -> PyResult<Option<String>> {
+    pub fn loader(
+        &self,
+        env: &Bound<'py, PyAny>,
+        declared_in: Option<&Path>,
+    ) -> PyResult<Option<String>> {
         let name: String = convert::field(env, "name")?;
         let declared = declared_in.map(|path| path.canonicalize().unwrap_or_else(|_| path.into()));
         let own = |module: &&Loaded<'py>| module.file.starts_with(&self.root);
@@ -78,7 +86,9 @@ impl<'py> Program<'py> {
         for module in &order {
             let namespace = module.module.getattr("__dict__")?.cast_into::<PyDict>()?;
             for (variable, value) in namespace.iter() {
-                if value.is(env) && let Some(path) = self.module_name(module) {
+                if value.is(env)
+                    && let Some(path) = self.module_name(module)
+                {
                     return Ok(Some(format!("{path}:{variable}")));
                 }
             }
@@ -86,7 +96,11 @@ impl<'py> Program<'py> {
         let fallback = order
             .iter()
             .find(|module| module.name == "__main__")
-            .or_else(|| order.iter().find(|module| Some(&module.file) == declared.as_ref()));
+            .or_else(|| {
+                order
+                    .iter()
+                    .find(|module| Some(&module.file) == declared.as_ref())
+            });
         Ok(fallback
             .and_then(|module| self.module_name(module))
             .map(|path| format!("{path}:@{name}")))
@@ -116,7 +130,10 @@ impl<'py> Program<'py> {
 
 /// Files of all loaded modules that are not installed packages.
 fn loaded<'py>(py: Python<'py>, installed: &[PathBuf]) -> PyResult<Vec<Loaded<'py>>> {
-    let modules = py.import("sys")?.getattr("modules")?.cast_into::<PyDict>()?;
+    let modules = py
+        .import("sys")?
+        .getattr("modules")?
+        .cast_into::<PyDict>()?;
     let mut result = Vec::new();
     for (name, module) in modules.iter() {
         // Attributes of lazy modules may import; their dictionary does not.

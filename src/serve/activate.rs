@@ -85,9 +85,15 @@ impl Error {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
     /// Not decided; what is going on.
-    Pending { state: DeploymentStatus, message: String },
+    Pending {
+        state: DeploymentStatus,
+        message: String,
+    },
     Active,
-    Failed { code: Code, message: String },
+    Failed {
+        code: Code,
+        message: String,
+    },
     Deactivated,
 }
 

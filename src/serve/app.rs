@@ -53,11 +53,7 @@ impl App {
     }
 
     /// An app that exists already.
-    pub async fn get(
-        client: Client,
-        console: String,
-        id: &app::Identifier,
-    ) -> Result<Self, Error> {
+    pub async fn get(client: Client, console: String, id: &app::Identifier) -> Result<Self, Error> {
         let known = client.get(id).await?;
         Ok(Self::new(client, known, console, Options::default()))
     }
@@ -80,7 +76,12 @@ impl App {
     }
 
     pub fn id(&self) -> app::Identifier {
-        self.known().metadata.id.clone().into_option().unwrap_or_default()
+        self.known()
+            .metadata
+            .id
+            .clone()
+            .into_option()
+            .unwrap_or_default()
     }
 
     pub fn name(&self) -> String {
@@ -156,7 +157,11 @@ impl App {
     pub async fn deactivate(&self, wait: bool) -> Result<(), Error> {
         let app = self
             .client()?
-            .set_desired_state(&self.id(), DesiredState::DESIRED_STATE_STOPPED, "deactivated")
+            .set_desired_state(
+                &self.id(),
+                DesiredState::DESIRED_STATE_STOPPED,
+                "deactivated",
+            )
             .await?;
         self.learn(app);
         if wait && !status::is_deactivated(self.deployment_status()) {
@@ -219,9 +224,8 @@ impl App {
 
     /// Waits for the app to be at rest.
     pub async fn wait_until_deactivated(&self, timeout: Duration) -> Result<(), Error> {
-        let wait = self.until(|app| {
-            status::is_deactivated(status::deployment_status(app)).then_some(Ok(()))
-        });
+        let wait = self
+            .until(|app| status::is_deactivated(status::deployment_status(app)).then_some(Ok(())));
         tokio::time::timeout(timeout, wait)
             .await
             .unwrap_or_else(|_| Err(self.timed_out(timeout).into()))

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Error, Plan, Progress, Server, Step};
-use crate::image::env::{self, Toolchain};
 use crate::image;
+use crate::image::env::{self, Toolchain};
 use crate::spec::{AppSpec, Image, ImageSpec};
 
 impl Server {
@@ -25,7 +25,11 @@ impl Server {
                         Some((_, uri)) => uri.clone(),
                         None => {
                             let environment = self.environment(image).await?;
-                            let how = if environment.reused { "reused" } else { "built" };
+                            let how = if environment.reused {
+                                "reused"
+                            } else {
+                                "built"
+                            };
                             details.push(format!("{} {how}", environment.uri));
                             built.push((image.clone(), environment.uri.clone()));
                             environment.uri

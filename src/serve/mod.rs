@@ -207,11 +207,15 @@ impl Server {
         if plan.options.dry_run {
             return self.rehearse(&plan);
         }
-        let client = platform::connect(&self.settings, &self.launcher).await?;
-        let (bundled, images) = tokio::try_join!(
-            self.bundle(&client, &plan),
-            self.images(&plan)
-        )?;
+        let note = |text: &str| self.report(Progress::Note(text.to_owned()));
+        let client = platform::connect(
+            &self.settings,
+            &self.launcher,
+            platform::OtherBuild::Replace,
+            &note,
+        )
+        .await?;
+        let (bundled, images) = tokio::try_join!(self.bundle(&client, &plan), self.images(&plan))?;
         let mut served = BTreeMap::new();
         for wave in &plan.waves {
             let apps = wave.iter().map(|spec| {
@@ -222,9 +226,7 @@ impl Server {
                 served.insert(app.name(), app);
             }
         }
-        let app = served
-            .remove(&plan.target)
-            .ok_or(plan::Error::NoTarget)?;
+        let app = served.remove(&plan.target).ok_or(plan::Error::NoTarget)?;
         self.report(Progress::Started(Step::Url));
         self.finished(Step::Url, app.endpoint(), Instant::now());
         Ok(app)
@@ -275,12 +277,9 @@ impl Server {
                 self.finished(Step::Activate, detail, started);
                 Ok(app)
             }
-            Err(Error::Activation(error)) => {
-                Err(error.advised(|code, message| {
-                    hints::for_failure(code, message, spec, &plan.source)
-                })
-                .into())
-            }
+            Err(Error::Activation(error)) => Err(error
+                .advised(|code, message| hints::for_failure(code, message, spec, &plan.source))
+                .into()),
             Err(error) => Err(error),
         }
     }
@@ -303,7 +302,10 @@ impl Server {
             ),
             None => "no files".to_owned(),
         };
-        self.report(Progress::Note(format!("would bundle {bundle} from `{}`", plan.source.root.display())));
+        self.report(Progress::Note(format!(
+            "would bundle {bundle} from `{}`",
+            plan.source.root.display()
+        )));
         for wave in &plan.waves {
             for spec in wave {
                 let image = imaging::describe(&self.toolchain, spec)?;

@@ -73,14 +73,20 @@ fn fserve(
     let images = std::collections::BTreeMap::from([(spec.name.clone(), image.to_owned())]);
     option("--image-cache", &payload::encode_image_cache(&images)?);
     if let Some(bundled) = bundled {
-        option(if bundled.pickled { "--pkl" } else { "--tgz" }, &bundled.uri);
+        option(
+            if bundled.pickled { "--pkl" } else { "--tgz" },
+            &bundled.uri,
+        );
         option("--dest", ".");
     }
     if !parameters.is_empty() {
         option("--parameters", &payload::encode(parameters)?);
     }
     let raw_data = plan.options.raw_data_path.as_deref();
-    option("--raw-data-path", raw_data.unwrap_or("{{.rawOutputDataPrefix}}"));
+    option(
+        "--raw-data-path",
+        raw_data.unwrap_or("{{.rawOutputDataPrefix}}"),
+    );
     if let Some(loader) = &spec.loader
         && spec.has_server
     {

@@ -300,7 +300,11 @@ fn circle(apps: &[AppSpec]) -> String {
             .find(|name| apps.iter().any(|app| app.name == **name))
             .cloned()
     };
-    let mut path: Vec<String> = apps.first().map(|app| app.name.clone()).into_iter().collect();
+    let mut path: Vec<String> = apps
+        .first()
+        .map(|app| app.name.clone())
+        .into_iter()
+        .collect();
     while let Some(name) = path.last().and_then(|last| next(last)) {
         if let Some(start) = path.iter().position(|known| *known == name) {
             path.drain(..start);
@@ -315,9 +319,7 @@ fn circle(apps: &[AppSpec]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{
-        CopyStyle, ImageSpec, Parameter, PortSpec, ResourceList, Scaling,
-    };
+    use crate::spec::{CopyStyle, ImageSpec, Parameter, PortSpec, ResourceList, Scaling};
 
     fn app(name: &str, depends_on: &[&str]) -> AppSpec {
         AppSpec {
@@ -456,8 +458,7 @@ mod tests {
     fn what_only_a_cluster_resolves_says_what_to_pass() {
         let mut web = app("web", &[]);
         web.parameters[0].value = Some(ParameterValue::RunOutput("{}".into()));
-        let error =
-            Plan::make(&settings(), request(vec![web], Overrides::default())).unwrap_err();
+        let error = Plan::make(&settings(), request(vec![web], Overrides::default())).unwrap_err();
         assert_eq!(error.code(), Code::ConfigUnsupported);
         assert!(error.hints()[0].contains("\"web\": {\"model_path\""));
     }

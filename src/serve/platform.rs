@@ -90,10 +90,25 @@ impl Diagnostic for Error {
     }
 }
 
+/// What to do when a platform of another build of the SDK runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OtherBuild {
+    /// Ask it: the protocol is the same.
+    Use,
+    /// End it and start our own; its apps come back at their endpoints. What is served must be
+    /// run by the build that it was made with.
+    Replace,
+}
+
 /// A client of the configured control plane, started first where that is needed.
-pub async fn connect(settings: &Settings, launcher: &Launcher) -> Result<Client, Error> {
+pub async fn connect(
+    settings: &Settings,
+    launcher: &Launcher,
+    other: OtherBuild,
+    note: &(dyn Fn(&str) + Send + Sync),
+) -> Result<Client, Error> {
     match &settings.endpoint {
-        Endpoint::Local => connect_local(&settings.home, launcher).await,
+        Endpoint::Local => connect_local(&settings.home, launcher, other, note).await,
         Endpoint::Remote(uri) => connect_remote(uri),
     }
 }
@@ -124,23 +139,40 @@ pub async fn running(home: &Home) -> Option<Client> {
     build(&client).await.map(|_| client)
 }
 
-async fn connect_local(home: &Home, launcher: &Launcher) -> Result<Client, Error> {
+async fn connect_local(
+    home: &Home,
+    launcher: &Launcher,
+    other: OtherBuild,
+    note: &(dyn Fn(&str) + Send + Sync),
+) -> Result<Client, Error> {
     let client = Client::new(Transport::unix(&home.socket()));
-    if build(&client).await.as_deref() == Some(launcher.build.as_str()) {
+    if home.socket().exists()
+        && let Some(build) = build(&client).await
+        && (build == launcher.build || other == OtherBuild::Use)
+    {
         return Ok(client);
     }
-    start(home, launcher).await?;
+    start(home, launcher, note).await?;
     Ok(Client::new(Transport::unix(&home.socket())))
 }
 
 /// Starts the platform unless one of this very build runs.
-async fn start(home: &Home, launcher: &Launcher) -> Result<(), Error> {
+async fn start(
+    home: &Home,
+    launcher: &Launcher,
+    note: &(dyn Fn(&str) + Send + Sync),
+) -> Result<(), Error> {
     // Several clients may find no platform at once; one starts it, the others wait for it here.
     let _starting = start_lock(home).await?;
     let client = Client::new(Transport::unix(&home.socket()));
     match build(&client).await {
         Some(build) if build == launcher.build => return Ok(()),
-        Some(_) => stop_platform(home, &client).await?,
+        Some(_) => {
+            note(
+                "replacing the local platform, which another build of flyte-rs started; its apps restart",
+            );
+            stop_platform(home, &client).await?;
+        }
         None => {}
     }
     let mut child = spawn(home, launcher)?;
@@ -223,12 +255,19 @@ fn log_tail(home: &Home) -> Vec<String> {
     let text = std::fs::read_to_string(home.platform_log()).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     let skip = lines.len().saturating_sub(15);
-    lines[skip..].iter().map(|line| (*line).to_owned()).collect()
+    lines[skip..]
+        .iter()
+        .map(|line| (*line).to_owned())
+        .collect()
 }
 
 /// Starts the platform if it does not run.
-pub async fn ensure(home: &Home, launcher: &Launcher) -> Result<Client, Error> {
-    connect_local(home, launcher).await
+pub async fn ensure(
+    home: &Home,
+    launcher: &Launcher,
+    note: &(dyn Fn(&str) + Send + Sync),
+) -> Result<Client, Error> {
+    connect_local(home, launcher, OtherBuild::Replace, note).await
 }
 
 /// Ends the platform and waits until it is gone; `false` when none runs.
@@ -314,9 +353,15 @@ pub fn reset(home: &Home) -> Result<(), Error> {
     Ok(())
 }
 
+/// Moves a folder out of the way before it is deleted: somebody may still be writing into it.
 fn remove(path: &Path) -> Result<(), Error> {
     let result = if path.is_dir() {
-        std::fs::remove_dir_all(path)
+        let aside = path.with_extension("deleted");
+        let _ = std::fs::remove_dir_all(&aside);
+        std::fs::rename(path, &aside).map(|()| {
+            // What resists is out of use all the same.
+            let _ = std::fs::remove_dir_all(&aside);
+        })
     } else {
         std::fs::remove_file(path)
     };
@@ -353,8 +398,8 @@ impl Environments for BuiltEnvironments {
                  that `flyte serve` builds from a declared image"
             )
         })?;
-        let manifest = image::env::manifest(&path)
-            .map_err(|error| crate::error::with_causes(&error))?;
+        let manifest =
+            image::env::manifest(&path).map_err(|error| crate::error::with_causes(&error))?;
         let search = launch::search_path(&path);
         Ok(Environment {
             env: manifest.environment(|name| (name == "PATH").then(|| search.clone())),

@@ -181,7 +181,11 @@ fn resources(spec: &AppSpec) -> core::Resources {
             }
         }
     }
-    if let Some(count) = declared.gpu.as_deref().and_then(|gpu| gpu.split(':').nth(1)) {
+    if let Some(count) = declared
+        .gpu
+        .as_deref()
+        .and_then(|gpu| gpu.split(':').nth(1))
+    {
         result.requests.push(entry(ResourceName::GPU, count));
     }
     if let Some(disk) = &declared.disk {

@@ -105,6 +105,9 @@ mod tests {
 
     #[test]
     fn names_are_short() {
-        assert_eq!(short_name(DeploymentStatus::DEPLOYMENT_STATUS_ACTIVE), "ACTIVE");
+        assert_eq!(
+            short_name(DeploymentStatus::DEPLOYMENT_STATUS_ACTIVE),
+            "ACTIVE"
+        );
     }
 }

@@ -21,7 +21,7 @@ pub fn run(
         LocalWhat::Start => {
             let server = host.server(settings, printer::silent())?;
             host.block(async {
-                platform::ensure(&home, &server.launcher).await?;
+                platform::ensure(&home, &server.launcher, &|text| printer.note(text)).await?;
                 Ok(())
             })?;
             status(host, printer, &home)

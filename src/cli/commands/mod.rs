@@ -9,7 +9,7 @@ pub mod update;
 use super::{Failure, Host, args::Scope, printer};
 use crate::client::Client;
 use crate::config::{Endpoint, Given, Settings};
-use crate::serve::platform;
+use crate::serve::platform::{self, OtherBuild};
 use crate::wire::{app, identifier, status};
 
 /// A connected control plane, for commands about apps that exist.
@@ -33,7 +33,8 @@ pub fn connect(host: &impl Host, mut given: Given, scope: &Scope) -> Result<Conn
     let settings = host.settings(&given)?;
     let server = host.server(settings.clone(), printer::silent())?;
     host.block(async move {
-        let client = platform::connect(&settings, &server.launcher).await?;
+        let client =
+            platform::connect(&settings, &server.launcher, OtherBuild::Use, &|_| {}).await?;
         let console = match &settings.endpoint {
             Endpoint::Local => platform::console_url(&client).await.unwrap_or_default(),
             Endpoint::Remote(uri) => uri.clone(),

@@ -70,7 +70,10 @@ fn apply(request: &mut Request, args: &Serve) -> Result<(), Failure> {
     if let Some(seconds) = args.activate_timeout {
         options.activate_timeout = Duration::from_secs(seconds);
     }
-    options.overrides.cluster_pool.clone_from(&args.cluster_pool);
+    options
+        .overrides
+        .cluster_pool
+        .clone_from(&args.cluster_pool);
     for text in &args.env_var {
         options.overrides.env_vars.push(pair(text, "--env-var")?);
     }

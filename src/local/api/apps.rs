@@ -93,10 +93,13 @@ impl AppService for Api {
     ) -> ServiceResult<impl Encodable<app::ListResponse> + Send + use<'a>> {
         let request = request.to_owned_message();
         let mut apps = Vec::new();
-        for key in self.platform.keys()? {
-            let app = self.platform.view(&key)?;
+        for app in self.platform.views()? {
             if in_scope(&app, request.filter_by.as_ref())
-                && request.request.filters.iter().all(|filter| passes(&app, filter))
+                && request
+                    .request
+                    .filters
+                    .iter()
+                    .all(|filter| passes(&app, filter))
             {
                 apps.push(app);
             }
@@ -125,14 +128,15 @@ impl AppService for Api {
         // Subscribed before the snapshot is taken, so that nothing falls between the two.
         let changes = self.platform.changes();
         let mut snapshot = Vec::new();
-        for key in self.platform.keys()? {
-            let app = self.platform.view(&key)?;
+        for app in self.platform.views()? {
             if watched(&app, &target) {
                 snapshot.extend([created(app.clone()), updated(app)].map(Ok));
             }
         }
         let live = live_events(Arc::clone(&self.platform), changes, target);
-        Ok(Response::stream(futures::stream::iter(snapshot).chain(live)))
+        Ok(Response::stream(
+            futures::stream::iter(snapshot).chain(live),
+        ))
     }
 
     async fn lease(
@@ -272,7 +276,11 @@ fn page(
             .parse()
             .map_err(|_| ConnectError::invalid_argument("the page token is not one of ours"))?
     };
-    let limit = if limit == 0 { apps.len() } else { limit as usize };
+    let limit = if limit == 0 {
+        apps.len()
+    } else {
+        limit as usize
+    };
     let end = start.saturating_add(limit);
     let next = if end < apps.len() {
         end.to_string()

@@ -13,6 +13,8 @@ use crate::local::supervisor::logs::Record;
 use crate::wire::app::{self, AppLogsService};
 use crate::wire::logs::dataplane::{LogLine, LogLineOriginator, LogsSource};
 
+/// Text in one message; clients refuse messages of some megabytes.
+const BATCH_BYTES: usize = 256 * 1024;
 /// Lines sent before following, as on the clusters.
 const TAIL: usize = 1000;
 
@@ -28,7 +30,10 @@ impl AppLogsService for Api {
             Some(Target::AppId(id)) => (*id, None),
             Some(Target::ReplicaId(replica)) => {
                 let replica = *replica;
-                (replica.app_id.into_option().unwrap_or_default(), Some(replica.name))
+                (
+                    replica.app_id.into_option().unwrap_or_default(),
+                    Some(replica.name),
+                )
             }
             None => return Err(ConnectError::invalid_argument("the request lacks `target`")),
         };
@@ -76,10 +81,18 @@ fn batches(
 ) -> impl Iterator<Item = app::TailLogsResponse> + Send + use<> {
     // One message holds lines of one replica, in order.
     let mut runs: Vec<Vec<Record>> = Vec::new();
+    let mut bytes = 0;
     for record in records {
+        // A line costs more than its text.
+        bytes += record.text.len() + 64;
         match runs.last_mut() {
-            Some(run) if run.len() < 100 && run[0].replica == record.replica => run.push(record),
-            _ => runs.push(vec![record]),
+            Some(run) if bytes < BATCH_BYTES && run[0].replica == record.replica => {
+                run.push(record)
+            }
+            _ => {
+                bytes = 0;
+                runs.push(vec![record]);
+            }
         }
     }
     let id = id.clone();

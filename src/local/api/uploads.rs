@@ -30,7 +30,12 @@ impl DataProxyService for Api {
     {
         let request = request.to_owned_message();
         let digest = hex(&request.content_md5);
-        let parts = [&request.project, &request.domain, &digest, &request.filename];
+        let parts = [
+            &request.project,
+            &request.domain,
+            &digest,
+            &request.filename,
+        ];
         if digest.len() != 32 || !parts.iter().all(|part| is_plain(part)) {
             return Err(ConnectError::invalid_argument(
                 "an upload needs a project, a domain, a plain file name and an MD5 of 16 bytes",

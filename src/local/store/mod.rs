@@ -211,33 +211,27 @@ impl Store {
             .collect()
     }
 
-    /// Files a new app under a port.
-    pub fn insert_app(&self, key: &AppKey, port: u16) -> Result<(), Error> {
-        let now = now_ms();
-        self.connection().execute(
+    /// Files a new app under a port, with its first revision.
+    pub fn create_app(&self, key: &AppKey, port: u16, app: &app::App) -> Result<Revision, Error> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction()?;
+        transaction.execute(
             "INSERT INTO apps (key, port, desired_active, serving, latest, created_at, updated_at)
              VALUES (?1, ?2, 1, NULL, 0, ?3, ?3)",
-            params![key.as_str(), port, now],
+            params![key.as_str(), port, now_ms()],
         )?;
-        Ok(())
+        let revision = next_revision(&transaction, key, app)?;
+        transaction.commit()?;
+        Ok(revision)
     }
 
     /// Files a new revision and makes it the one that is wanted.
     pub fn insert_revision(&self, key: &AppKey, app: &app::App) -> Result<Revision, Error> {
         let mut connection = self.connection();
         let transaction = connection.transaction()?;
-        let latest: i64 = transaction.query_row(
-            "UPDATE apps SET latest = latest + 1, desired_active = 1, updated_at = ?2
-             WHERE key = ?1 RETURNING latest",
-            params![key.as_str(), now_ms()],
-            |row| row.get(0),
-        )?;
-        transaction.execute(
-            "INSERT INTO revisions (key, revision, app, created_at) VALUES (?1, ?2, ?3, ?4)",
-            params![key.as_str(), latest, app.encode_to_vec(), now_ms()],
-        )?;
+        let revision = next_revision(&transaction, key, app)?;
         transaction.commit()?;
-        Ok(latest.unsigned_abs())
+        Ok(revision)
     }
 
     /// Records which revision takes traffic.
@@ -301,6 +295,24 @@ impl Store {
     }
 }
 
+fn next_revision(
+    transaction: &rusqlite::Transaction<'_>,
+    key: &AppKey,
+    app: &app::App,
+) -> Result<Revision, Error> {
+    let latest: i64 = transaction.query_row(
+        "UPDATE apps SET latest = latest + 1, desired_active = 1, updated_at = ?2
+         WHERE key = ?1 RETURNING latest",
+        params![key.as_str(), now_ms()],
+        |row| row.get(0),
+    )?;
+    transaction.execute(
+        "INSERT INTO revisions (key, revision, app, created_at) VALUES (?1, ?2, ?3, ?4)",
+        params![key.as_str(), latest, app.encode_to_vec(), now_ms()],
+    )?;
+    Ok(latest.unsigned_abs())
+}
+
 fn app_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<AppRow> {
     Ok(AppRow {
         key: AppKey(row.get(0)?),
@@ -340,7 +352,6 @@ mod tests {
     #[test]
     fn revisions_count_up_and_survive_reopening() {
         let (folder, store) = store();
-        store.insert_app(&key(), 4100).unwrap();
         let app = app::App {
             metadata: app::Meta {
                 code_bundle_uri: "file:///x".into(),
@@ -349,7 +360,7 @@ mod tests {
             .into(),
             ..Default::default()
         };
-        assert_eq!(store.insert_revision(&key(), &app).unwrap(), 1);
+        assert_eq!(store.create_app(&key(), 4100, &app).unwrap(), 1);
         assert_eq!(store.insert_revision(&key(), &app).unwrap(), 2);
         store.set_serving(&key(), Some(2)).unwrap();
         drop(store);
@@ -364,12 +375,11 @@ mod tests {
     #[test]
     fn unknown_fields_are_kept() {
         let (_folder, store) = store();
-        store.insert_app(&key(), 4100).unwrap();
         let mut bytes = Vec::new();
         // Field 1000, a string: unknown to the subset.
         bytes.extend([0xc2, 0x3e, 3, b'a', b'b', b'c']);
         let app = app::App::decode_from_slice(&bytes).unwrap();
-        store.insert_revision(&key(), &app).unwrap();
+        store.create_app(&key(), 4100, &app).unwrap();
         let stored = store.revision(&key(), 1).unwrap().unwrap();
         assert_eq!(stored.app.encode_to_vec(), bytes);
     }
@@ -377,7 +387,9 @@ mod tests {
     #[test]
     fn conditions_are_bounded_and_ordered() {
         let (_folder, store) = store();
-        store.insert_app(&key(), 4100).unwrap();
+        store
+            .create_app(&key(), 4100, &app::App::default())
+            .unwrap();
         for number in 0..(CONDITIONS_KEPT + 10) {
             let condition = app::Condition {
                 message: number.to_string(),
@@ -400,14 +412,18 @@ mod tests {
             .unwrap()
             .pragma_update(None, "user_version", 99)
             .unwrap();
-        assert!(matches!(Store::open(&path), Err(Error::Newer { found: 99 })));
+        assert!(matches!(
+            Store::open(&path),
+            Err(Error::Newer { found: 99 })
+        ));
     }
 
     #[test]
     fn deleting_an_app_deletes_what_belongs_to_it() {
         let (_folder, store) = store();
-        store.insert_app(&key(), 4100).unwrap();
-        store.insert_revision(&key(), &app::App::default()).unwrap();
+        store
+            .create_app(&key(), 4100, &app::App::default())
+            .unwrap();
         store.delete_app(&key()).unwrap();
         assert!(store.app(&key()).unwrap().is_none());
         assert!(store.revision(&key(), 1).unwrap().is_none());

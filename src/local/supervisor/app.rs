@@ -235,8 +235,8 @@ impl Task {
             &format!("revision {revision} is serving"),
         );
         if let Some(old) = old {
-            let folder = (old.replica.revision != revision)
-                .then(|| self.run_folder(old.replica.revision));
+            let folder =
+                (old.replica.revision != revision).then(|| self.run_folder(old.replica.revision));
             tokio::spawn(retire(old, folder));
         }
     }
@@ -451,15 +451,17 @@ async fn start(
     pause: Duration,
 ) -> Result<(Replica, SocketAddr), Failure> {
     tokio::time::sleep(pause).await;
-    let internal = |error: store::Error| {
-        Failure::new(Code::LocalStore, crate::error::with_causes(&error))
-    };
+    let internal =
+        |error: store::Error| Failure::new(Code::LocalStore, crate::error::with_causes(&error));
     let row = workshop
         .store
         .revision(&key, revision)
         .map_err(internal)?
         .ok_or_else(|| {
-            Failure::new(Code::LocalStore, format!("revision {revision} is not stored"))
+            Failure::new(
+                Code::LocalStore,
+                format!("revision {revision} is not stored"),
+            )
         })?;
     let health = Health::of(launch::container(&row.app)?);
     let launch = launch::prepare(&workshop.setting, &key, &row.app, revision, number)?;
@@ -503,7 +505,10 @@ async fn retire(old: Serving, folder: Option<PathBuf>) {
         .await
         .is_err()
     {
-        tracing::info!(replica = old.replica.name, "requests did not finish in time");
+        tracing::info!(
+            replica = old.replica.name,
+            "requests did not finish in time"
+        );
     }
     old.replica.stop(STOP_GRACE).await;
     // The bundle can be unpacked again, should this revision come back.

@@ -129,7 +129,8 @@ pub fn prepare(
 /// The command line behind `fserve`.
 fn arguments(app: &app::App, container: &core::Container, raw_data: &Path) -> Vec<String> {
     let words = container.command.iter().chain(&container.args);
-    let words = words.map(|word| word.replace("{{.rawOutputDataPrefix}}", &raw_data.to_string_lossy()));
+    let words =
+        words.map(|word| word.replace("{{.rawOutputDataPrefix}}", &raw_data.to_string_lossy()));
     let own = container
         .command
         .first()
@@ -298,7 +299,17 @@ mod tests {
         let launch = prepare(&setting, &key(), &app_, 1, 1).unwrap();
         assert_eq!(
             launch.args[2..],
-            ["--tgz", "file:///b.tar.zst", "--dest", ".", "--", "gunicorn", "x:y", "-w", "2"]
+            [
+                "--tgz",
+                "file:///b.tar.zst",
+                "--dest",
+                ".",
+                "--",
+                "gunicorn",
+                "x:y",
+                "-w",
+                "2"
+            ]
         );
     }
 

@@ -184,10 +184,7 @@ mod tests {
         let mut follower = book.follow();
         book.write(record("one  two"));
         book.write(record(""));
-        assert_eq!(
-            book.tail(10, |_| true),
-            [record("one  two"), record("")]
-        );
+        assert_eq!(book.tail(10, |_| true), [record("one  two"), record("")]);
         assert_eq!(book.tail(1, |_| true), [record("")]);
         assert_eq!(follower.try_recv().unwrap(), record("one  two"));
     }

@@ -78,7 +78,11 @@ impl Replica {
     fn patience(&self, seen: &Seen, idle: Duration) -> Result<(), Failure> {
         let declared = self.declared_port;
         if !seen.elsewhere.is_empty() && idle >= WRONG_PORT_PATIENCE {
-            let ports: Vec<String> = seen.elsewhere.iter().map(|port| format!("{port}")).collect();
+            let ports: Vec<String> = seen
+                .elsewhere
+                .iter()
+                .map(|port| format!("{port}"))
+                .collect();
             return Err(Failure::new(
                 Code::AppWrongPort,
                 format!(

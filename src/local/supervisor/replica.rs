@@ -266,7 +266,10 @@ async fn pump(
 enum Said {
     /// Comes with the descriptor of the watch when it is true.
     Watched(bool),
-    Failed { code: String, message: String },
+    Failed {
+        code: String,
+        message: String,
+    },
 }
 
 async fn listen(
