@@ -693,7 +693,8 @@ mod tests {
         let tar = tar_of(&[file("a", "1"), file("b", "2")]);
         let mut bytes = Vec::new();
         for part in tar.chunks(700) {
-            let mut encoder = flate2::write::GzEncoder::new(&mut bytes, flate2::Compression::default());
+            let mut encoder =
+                flate2::write::GzEncoder::new(&mut bytes, flate2::Compression::default());
             encoder.write_all(part).unwrap();
             encoder.finish().unwrap();
         }

@@ -281,10 +281,7 @@ pub fn counted(files: usize) -> String {
 }
 
 /// `1.5 MB`.
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "one decimal is shown"
-)]
+#[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["B", "kB", "MB", "GB"];
     let mut value = bytes as f64;

@@ -222,7 +222,11 @@ mod tests {
     #[tokio::test]
     async fn a_full_waiting_room_turns_away_at_once() {
         let route = Route::new(starting());
-        let _all = route.shared.room.acquire_many(u32::try_from(MAX_WAITING).unwrap()).await;
+        let _all = route
+            .shared
+            .room
+            .acquire_many(u32::try_from(MAX_WAITING).unwrap())
+            .await;
         let refusal = route.admit(Instant::now()).await.unwrap_err();
         assert!(format!("{refusal:?}").contains("app.overloaded"));
     }

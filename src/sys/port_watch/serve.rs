@@ -4,7 +4,6 @@
 //! could change meanwhile. Where a step fails, the app gets that error from its own call: rather a
 //! bind that fails for all to see than a socket open to the network.
 #![deny(unsafe_code)]
-
 #![expect(
     clippy::cast_possible_truncation,
     reason = "the kernel passes an `int` in a register of 64 bits, whose upper half means nothing"
