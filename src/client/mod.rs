@@ -384,6 +384,17 @@ fn failed(endpoint: &str, call: &'static str, error: ConnectError) -> Error {
     }
 }
 
+/// A stream that breaks off, unless the server said why: the other side is gone.
+fn broken(endpoint: &str, call: &'static str, error: ConnectError) -> Error {
+    match error.code {
+        ErrorCode::Internal | ErrorCode::Unknown | ErrorCode::Canceled => Error::Unavailable {
+            endpoint: endpoint.to_owned(),
+            source: Box::new(error),
+        },
+        _ => failed(endpoint, call, error),
+    }
+}
+
 fn project_id(org: &str, project: &str, domain: &str) -> common::ProjectIdentifier {
     common::ProjectIdentifier {
         organization: org.to_owned(),
@@ -420,7 +431,7 @@ impl Watch {
                 .stream
                 .message()
                 .await
-                .map_err(|error| failed(&self.endpoint, "Watch", error))?;
+                .map_err(|error| broken(&self.endpoint, "Watch", error))?;
             let Some(message) = message else {
                 return Ok(None);
             };
@@ -475,7 +486,7 @@ impl LogStream {
                 .stream
                 .message()
                 .await
-                .map_err(|error| failed(&self.endpoint, "TailLogs", error))?;
+                .map_err(|error| broken(&self.endpoint, "TailLogs", error))?;
             let Some(message) = message else {
                 return Ok(None);
             };

@@ -19,6 +19,8 @@ pub enum Error {
     Deactivated { app: String },
     #[error("app `{app}` was deleted while it was waited for")]
     Deleted { app: String },
+    #[error("revision {revision} of app `{app}` was replaced by a newer one before it served")]
+    Overtaken { app: String, revision: u64 },
     #[error("app `{app}` is {state} after {seconds} s: {message}")]
     Timeout {
         app: String,
@@ -35,6 +37,7 @@ impl Diagnostic for Error {
             Self::Failed { code, .. } => *code,
             Self::Deactivated { .. } => Code::AppDeactivated,
             Self::Deleted { .. } => Code::AppNotFound,
+            Self::Overtaken { .. } => Code::ClientConflict,
             Self::Timeout { .. } => Code::AppTimeout,
         }
     }
@@ -46,6 +49,9 @@ impl Diagnostic for Error {
                 format!("`flyte get logs {app} --follow` shows what it does"),
                 "a longer wait: with_servecontext(activate_timeout=...)".into(),
             ],
+            Self::Overtaken { .. } => {
+                vec!["somebody served the same app meanwhile; serve again to win".into()]
+            }
             Self::Deactivated { .. } | Self::Deleted { .. } => Vec::new(),
         }
     }
@@ -53,14 +59,17 @@ impl Diagnostic for Error {
     fn retry(&self) -> Retry {
         match self {
             Self::Timeout { .. } => Retry::Maybe,
-            Self::Failed { .. } | Self::Deactivated { .. } | Self::Deleted { .. } => Retry::Never,
+            Self::Failed { .. }
+            | Self::Deactivated { .. }
+            | Self::Deleted { .. }
+            | Self::Overtaken { .. } => Retry::Never,
         }
     }
 
     fn log_tail(&self) -> Vec<String> {
         match self {
             Self::Failed { log, .. } | Self::Timeout { log, .. } => log.clone(),
-            Self::Deactivated { .. } | Self::Deleted { .. } => Vec::new(),
+            Self::Deactivated { .. } | Self::Deleted { .. } | Self::Overtaken { .. } => Vec::new(),
         }
     }
 }
@@ -95,6 +104,8 @@ pub enum Verdict {
         message: String,
     },
     Deactivated,
+    /// A newer revision took its place while it was starting.
+    Overtaken,
 }
 
 /// Judges the deployment of `revision`.
@@ -117,11 +128,21 @@ pub fn judge(app: &app::App, revision: u64) -> Verdict {
         .rposition(|condition| condition.revision == revision && is_acceptance(condition));
     let attempt = &conditions[accepted.unwrap_or(0)..];
     let mut verdict = nothing_yet();
-    for condition in attempt.iter().filter(|one| one.revision == revision) {
-        verdict = of_condition(condition);
-        // A failed attempt is over, whatever the platform does to serve something else.
-        if matches!(verdict, Verdict::Failed { .. }) {
-            break;
+    for condition in attempt {
+        if condition.revision == revision {
+            verdict = of_condition(condition);
+            // A failed attempt is over, whatever the platform does to serve something else.
+            if matches!(verdict, Verdict::Failed { .. }) {
+                break;
+            }
+        } else if matches!(verdict, Verdict::Pending { .. }) {
+            // What happens to the app as a whole ends an attempt that was still under way.
+            if status::is_deactivated(status::condition_status(condition)) {
+                return Verdict::Deactivated;
+            }
+            if condition.revision > revision && is_acceptance(condition) {
+                return Verdict::Overtaken;
+            }
         }
     }
     verdict
@@ -193,6 +214,7 @@ mod tests {
     use DeploymentStatus::{
         DEPLOYMENT_STATUS_ACTIVE as ACTIVE, DEPLOYMENT_STATUS_DEPLOYING as DEPLOYING,
         DEPLOYMENT_STATUS_FAILED as FAILED, DEPLOYMENT_STATUS_PENDING as PENDING,
+        DEPLOYMENT_STATUS_STOPPED as STOPPED,
     };
     use Substate::{INITIALIZING, RUNNING, SUBSTATE_UNSPECIFIED as NONE};
 
@@ -227,6 +249,28 @@ mod tests {
                 message: "listens on 1".into()
             }
         );
+    }
+
+    #[test]
+    fn an_attempt_that_was_overtaken_is_over() {
+        let mut conditions = vec![
+            condition(2, PENDING, NONE, ""),
+            condition(2, DEPLOYING, INITIALIZING, "starting"),
+            condition(3, PENDING, NONE, ""),
+        ];
+        assert_eq!(judge(&app(conditions.clone()), 2), Verdict::Overtaken);
+        conditions.insert(2, condition(2, ACTIVE, RUNNING, ""));
+        assert_eq!(judge(&app(conditions), 2), Verdict::Active);
+    }
+
+    #[test]
+    fn deactivation_ends_an_attempt() {
+        let conditions = vec![
+            condition(1, ACTIVE, RUNNING, ""),
+            condition(2, PENDING, NONE, ""),
+            condition(1, STOPPED, NONE, "deactivated"),
+        ];
+        assert_eq!(judge(&app(conditions), 2), Verdict::Deactivated);
     }
 
     #[test]

@@ -210,6 +210,10 @@ impl App {
                 hints: Vec::new(),
             })),
             Verdict::Deactivated => Some(Err(activate::Error::Deactivated { app: self.name() })),
+            Verdict::Overtaken => Some(Err(activate::Error::Overtaken {
+                app: self.name(),
+                revision,
+            })),
         });
         match tokio::time::timeout(timeout, wait).await {
             Ok(Ok(())) => Ok(true),

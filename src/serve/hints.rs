@@ -76,17 +76,18 @@ fn missing_file(file: &str, app: &AppSpec, source: &Source) -> Vec<String> {
         ]
     });
     let found = candidates.into_iter().find(|path| path.is_file());
-    found
-        .map(|path| {
-            format!(
-                "`{}` is in the project but was not bundled; add include=[\"{}\"] to the environment `{}`",
-                path.display(),
-                relative(&path, app, source).display(),
-                app.name
-            )
-        })
-        .into_iter()
-        .collect()
+    vec![match found {
+        Some(path) => format!(
+            "`{}` is in the project but was not bundled; add include=[\"{}\"] to the environment `{}`",
+            path.display(),
+            relative(&path, app, source).display(),
+            app.name
+        ),
+        None => format!(
+            "an app sees the files of its bundle, in its working folder; the project's root is `{}`",
+            source.root.display()
+        ),
+    }]
 }
 
 fn find_module(module: &str, app: &AppSpec, source: &Source) -> Option<PathBuf> {

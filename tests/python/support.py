@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 # The fifteen lines that nearly every app under test is made of. It listens where users hardcode.
-WEB = '''
+WEB = """
 import json
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -47,7 +47,7 @@ def serve(answer, port=8080, host="0.0.0.0"):
     server = ThreadingHTTPServer((host, port), Handler)
     server.daemon_threads = True
     server.serve_forever()
-'''
+"""
 
 
 def until(condition: Callable[[], Any], seconds: float = 10, what: str = "") -> Any:

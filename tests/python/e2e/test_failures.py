@@ -221,9 +221,7 @@ def test_nothing_to_run(project):
 
 
 def test_a_wait_that_is_too_short(project):
-    project.write(
-        "main.py", running("""["python", "-c", "import time\\nwhile True: time.time()"]""")
-    )
+    project.write("main.py", running("""["python", "-c", "import time\\nwhile True: time.time()"]"""))
     failure = project.failure("flyte.with_servecontext(activate_timeout=1.5).serve(main.env)")
     assert (failure["class"], failure["code"]) == ("TimeoutError", "app.timeout")
     assert 1.5 <= failure["seconds"] < SOON
@@ -259,7 +257,9 @@ def test_a_failed_app_says_why_at_its_endpoint(project, home):
 
 
 def test_an_uncaught_failure_of_a_script(project):
-    project.write("main.py", serving("raise ValueError('sad')") + "\nif __name__ == '__main__':\n    flyte.serve(env)\n")
+    project.write(
+        "main.py", serving("raise ValueError('sad')") + "\nif __name__ == '__main__':\n    flyte.serve(env)\n"
+    )
     done = project.run()
     assert done.returncode == 1
     assert "flyte.errors.AppError: app `broken` did not come up" in done.stderr

@@ -95,7 +95,9 @@ def test_files_and_folders_are_local_paths(told):
 def test_values_given_when_serving_replace_the_declared_ones(told):
     import json
 
-    answer = told(json.dumps({"text": "given", "count": 9, "flag": False, "files": {"document": "data/two.txt"}}))
+    answer = told(
+        json.dumps({"text": "given", "count": 9, "flag": False, "files": {"document": "data/two.txt"}})
+    )
     assert answer["got"]["text"] == answer["env"]["text"] == "given"
     assert answer["arguments"]["count"] == 9
     assert answer["arguments"]["flag"] is False
