@@ -81,6 +81,10 @@ class Deployment:
         """Where the app answers."""
         return str(self._app().endpoint)
 
+    def env_repr(self) -> list[tuple[str, str]]:
+        """Return rows (label, value) on each environment."""
+        return [row for deployed in self.envs.values() for row in deployed.env_repr()]
+
     def summary_repr(self) -> str:
         """Return one line for each app."""
         return "\n".join(deployed.summary_repr() for deployed in self.envs.values())

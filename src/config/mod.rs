@@ -203,7 +203,7 @@ fn normalise(value: &str, insecure: bool) -> Result<String, Error> {
     let invalid = || Error::Endpoint {
         value: value.to_owned(),
     };
-    let value = value.trim_end_matches('/');
+    let value = value.strip_suffix('/').unwrap_or(value);
     if value.starts_with("http://") || value.starts_with("https://") {
         return Ok(value.to_owned());
     }

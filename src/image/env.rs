@@ -274,7 +274,21 @@ fn envs(home: &Path) -> PathBuf {
 /// The manifest of an environment that is complete and whose interpreter still exists.
 fn complete(path: &Path) -> Option<Manifest> {
     let manifest = manifest(path).ok()?;
-    path.join("bin/python").exists().then_some(manifest)
+    // Written after everything else; but a cleaner of disks may have come by since.
+    let whole = path.join("bin/python").exists()
+        && path.join("bin/fserve").exists()
+        && holds_sdk(path).unwrap_or(false);
+    whole.then_some(manifest)
+}
+
+fn holds_sdk(path: &Path) -> std::io::Result<bool> {
+    for entry in std::fs::read_dir(path.join("lib"))? {
+        let package = entry?.path().join("site-packages/flyte");
+        if package.join("__init__.py").exists() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// What to apply when something is started in the environment at `env`.
@@ -746,7 +760,15 @@ mod tests {
         let tag = "0123456789abcdef0123456789abcdef";
         let env = dir.path().join("envs").join(tag);
         std::fs::create_dir_all(env.join("bin")).unwrap();
-        std::fs::write(env.join("bin/python"), "").unwrap();
+        let package = env.join("lib/python3.12/site-packages/flyte");
+        std::fs::create_dir_all(&package).unwrap();
+        for file in [
+            env.join("bin/python"),
+            env.join("bin/fserve"),
+            package.join("__init__.py"),
+        ] {
+            std::fs::write(file, "").unwrap();
+        }
         let uri = format!("env.flyte.local/x:{tag}");
         assert_eq!(locate(dir.path(), &uri), None);
         let empty = r#"{"env_vars":[],"workdir":null,"sources":[],"notes":[]}"#;

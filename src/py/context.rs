@@ -239,6 +239,7 @@ fn with_servecontext(
                 path: health_check_path,
                 timeout_ms: millis(health_check_timeout, "health_check_timeout")?,
                 interval_ms: millis(health_check_interval, "health_check_interval")?,
+                activate_timeout_ms: millis(activate_timeout, "activate_timeout")?,
             },
             raw_data_path,
         },

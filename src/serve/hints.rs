@@ -57,6 +57,10 @@ fn missing_module(module: &str, app: &AppSpec, source: &Source) -> String {
         );
     }
     let top = module.split('.').next().unwrap_or(module);
+    if top == "flyte" {
+        return "the environment has lost its SDK; `flyte local reset` removes all environments"
+            .to_owned();
+    }
     let package = PACKAGES
         .iter()
         .find(|(import, _)| *import == top)

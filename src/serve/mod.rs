@@ -126,8 +126,10 @@ pub enum Progress {
     },
     /// Something the user should know; not a failure.
     Note(String),
-    /// A line of an installer or of the app's state.
+    /// A line of an installer.
     Line(String),
+    /// What the app is doing now, while it is waited for.
+    State(String),
 }
 
 /// Takes progress as it happens; called from any thread.
@@ -263,7 +265,7 @@ impl Server {
                 let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
                 if *last != line {
                     line.clone_into(&mut last);
-                    self.report(Progress::Line(format!("{}: {line}", spec.name)));
+                    self.report(Progress::State(format!("{}: {line}", spec.name)));
                 }
             })
             .await;

@@ -15,11 +15,14 @@ pub struct Health {
     pub path: Option<String>,
     pub timeout_ms: Option<u64>,
     pub interval_ms: Option<u64>,
+    /// How long the app may take to come up, where its caller said so.
+    pub activate_timeout_ms: Option<u64>,
 }
 
 const HEALTH_PATH: &str = "flyte.health.path";
 const HEALTH_TIMEOUT: &str = "flyte.health.timeout_ms";
 const HEALTH_INTERVAL: &str = "flyte.health.interval_ms";
+const ACTIVATE_TIMEOUT: &str = "flyte.activate.timeout_ms";
 
 impl Health {
     fn entries(&self) -> Vec<core::KeyValuePair> {
@@ -28,6 +31,7 @@ impl Health {
             (HEALTH_PATH, self.path.clone()),
             (HEALTH_TIMEOUT, number(self.timeout_ms)),
             (HEALTH_INTERVAL, number(self.interval_ms)),
+            (ACTIVATE_TIMEOUT, number(self.activate_timeout_ms)),
         ]
         .into_iter()
         .filter_map(|(key, value)| value.map(|value| pair(key, &value)))
@@ -47,6 +51,7 @@ impl Health {
             path: get(HEALTH_PATH),
             timeout_ms: get(HEALTH_TIMEOUT).and_then(|value| value.parse().ok()),
             interval_ms: get(HEALTH_INTERVAL).and_then(|value| value.parse().ok()),
+            activate_timeout_ms: get(ACTIVATE_TIMEOUT).and_then(|value| value.parse().ok()),
         }
     }
 }

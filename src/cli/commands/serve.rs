@@ -69,6 +69,7 @@ fn apply(request: &mut Request, args: &Serve) -> Result<(), Failure> {
     options.health.path.clone_from(&args.health_check_path);
     if let Some(seconds) = args.activate_timeout {
         options.activate_timeout = Duration::from_secs(seconds);
+        options.health.activate_timeout_ms = Some(seconds.saturating_mul(1000));
     }
     options
         .overrides

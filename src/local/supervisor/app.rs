@@ -407,9 +407,34 @@ impl Task {
         self.live.send_replace(Live { replicas });
     }
 
-    /// Writes a condition down, then tells whoever watches.
     fn note(&self, revision: Revision, state: DeploymentStatus, substate: Substate, message: &str) {
-        tracing::info!(app = %self.key, revision, state = status::short_name(state), message);
+        self.workshop
+            .note(&self.key, revision, state, substate, message);
+    }
+
+    /// The app goes on when the disk does not; what was lost is in the platform's log.
+    fn record(&self, result: Result<(), store::Error>) {
+        record(&self.key, result);
+    }
+}
+
+fn record(key: &AppKey, result: Result<(), store::Error>) {
+    if let Err(error) = result {
+        tracing::error!(app = %key, error = %crate::error::with_causes(&error), "not recorded");
+    }
+}
+
+impl Workshop {
+    /// Writes a condition down, then tells whoever watches.
+    fn note(
+        &self,
+        key: &AppKey,
+        revision: Revision,
+        state: DeploymentStatus,
+        substate: Substate,
+        message: &str,
+    ) {
+        tracing::info!(app = %key, revision, state = status::short_name(state), message);
         let now = jiff::Timestamp::now();
         let condition = app::Condition {
             last_transition_time: buffa_types::google::protobuf::Timestamp {
@@ -424,19 +449,12 @@ impl Task {
             revision,
             ..Default::default()
         };
-        self.record(self.workshop.store.push_condition(&self.key, &condition));
+        record(key, self.store.push_condition(key, &condition));
         // Nobody may be watching.
-        let _ = self.workshop.changes.send(Change {
-            key: self.key.clone(),
+        let _ = self.changes.send(Change {
+            key: key.clone(),
             deleted: None,
         });
-    }
-
-    /// The app goes on when the disk does not; what was lost is in the platform's log.
-    fn record(&self, result: Result<(), store::Error>) {
-        if let Err(error) = result {
-            tracing::error!(app = %self.key, error = %crate::error::with_causes(&error), "not recorded");
-        }
     }
 }
 
@@ -464,7 +482,16 @@ async fn start(
     let health = Health::of(launch::container(&row.app)?);
     let launch = launch::prepare(&workshop.setting, &key, &row.app, revision, number)?;
     let mut replica = Replica::start(&workshop.spawner, launch, &logs).await?;
-    match replica.ready(&health).await {
+    let note = |text: &str| {
+        workshop.note(
+            &key,
+            revision,
+            DeploymentStatus::DEPLOYMENT_STATUS_DEPLOYING,
+            Substate::INITIALIZING,
+            text,
+        );
+    };
+    match replica.ready(&health, &note).await {
         Ok(address) => Ok((replica, address)),
         Err(failure) => {
             replica.stop(Duration::from_secs(2)).await;

@@ -23,8 +23,11 @@ const SAMPLE: Duration = Duration::from_millis(200);
 const LOOK: Duration = Duration::from_millis(10);
 /// An app that listens elsewhere and then does nothing for this long has finished starting.
 const WRONG_PORT_PATIENCE: Duration = Duration::from_secs(1);
-/// An app that listens nowhere and does nothing for this long will not begin to.
-const NOT_LISTENING_PATIENCE: Duration = Duration::from_secs(10);
+/// An app that listens nowhere and does nothing for this long will not begin to, unless its caller
+/// said how long it may take.
+const NOT_LISTENING_PATIENCE: Duration = Duration::from_secs(20);
+/// Idleness that is worth a word long before it is taken for a failure.
+const IDLE_NOTE: Duration = Duration::from_secs(1);
 /// Errors of the health path in a row before the app is given up.
 const HEALTH_TRIES: u32 = 5;
 /// The same for 503, which apps answer while they load.
@@ -32,15 +35,28 @@ const HEALTH_TRIES_WHILE_LOADING: u32 = 150;
 
 impl Replica {
     /// Waits until the replica serves; tells where it listens, or why it never will.
-    pub async fn ready(&mut self, health: &Health) -> Result<SocketAddr, Failure> {
-        let address = self.listening().await?;
+    ///
+    /// `note` is told what the wait is about, once each, while it may still end well.
+    pub async fn ready(
+        &mut self,
+        health: &Health,
+        note: &(dyn Fn(&str) + Send + Sync),
+    ) -> Result<SocketAddr, Failure> {
+        let patience = health
+            .activate_timeout_ms
+            .map_or(NOT_LISTENING_PATIENCE, Duration::from_millis);
+        let address = self.listening(patience, note).await?;
         if let Some(path) = &health.path {
             self.healthy(address, path, health).await?;
         }
         Ok(address)
     }
 
-    async fn listening(&mut self) -> Result<SocketAddr, Failure> {
+    async fn listening(
+        &mut self,
+        patience: Duration,
+        note: &(dyn Fn(&str) + Send + Sync),
+    ) -> Result<SocketAddr, Failure> {
         let mut seen = Seen::default();
         let mut idle = IdleMeter::new(self.pid());
         let mut look = tokio::time::interval(LOOK);
@@ -68,37 +84,48 @@ impl Replica {
                     }
                     if last_sample.elapsed() >= SAMPLE {
                         last_sample = Instant::now();
-                        self.patience(&seen, idle.sample())?;
+                        self.judge_idleness(&mut seen, idle.sample(), patience, note)?;
                     }
                 }
             }
         }
     }
 
-    fn patience(&self, seen: &Seen, idle: Duration) -> Result<(), Failure> {
+    /// Says what an idle app lacks, and gives it up when that goes on.
+    fn judge_idleness(
+        &self,
+        seen: &mut Seen,
+        idle: Duration,
+        patience: Duration,
+        note: &(dyn Fn(&str) + Send + Sync),
+    ) -> Result<(), Failure> {
+        if idle < IDLE_NOTE {
+            return Ok(());
+        }
         let declared = self.declared_port;
-        if !seen.elsewhere.is_empty() && idle >= WRONG_PORT_PATIENCE {
-            let ports: Vec<String> = seen
-                .elsewhere
-                .iter()
-                .map(|port| format!("{port}"))
-                .collect();
-            return Err(Failure::new(
+        let (code, text, limit) = if seen.elsewhere.is_empty() {
+            (
+                Code::AppNotListening,
+                format!("the process runs, but nothing listens on port {declared}"),
+                patience,
+            )
+        } else {
+            let ports: Vec<String> = seen.elsewhere.iter().map(u16::to_string).collect();
+            (
                 Code::AppWrongPort,
                 format!(
                     "the app listens on port {} but declares port {declared}",
                     ports.join(", ")
                 ),
-            ));
+                WRONG_PORT_PATIENCE.min(patience),
+            )
+        };
+        if idle >= limit {
+            return Err(Failure::new(code, text));
         }
-        if idle >= NOT_LISTENING_PATIENCE {
-            return Err(Failure::new(
-                Code::AppNotListening,
-                format!(
-                    "the process runs, but nothing listens on port {declared}, and it has been idle for {} s",
-                    idle.as_secs()
-                ),
-            ));
+        if seen.told.as_ref() != Some(&text) {
+            note(&format!("{text}, and it is idle"));
+            seen.told = Some(text);
         }
         Ok(())
     }
@@ -206,6 +233,8 @@ struct Seen {
     elsewhere: BTreeSet<u16>,
     failed: Option<Failure>,
     bind_failed: Option<(SocketAddr, i32)>,
+    /// What was said of its idleness last.
+    told: Option<String>,
 }
 
 impl Seen {

@@ -74,14 +74,16 @@ mod tests {
     fn a_marked_process_is_found_in_its_own_session_too() {
         let mark = format!("test-{}", std::process::id());
         let mut child = Command::new("setsid")
-            .args(["--wait", "sleep", "60"])
+            .args(["--fork", "--wait", "sleep", "60"])
             .env(MARK, format!("{mark}:app"))
             .spawn()
             .unwrap();
         let mut bystander = Command::new("sleep").arg("60").spawn().unwrap();
         // Both `setsid` and `sleep` carry the mark once they have started.
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
         while marked(&mark).len() < 2 {
-            std::thread::yield_now();
+            assert!(std::time::Instant::now() < deadline, "no marked processes");
+            std::thread::sleep(Duration::from_millis(5));
         }
         assert!(kill_marked(&mark) >= 2);
         assert_eq!(child.wait().unwrap().signal(), Some(9));
