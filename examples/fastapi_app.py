@@ -5,8 +5,9 @@ The image says what the app needs. The client imports this file too, so it needs
 Run it with `python examples/fastapi_app.py`.
 """
 
-import flyte
 from fastapi import FastAPI
+
+import flyte
 from flyte.app.extras import FastAPIAppEnvironment
 
 api = FastAPI()

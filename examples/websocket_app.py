@@ -4,8 +4,9 @@ Run it with `python examples/websocket_app.py`, and talk to it with
 `python -m websockets ws://localhost:PORT/echo`.
 """
 
-import flyte
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+
+import flyte
 from flyte.app.extras import FastAPIAppEnvironment
 
 api = FastAPI()

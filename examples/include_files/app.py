@@ -9,9 +9,10 @@ Run it with `python examples/include_files/app.py` or `flyte serve examples/incl
 from pathlib import Path
 from wsgiref.simple_server import make_server
 
+from rhymes import rhyme  # bundled because it is imported
+
 import flyte
 import flyte.app
-from rhymes import rhyme  # bundled because it is imported
 
 env = flyte.app.AppEnvironment(name="include-files", include=["texts/*.txt"])
 

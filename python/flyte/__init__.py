@@ -104,7 +104,9 @@ def _refuse(name: str) -> BaseException | None:
     )
 
 
-__getattr__, __dir__ = _hooks("flyte", _NAMES, ("app", "errors", "io", "remote"), _refuse)
+# Hidden from type checkers, which would take every misspelled name for one that exists.
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = _hooks("flyte", _NAMES, ("app", "errors", "io", "remote"), _refuse)
 
 __all__ = [
     "AMD_GPU",

@@ -65,9 +65,10 @@ def fold(owner: type, *names: str) -> None:
     for name in names:
         sync = owner.__dict__[name]
         start = owner.__dict__[f"{name}_async"]
+        path = f"{owner.__module__}:{owner.__name__}.{name}"
         if isinstance(sync, staticmethod):
-            pair: Any = staticmethod(Dual(sync.__func__, start.__func__, f"{owner.__module__}:{owner.__name__}.{name}"))
+            pair: Any = staticmethod(Dual(sync.__func__, start.__func__, path))
         else:
-            pair = Dual(sync, start, f"{owner.__module__}:{owner.__name__}.{name}")
+            pair = Dual(sync, start, path)
         setattr(owner, name, pair)
         delattr(owner, f"{name}_async")

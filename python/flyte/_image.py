@@ -279,7 +279,8 @@ class Image:
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         raise TypeError(
-            "Direct instantiation of Image not allowed, please use one of the various from_...() methods instead"
+            "Direct instantiation of Image not allowed, "
+            "please use one of the various from_...() methods instead"
         )
 
     @classmethod
@@ -875,9 +876,9 @@ class Image:
         return self._tag or self._get_hash_digest()
 
     def _get_hash_digest(self) -> str:
-        from flyte._native import image_tag  # type: ignore[import-not-found, unused-ignore]
+        from flyte._native import image_tag
 
-        return image_tag(self)  # type: ignore[no-any-return, unused-ignore]
+        return image_tag(self)
 
     def validate(self) -> None:
         """Check that every file and folder that the layers name is there.

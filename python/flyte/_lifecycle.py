@@ -101,9 +101,7 @@ def load_environment(start: Mapping[str, Any]) -> Any:
     app = start.get("app") or os.environ.get("_FLYTE_APP_NAME") or None
     module_name, separator, variable = (start.get("loader") or "").partition(":")
     if not separator or not module_name or not variable or module_name == "__main__":
-        raise RuntimeConfigError(
-            f"`{start.get('loader')}` names no app: `module:variable` is expected"
-        )
+        raise RuntimeConfigError(f"`{start.get('loader')}` names no app: `module:variable` is expected")
     importlib.invalidate_caches()  # the bundle may have been unpacked a moment ago
     module = _module(module_name)
     wanted = variable.removeprefix("@") if variable.startswith("@") else app
@@ -115,14 +113,12 @@ def load_environment(start: Mapping[str, Any]) -> Any:
     found = _registered(wanted) or held
     if found is None:
         names = ", ".join(f"`{env.name}`" for env in _environments()) or "none"
-        raise RuntimeConfigError(
-            f"module `{module_name}` has no app `{variable}`; apps found: {names}"
-        )
+        raise RuntimeConfigError(f"module `{module_name}` has no app `{variable}`; apps found: {names}")
     return found
 
 
 def _unpickled(path: str) -> Any:
-    import cloudpickle
+    import cloudpickle  # type: ignore[import-untyped]
 
     with gzip.open(path, "rb") as file:
         return cloudpickle.load(file)

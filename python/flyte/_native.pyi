@@ -4,7 +4,6 @@ Written by hand and compared with the module by `mypy.stubtest` and `tests/typin
 these names from `flyte` and `flyte.remote`; the functions at the end are for this package alone.
 """
 
-from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from os import PathLike
 from typing import Any, Literal, final
@@ -14,6 +13,21 @@ from typing_extensions import Self
 from flyte._dual import _dual_static, _DualMethod
 from flyte.app import AppEnvironment
 from flyte.remote import DeploymentStatus, DesiredState
+
+__all__ = [
+    "__version__",
+    "configure",
+    "current_scope",
+    "App",
+    "app_endpoint",
+    "run_platform",
+    "LogLines",
+    "ServeContext",
+    "with_servecontext",
+    "image_tag",
+    "fserve_prepare",
+    "command_line",
+]
 
 __version__: str
 
@@ -302,9 +316,9 @@ def with_servecontext(
     dry_run: bool = False,
     project: str | None = None,
     domain: str | None = None,
-    env_vars: Mapping[str, str] | None = None,
-    input_values: Mapping[str, Mapping[str, Any]] | None = None,
-    parameter_values: Mapping[str, Mapping[str, Any]] | None = None,
+    env_vars: dict[str, str] | None = None,
+    input_values: dict[str, dict[str, Any]] | None = None,
+    parameter_values: dict[str, dict[str, Any]] | None = None,
     cluster_pool: str | None = None,
     cluster: str | None = None,
     log_level: int | str | None = None,
@@ -419,11 +433,11 @@ def image_tag(image: object) -> str:
         image: a `flyte.Image`.
 
     Raises:
-        flyte.errors.BuildError: a file that the image names cannot be read.
+        flyte.errors.Error: the declaration cannot be used, or a file that it names not be read.
 
     Example:
         >>> len(image_tag(flyte.Image.from_debian_base()))      # doctest: +SKIP
-        22
+        32
     """
 
 def command_line(words: list[str]) -> int:
@@ -457,7 +471,7 @@ def run_platform() -> None:
     """Run the local platform in this process until it is told to end.
 
     Raises:
-        flyte.errors.ConflictError: another process runs it already.
+        flyte.errors.Error: another process runs it already, or its folder cannot be used.
 
     Example:
         >>> run_platform()      # doctest: +SKIP

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from flyte import _native
-from flyte._deployment import Deployment, DeployedAppEnvironment
+from flyte._deployment import DeployedAppEnvironment, Deployment
 from flyte._dual import Dual, fold
 from flyte.errors import ConfigError, UnsupportedError
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
+    from flyte._environment import Environment
     from flyte.app import AppEnvironment
 
 ServeContext = _native.ServeContext
@@ -77,7 +78,7 @@ def _plan(envs: tuple[AppEnvironment, ...], options: dict[str, Any]) -> tuple[li
     return [env for env in envs if id(env) not in covered], with_servecontext(**options)
 
 
-def _cover(env: AppEnvironment, covered: set[int]) -> None:
+def _cover(env: Environment, covered: set[int]) -> None:
     for dependency in env.depends_on:
         if id(dependency) not in covered:
             covered.add(id(dependency))
@@ -243,7 +244,7 @@ async def _init_in_cluster_async(*_: Any, **__: Any) -> None:
 init_in_cluster = Dual(_init_in_cluster, _init_in_cluster_async, "flyte:init_in_cluster")
 
 
-def _refused(name: str) -> Dual:
+def _refused(name: str) -> Dual[..., None]:
     def refuse(*_: Any, **__: Any) -> None:
         raise UnsupportedError(
             f"`flyte.{name}` needs authentication, which this build of flyte-rs does not have yet",

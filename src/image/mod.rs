@@ -1,6 +1,6 @@
 //! From a declared image to something that an app can be started in.
 //!
-//! [`content_hash`] says what an image *is*, independent of who builds it; [`env`] builds it as a
+//! [`content_hash`] says what an image *is*, independent of who builds it; [`mod@env`] builds it as a
 //! Python environment on this machine, without containers. What cannot be had that way is refused
 //! by name, never skipped. This module knows nothing of apps, bundles or control planes.
 

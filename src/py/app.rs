@@ -20,7 +20,18 @@ use crate::wire::{identifier, status};
 /// How long a question about an app's state may take.
 const PROBE: Duration = Duration::from_secs(5);
 
-/// A served app.
+/// An app on a platform, as `flyte.serve` returns it.
+///
+/// The properties tell what was last known and ask nobody. Methods ask the platform; each has a
+/// form to await, `app.activate.aio(...)` beside `app.activate(...)`. An app that was served by
+/// another program is found with `App.get`.
+///
+/// Example:
+///     >>> app = flyte.serve(env)              # doctest: +SKIP
+///     >>> app.endpoint                        # doctest: +SKIP
+///     'http://localhost:24817'
+///     >>> app.deactivate(wait=True)           # doctest: +SKIP
+///     App(name='hello', status=stopped, revision=1, endpoint='http://localhost:24817')
 #[pyclass(module = "flyte.remote", frozen, name = "App")]
 pub struct App {
     inner: Arc<serve::App>,
@@ -119,36 +130,43 @@ async fn settle(app: Arc<serve::App>, wait_for: String) -> PyResult<App> {
 
 #[pymethods]
 impl App {
+    /// Name of the app, unique in its project and domain.
     #[getter]
     fn name(&self) -> String {
         self.inner.name()
     }
 
+    /// Project that the app is in.
     #[getter]
     fn project(&self) -> String {
         self.inner.id().project
     }
 
+    /// Domain that the app is in, such as `development`.
     #[getter]
     fn domain(&self) -> String {
         self.inner.id().domain
     }
 
+    /// URL of the app's page on the platform, for people; empty after a dry run.
     #[getter]
     fn url(&self) -> String {
         self.inner.url()
     }
 
+    /// URL at which the app answers requests; the same for as long as the app exists.
     #[getter]
     fn endpoint(&self) -> String {
         self.inner.endpoint()
     }
 
+    /// How often the app was changed by serving it; 1 at first, 0 after a dry run.
     #[getter]
     fn revision(&self) -> u64 {
         self.inner.revision()
     }
 
+    /// What the app was doing when the platform was last asked; see `is_active` to ask anew.
     #[getter]
     fn deployment_status<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let number = buffa::Enumeration::to_i32(&self.inner.deployment_status());
@@ -157,6 +175,7 @@ impl App {
             .call1((number,))
     }
 
+    /// What the app was last told to be doing.
     #[getter]
     fn desired_state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let number = buffa::Enumeration::to_i32(&self.inner.desired_state());
@@ -165,7 +184,11 @@ impl App {
             .call1((number,))
     }
 
-    /// The app as last seen, in the protocol's own JSON form.
+    /// Return the app as last seen, in the protocol's JSON form.
+    ///
+    /// Example:
+    ///     >>> json.loads(app.to_json())["metadata"]["id"]["name"]     # doctest: +SKIP
+    ///     'hello'
     fn to_json(&self) -> PyResult<String> {
         serde_json::to_string(&self.inner.known())
             .map_err(|error| PyValueError::new_err(error.to_string()))
@@ -179,6 +202,22 @@ impl App {
         runtime::future(py, probe(Arc::clone(&self.inner)))
     }
 
+    /// Let a deactivated app run again; an app that runs is left alone.
+    ///
+    /// Args:
+    ///     wait: return when the app answers requests, after `activate_timeout` seconds at most.
+    ///
+    /// Returns:
+    ///     The same app.
+    ///
+    /// Raises:
+    ///     flyte.errors.AppError: with `wait`, the app did not come up; has its last log lines.
+    ///     flyte.errors.TimeoutError: with `wait`, the time is over.
+    ///     flyte.errors.NotFoundError: the app was deleted.
+    ///
+    /// Example:
+    ///     >>> app.activate(wait=True).is_active()     # doctest: +SKIP
+    ///     True
     #[pyo3(signature = (wait=false))]
     fn activate(&self, py: Python<'_>, wait: bool) -> PyResult<App> {
         let app = self.handle();
@@ -197,6 +236,21 @@ impl App {
         })
     }
 
+    /// Put the app to rest: no process of it runs until `activate`, its endpoint stays its own.
+    ///
+    /// Args:
+    ///     wait: return when its processes have ended, after `deactivate_timeout` seconds at most.
+    ///
+    /// Returns:
+    ///     The same app.
+    ///
+    /// Raises:
+    ///     flyte.errors.TimeoutError: with `wait`, the time is over.
+    ///     flyte.errors.NotFoundError: the app was deleted.
+    ///
+    /// Example:
+    ///     >>> app.deactivate(wait=True).is_deactivated()      # doctest: +SKIP
+    ///     True
     #[pyo3(signature = (wait=false))]
     fn deactivate(&self, py: Python<'_>, wait: bool) -> PyResult<App> {
         let app = self.handle();
@@ -215,16 +269,38 @@ impl App {
         })
     }
 
-    #[pyo3(signature = (wait_for="activated".to_owned()))]
-    fn watch(&self, py: Python<'_>, wait_for: String) -> PyResult<App> {
-        runtime::block(py, settle(Arc::clone(&self.inner), wait_for))
+    /// Wait for the app to reach a state, however long that takes (a day at most).
+    ///
+    /// Args:
+    ///     wait_for: `"activated"` or `"deactivated"`.
+    ///
+    /// Returns:
+    ///     The same app.
+    ///
+    /// Raises:
+    ///     ValueError: another word in `wait_for`.
+    ///     flyte.errors.AppError: the app failed, or was deactivated or deleted meanwhile.
+    ///
+    /// Example:
+    ///     >>> app.activate().watch("activated")       # doctest: +SKIP
+    ///     App(name='hello', status=active, revision=1, endpoint='http://localhost:24817')
+    #[pyo3(signature = (wait_for="activated"))]
+    fn watch(&self, py: Python<'_>, wait_for: &str) -> PyResult<App> {
+        runtime::block(py, settle(Arc::clone(&self.inner), wait_for.to_owned()))
     }
 
-    #[pyo3(signature = (wait_for="activated".to_owned()))]
-    fn watch_async<'py>(&self, py: Python<'py>, wait_for: String) -> PyResult<Bound<'py, PyAny>> {
-        runtime::future(py, settle(Arc::clone(&self.inner), wait_for))
+    #[pyo3(signature = (wait_for="activated"))]
+    fn watch_async<'py>(&self, py: Python<'py>, wait_for: &str) -> PyResult<Bound<'py, PyAny>> {
+        runtime::future(py, settle(Arc::clone(&self.inner), wait_for.to_owned()))
     }
 
+    /// End the app and forget it, its endpoint and its logs.
+    ///
+    /// Raises:
+    ///     flyte.errors.NotFoundError: the app was deleted before.
+    ///
+    /// Example:
+    ///     >>> app.delete()    # doctest: +SKIP
     fn delete(&self, py: Python<'_>) -> PyResult<()> {
         let app = Arc::clone(&self.inner);
         runtime::block(py, async move { app.delete().await.into_py() })
@@ -239,6 +315,21 @@ impl App {
         })
     }
 
+    /// Return what the app wrote to standard output and standard error, line by line.
+    ///
+    /// Args:
+    ///     follow: go on with new lines until the loop is left.
+    ///     tail: begin with this many last lines; with all that are kept when left out.
+    ///
+    /// Returns:
+    ///     An iterator over lines, for `for` as for `async for`; asks when it is first advanced.
+    ///
+    /// Raises:
+    ///     flyte.errors.NotFoundError: the app was deleted; raised by the iterator.
+    ///
+    /// Example:
+    ///     >>> for line in app.logs(tail=10):      # doctest: +SKIP
+    ///     ...     print(line)
     #[pyo3(signature = (*, follow=false, tail=None))]
     fn logs(&self, follow: bool, tail: Option<usize>) -> LogLines {
         LogLines::new(Arc::clone(&self.inner), follow, tail)
@@ -259,6 +350,20 @@ impl App {
         )
     }
 
+    /// Return the app of that name.
+    ///
+    /// Args:
+    ///     name: name of the app.
+    ///     project: where it is; the configured project when left out.
+    ///     domain: where it is; the configured domain when left out.
+    ///
+    /// Raises:
+    ///     flyte.errors.NotFoundError: there is no such app; names one that is spelled alike.
+    ///     flyte.errors.UnavailableError: the platform cannot be reached.
+    ///
+    /// Example:
+    ///     >>> App.get("hello").endpoint       # doctest: +SKIP
+    ///     'http://localhost:24817'
     #[staticmethod]
     #[pyo3(signature = (name, *, project=None, domain=None))]
     fn get(
@@ -289,6 +394,19 @@ impl App {
         )
     }
 
+    /// Return the apps of a project and domain, deactivated ones included.
+    ///
+    /// Args:
+    ///     project: the configured project when left out.
+    ///     domain: the configured domain when left out.
+    ///     limit: how many at most.
+    ///
+    /// Raises:
+    ///     flyte.errors.UnavailableError: the platform cannot be reached.
+    ///
+    /// Example:
+    ///     >>> [app.name for app in App.listall()]     # doctest: +SKIP
+    ///     ['hello']
     #[staticmethod]
     #[pyo3(signature = (*, project=None, domain=None, limit=100))]
     fn listall(
@@ -317,7 +435,15 @@ impl App {
 /// Endpoints do not change while an app exists, and apps ask for them on every request.
 static ENDPOINTS: Mutex<Option<HashMap<String, String>>> = Mutex::new(None);
 
-/// Where the app of that name answers, for `env.endpoint`.
+/// Return where the app of that name answers, for `AppEnvironment.endpoint`.
+///
+/// Raises:
+///     flyte.errors.NotFoundError: there is no such app.
+///     flyte.errors.UnavailableError: the platform cannot be reached.
+///
+/// Example:
+///     >>> app_endpoint("hello")   # doctest: +SKIP
+///     'http://localhost:24817'
 #[pyfunction]
 fn app_endpoint(py: Python<'_>, name: String) -> PyResult<String> {
     let known = ENDPOINTS
@@ -341,7 +467,13 @@ fn app_endpoint(py: Python<'_>, name: String) -> PyResult<String> {
     Ok(endpoint)
 }
 
-/// Runs the platform in this process until it is told to end.
+/// Run the local platform in this process until it is told to end.
+///
+/// Raises:
+///     flyte.errors.Error: another process runs it already, or its folder cannot be used.
+///
+/// Example:
+///     >>> run_platform()      # doctest: +SKIP
 #[pyfunction]
 fn run_platform(py: Python<'_>) -> PyResult<()> {
     let settings = settings::resolve(&Given {

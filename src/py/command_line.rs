@@ -212,7 +212,14 @@ fn environments<'py>(
     Ok(found)
 }
 
-/// Runs one command of the command line; the answer is the exit status.
+/// Run one command of the command line `flyte` and return its exit status.
+///
+/// Args:
+///     words: the command line, the program's name first.
+///
+/// Example:
+///     >>> command_line(["flyte", "get", "app"])   # doctest: +SKIP
+///     0
 #[pyfunction]
 fn command_line(words: Vec<String>) -> u8 {
     cli::run(&Interpreter, &words)

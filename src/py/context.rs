@@ -18,7 +18,13 @@ use crate::serve::{Options, Overrides, Request};
 use crate::spec::{AppSpec, ParameterValue};
 use crate::wire::build::Health;
 
-/// Resolved options; made by `with_servecontext` only.
+/// Options of serving, checked once and used for any number of apps, from any thread.
+///
+/// Made by `flyte.with_servecontext` only.
+///
+/// Example:
+///     >>> staging = flyte.with_servecontext(env_vars={"STAGE": "staging"})
+///     >>> apps = [staging.serve(env) for env in (front, back)]    # doctest: +SKIP
 #[pyclass(module = "flyte", frozen, name = "ServeContext")]
 pub struct ServeContext {
     options: Options,
@@ -75,6 +81,53 @@ fn overrides_of(
     Ok(result)
 }
 
+/// Return a context whose `serve` applies these options; checks them, and asks nobody.
+///
+/// Args:
+///     mode: `"local"` for the platform of this machine whatever is configured, `"remote"` to
+///         insist on a configured endpoint; what is configured when left out.
+///     version: recorded with the app instead of one derived from its content.
+///     copy_style: which files become the code bundle: `"loaded_modules"` those that the program
+///         has imported, `"all"` (or `"custom"`) all below the root folder that no ignore file
+///         names, `"none"` nothing but what `include` names.
+///     dry_run: report what would be done and do nothing; the app that is returned serves nothing.
+///     project: where the app goes, instead of the configured project.
+///     domain: where the app goes, instead of the configured domain.
+///     env_vars: environment variables of the app, over those that it declares; those of apps it
+///         depends on stay as declared.
+///     input_values: old name of `parameter_values`.
+///     parameter_values: app name to parameter name to value, for the app and for apps it
+///         depends on: strings, `flyte.io.File`, `flyte.io.Dir` and what `Parameter` takes else.
+///     cluster_pool: pool of clusters to run on, instead of the declared one.
+///     cluster: cluster to run on, instead of a pool.
+///     log_level: level of flyte's own log in the app, as in `logging`; becomes `LOG_LEVEL`.
+///     log_format: `"console"` or `"json"`; becomes `LOG_FORMAT`.
+///     user_log_level: level of the app's own log, as in `logging`; becomes `USER_LOG_LEVEL`.
+///     interactive_mode: send the pickled environment instead of files; by default only where it
+///         was declared in no file, as in a notebook. Counts for apps with a server function.
+///     copy_bundle_to: file, or folder that exists, that gets a copy of the code bundle.
+///     deactivate_timeout: seconds that `app.deactivate(wait=True)` waits; 60 when left out.
+///     activate_timeout: seconds that `serve` and `app.activate(wait=True)` wait for the app to
+///         answer; 600 when left out. An app that ends or cannot start is reported at once.
+///     health_check_timeout: seconds that one request to `health_check_path` may take; 2 when
+///         left out.
+///     health_check_interval: seconds between such requests.
+///     health_check_path: path that must answer before the app counts as up, such as `"/health"`;
+///         when left out, the app is up as soon as it listens on its port.
+///     raw_data_path: folder or object-store prefix where the app may write data; the platform's
+///         own when left out.
+///
+/// Returns:
+///     The context; `context.serve(env)` blocks, `await context.serve.aio(env)` does not.
+///
+/// Raises:
+///     ValueError: a word or a number that an option does not take, or `cluster` together with
+///         `cluster_pool`.
+///     TypeError: a value of the wrong type, or `input_values` together with `parameter_values`.
+///
+/// Example:
+///     >>> context = flyte.with_servecontext(env_vars={"DEBUG": "1"}, activate_timeout=30)
+///     >>> app = context.serve(env)    # doctest: +SKIP
 #[expect(
     clippy::too_many_arguments,
     reason = "the public signature, keyword-only"
@@ -195,7 +248,24 @@ fn with_servecontext(
 
 #[pymethods]
 impl ServeContext {
-    /// Serves `env` and returns its `App`.
+    /// Serve an app under these options and return it when it answers; see `flyte.serve`.
+    ///
+    /// Args:
+    ///     env: the app; all it depends on is served first.
+    ///
+    /// Returns:
+    ///     The app: `app.endpoint` answers requests, `app.url` is its page on the platform.
+    ///
+    /// Raises:
+    ///     TypeError: `env` is no `AppEnvironment`.
+    ///     flyte.errors.ConfigError: the declaration or an option cannot be used.
+    ///     flyte.errors.BuildError: the code could not be bundled or the image not be built.
+    ///     flyte.errors.AppError: the app did not come up; says why, with its last log lines.
+    ///     flyte.errors.TimeoutError: the app was not up after `activate_timeout` seconds.
+    ///     flyte.errors.UnavailableError: the platform cannot be reached.
+    ///
+    /// Example:
+    ///     >>> app = flyte.with_servecontext(project="demo").serve(env)    # doctest: +SKIP
     fn serve(&self, py: Python<'_>, env: &Bound<'_, PyAny>) -> PyResult<App> {
         let work = self.work(py, env)?;
         runtime::block(py, work)
@@ -337,7 +407,17 @@ fn collect<'py>(
     Ok(())
 }
 
-/// The tag that an image's content leads to, for `Image.uri`.
+/// Return the tag that an image's content leads to, for `Image.uri`.
+///
+/// Args:
+///     image: a `flyte.Image`.
+///
+/// Raises:
+///     flyte.errors.Error: the declaration cannot be used, or a file that it names not be read.
+///
+/// Example:
+///     >>> len(image_tag(flyte.Image.from_debian_base()))      # doctest: +SKIP
+///     32
 #[pyfunction]
 fn image_tag(image: &Bound<'_, PyAny>) -> PyResult<String> {
     let image = convert::image(image)?;

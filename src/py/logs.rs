@@ -12,7 +12,11 @@ use super::runtime;
 use crate::client::LogStream;
 use crate::serve;
 
-/// An iterator over lines of text.
+/// Lines that an app wrote, oldest first; made by `App.logs`, for `for` and for `async for`.
+///
+/// Example:
+///     >>> async for line in app.logs(follow=True):    # doctest: +SKIP
+///     ...     print(line)
 #[pyclass(module = "flyte.remote", frozen)]
 pub struct LogLines {
     app: Arc<serve::App>,

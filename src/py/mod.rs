@@ -4,6 +4,12 @@
 //! see (runtimes, messages of the wire) stays below; what the core must never see (interpreters,
 //! references) stays here.
 
+#![expect(
+    clippy::doc_link_with_quotes,
+    clippy::doc_markdown,
+    reason = "what Python shows as help is written as Python is, and is no Markdown"
+)]
+
 mod app;
 mod command_line;
 mod context;

@@ -101,7 +101,19 @@ fn unpack(archive: &std::path::Path, target: &std::path::Path) -> Result<(), rep
     archive::extract(archive, target, archive::Limits::default()).map_err(Into::into)
 }
 
-/// Prepares the replica; returns only when Python has to run a server function.
+/// Put code and parameters of a replica in place, and run its command.
+///
+/// Args:
+///     argv: what follows `fserve`.
+///
+/// Returns:
+///     For a server function, where Python finds it. A command replaces this process instead.
+///
+/// Raises:
+///     SystemExit: what the replica needs is missing; standard error says what.
+///
+/// Example:
+///     >>> start = fserve_prepare(sys.argv[1:])    # doctest: +SKIP
 #[pyfunction]
 fn fserve_prepare(py: Python<'_>, argv: Vec<String>) -> PyResult<Bound<'_, PyAny>> {
     let channel = Channel::take()?;

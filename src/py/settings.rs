@@ -18,7 +18,6 @@ use crate::spec::PythonVersion;
 struct Configured {
     given: Given,
     root_dir: Option<PathBuf>,
-    initialised: bool,
 }
 
 static CONFIGURED: Mutex<Option<Configured>> = Mutex::new(None);
@@ -45,7 +44,16 @@ pub fn set_root_dir(root: &Path) {
         .root_dir = Some(std::path::absolute(root).unwrap_or_else(|_| root.to_path_buf()));
 }
 
-/// Remembers what `init` was given, checks it, and tells where apps will go.
+/// Remember what `flyte.init` or `flyte.init_from_config` was given.
+///
+/// Returns:
+///     Whether apps will go to the local platform, and a sentence that says where they go.
+///
+/// Raises:
+///     flyte.errors.ConfigError: a value, or the configuration file, cannot be used.
+///
+/// Example:
+///     >>> local, where = configure(project="demo")    # doctest: +SKIP
 #[pyfunction]
 #[pyo3(signature = (*, config_path=None, endpoint=None, insecure=None, org=None, project=None, domain=None, root_dir=None))]
 fn configure(
@@ -70,13 +78,18 @@ fn configure(
     *CONFIGURED.lock().unwrap_or_else(PoisonError::into_inner) = Some(Configured {
         given,
         root_dir: root_dir.map(|path| std::path::absolute(&path).unwrap_or(path)),
-        initialised: true,
     });
     let local = settings.endpoint == crate::config::Endpoint::Local;
     Ok((local, settings.describe()))
 }
 
-/// Project and domain in force.
+/// Return the project and the domain that apps go to.
+///
+/// Raises:
+///     flyte.errors.ConfigError: the configuration file cannot be used.
+///
+/// Example:
+///     >>> project, domain = current_scope()   # doctest: +SKIP
 #[pyfunction]
 fn current_scope() -> PyResult<(String, String)> {
     let settings = resolve(&Given::default())?;
@@ -225,14 +238,7 @@ fn identity(package: &Path) -> PyResult<String> {
     Ok(hash.finalize().to_hex()[..32].to_owned())
 }
 
-/// Whether `init` was called.
-#[pyfunction]
-fn is_initialised() -> bool {
-    configured().initialised
-}
-
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(configure, module)?)?;
-    module.add_function(wrap_pyfunction!(current_scope, module)?)?;
-    module.add_function(wrap_pyfunction!(is_initialised, module)?)
+    module.add_function(wrap_pyfunction!(current_scope, module)?)
 }

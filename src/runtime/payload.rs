@@ -32,17 +32,6 @@ pub enum WireType {
     AppEndpoint,
 }
 
-impl WireType {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::String => "string",
-            Self::File => "file",
-            Self::Directory => "directory",
-            Self::AppEndpoint => "app_endpoint",
-        }
-    }
-}
-
 /// What the text of a `string` parameter stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -103,15 +103,6 @@ pub enum Step {
 }
 
 impl Step {
-    /// All steps, in order.
-    pub const ALL: [Self; 5] = [
-        Self::Bundle,
-        Self::Image,
-        Self::Deploy,
-        Self::Activate,
-        Self::Url,
-    ];
-
     /// The word shown for it.
     pub fn title(self) -> &'static str {
         match self {

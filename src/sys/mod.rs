@@ -39,17 +39,6 @@ pub fn die_with_parent(signal: Signal) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes orphaned descendants children of this process instead of init's.
-///
-/// They must be reaped then. It also keeps them "descendants" in the sense of Yama's
-/// `ptrace_scope`, on which [`port_watch::serve`] relies. Only Linux has it; elsewhere this does
-/// nothing.
-pub fn become_subreaper() -> io::Result<()> {
-    #[cfg(target_os = "linux")]
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-    Ok(())
-}
-
 /// Gives up, for this thread and all it will create or exec, every gain of privileges by exec.
 ///
 /// The kernel asks for this before an ordinary user may install a seccomp filter. Only Linux has
@@ -220,28 +209,5 @@ mod tests {
         parent.wait().unwrap();
         let end = end.recv_timeout(std::time::Duration::from_secs(30));
         assert_eq!(end, Ok(0));
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn a_subreaper_becomes_the_parent_of_orphans() {
-        let script = "
-import os, sys
-reaper, (r, w) = os.getpid(), os.pipe()
-middle = os.fork()
-if middle == 0:
-    if os.fork() == 0:
-        os.read(r, 1)
-        print(os.getppid() == reaper, flush=True)
-    os._exit(0)
-os.waitpid(middle, 0)
-os.write(w, b'x')
-os.wait()
-";
-        let mut command = Command::new("python3");
-        command.args(["-c", script]);
-        // SAFETY: one prctl(2) and getpid(2), both async-signal-safe.
-        unsafe { command.pre_exec(become_subreaper) };
-        assert_eq!(command.output().unwrap().stdout, b"True\n");
     }
 }

@@ -2,5 +2,10 @@
 //!
 //! One binary, because each further one links the whole crate again.
 
+#![expect(
+    clippy::expect_used,
+    reason = "helpers of tests, which clippy does not take for tests"
+)]
+
 mod codes;
 mod layering;

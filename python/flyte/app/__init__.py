@@ -48,7 +48,9 @@ _NAMES = {
     "get_parameter": "flyte.app._runtime_parameters",
 }
 
-__getattr__, __dir__ = _hooks("flyte.app", _NAMES, ("extras",))
+# Hidden from type checkers, which would take every misspelled name for one that exists.
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = _hooks("flyte.app", _NAMES, ("extras",))
 
 __all__ = [
     "AppContext",

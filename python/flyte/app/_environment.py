@@ -120,7 +120,8 @@ class AppEnvironment(Environment):
             raise _wrong("timeouts", "Timeouts", self.timeouts)
         if self.cluster is not None and self.cluster_pool != "default":
             raise ValueError(
-                f"'cluster' ({self.cluster!r}) and 'cluster_pool' ({self.cluster_pool!r}) are mutually exclusive"
+                f"'cluster' ({self.cluster!r}) and 'cluster_pool' ({self.cluster_pool!r}) "
+                "are mutually exclusive"
             )
 
     def _check_parameters(self) -> None:
@@ -207,9 +208,9 @@ class AppEnvironment(Environment):
         if pattern:
             # Not str.format: a pattern may hold other braces, which are the platform's.
             return pattern.replace("{app_fqdn}", self.name)
-        from flyte._native import app_endpoint  # type: ignore[import-not-found, unused-ignore]
+        from flyte._native import app_endpoint
 
-        return app_endpoint(self.name)  # type: ignore[no-any-return, unused-ignore]
+        return app_endpoint(self.name)
 
     def clone_with(self: _Self, name: str, **changes: Any) -> _Self:
         """Return a new app like this one, under another name, with the same functions.

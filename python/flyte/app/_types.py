@@ -122,7 +122,8 @@ class Subdomain:
             given = self.function(app_env, serialization_context)
             if not isinstance(given, str) or not given:
                 raise ValueError(
-                    f"the subdomain function of app `{app_env.name}` must return a non-empty str, got {given!r}"
+                    f"the subdomain function of app `{app_env.name}` must return a non-empty str, "
+                    f"got {given!r}"
                 )
             return given
         project, domain = serialization_context.project, serialization_context.domain

@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager, contextmanager
 
 from flyte._dual import Dual, fold
-from flyte._native import App
+from flyte._native import App as App
 
 from ._status import DeploymentStatus
 
@@ -21,7 +21,18 @@ _AT_REST = (DeploymentStatus.STOPPED, DeploymentStatus.UNASSIGNED)
 
 
 def _is_active(self: App) -> bool:
-    """Ask the platform whether the app answers requests."""
+    """Ask the platform whether the app answers requests.
+
+    Takes 5 seconds at most; after that the last known state counts.
+
+    Raises:
+        flyte.errors.NotFoundError: the app was deleted.
+        flyte.errors.UnavailableError: the platform cannot be reached.
+
+    Example:
+        >>> app.is_active()     # doctest: +SKIP
+        True
+    """
     return self._probe() in _ACTIVE
 
 
@@ -30,7 +41,18 @@ async def _is_active_async(self: App) -> bool:
 
 
 def _is_deactivated(self: App) -> bool:
-    """Ask the platform whether the app was put to rest."""
+    """Ask the platform whether the app was put to rest.
+
+    Takes 5 seconds at most; after that the last known state counts.
+
+    Raises:
+        flyte.errors.NotFoundError: the app was deleted.
+        flyte.errors.UnavailableError: the platform cannot be reached.
+
+    Example:
+        >>> app.is_deactivated()    # doctest: +SKIP
+        False
+    """
     return self._probe() in _AT_REST
 
 
@@ -69,7 +91,7 @@ async def _ephemeral_ctx(self: App) -> AsyncIterator[App]:
 
 
 fold(App, "activate", "deactivate", "watch", "delete", "get", "listall")
-App.is_active = Dual(_is_active, _is_active_async)  # type: ignore[method-assign]
-App.is_deactivated = Dual(_is_deactivated, _is_deactivated_async)  # type: ignore[method-assign]
+App.is_active = Dual(_is_active, _is_active_async)  # type: ignore[assignment]
+App.is_deactivated = Dual(_is_deactivated, _is_deactivated_async)  # type: ignore[assignment]
 App.ephemeral_ctx_sync = _ephemeral_ctx_sync  # type: ignore[method-assign]
 App.ephemeral_ctx = _ephemeral_ctx  # type: ignore[method-assign]

@@ -87,7 +87,7 @@ fn batches(
         bytes += record.text.len() + 64;
         match runs.last_mut() {
             Some(run) if bytes < BATCH_BYTES && run[0].replica == record.replica => {
-                run.push(record)
+                run.push(record);
             }
             _ => {
                 bytes = 0;

@@ -78,7 +78,6 @@ pub struct Live {
 /// The way to an app's task.
 #[derive(Clone)]
 pub struct AppHandle {
-    pub port: u16,
     pub logs: Arc<LogBook>,
     pub live: watch::Receiver<Live>,
     commands: mpsc::UnboundedSender<Command>,
@@ -93,7 +92,6 @@ impl AppHandle {
         let (commands, queue) = mpsc::unbounded_channel();
         let (live, watch_live) = watch::channel(Live::default());
         let handle = Self {
-            port: listener.port(),
             logs: Arc::clone(&logs),
             live: watch_live,
             commands,

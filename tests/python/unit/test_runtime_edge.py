@@ -498,16 +498,12 @@ def test_the_app_is_found_by_variable_or_by_name(
 
 
 @pytest.mark.parametrize("loader", ["app:gone", "app:@gone", "app:factory"])
-def test_an_app_that_is_not_there_is_told_with_those_that_are(
-    replica: Replica, loader: str
-) -> None:
+def test_an_app_that_is_not_there_is_told_with_those_that_are(replica: Replica, loader: str) -> None:
     replica.write(TWO_APPS)
     code, out, err = replica.run(loader=loader)
     assert (code, out) == (78, [])
     wanted = loader.split(":")[1]
-    assert err == (
-        f"fserve: module `app` has no app `{wanted}`; apps found: `web`, `other`, `made`\n"
-    )
+    assert err == (f"fserve: module `app` has no app `{wanted}`; apps found: `web`, `other`, `made`\n")
 
 
 @pytest.mark.parametrize("loader", ["app", ":env", "app:", "__main__:env", None])

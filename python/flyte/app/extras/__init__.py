@@ -32,6 +32,8 @@ def _refuse(name: str) -> BaseException | None:
     )
 
 
-__getattr__, __dir__ = _hooks("flyte.app.extras", _NAMES, refuse=_refuse)
+# Hidden from type checkers, which would take every misspelled name for one that exists.
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = _hooks("flyte.app.extras", _NAMES, refuse=_refuse)
 
 __all__ = ["FastAPIAppEnvironment", "FastAPIPassthroughAuthMiddleware"]
