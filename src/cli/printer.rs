@@ -172,7 +172,7 @@ pub fn plain() -> Reporter {
         Progress::Started(_) => {}
         Progress::Finished { step, detail, took } => eprintln!("{}", finished(step, &detail, took)),
         Progress::Note(text) => eprintln!("note: {text}"),
-        Progress::Line(text) | Progress::State(text) => eprintln!("          {text}"),
+        Progress::Line(text) => eprintln!("          {text}"),
     })
 }
 
@@ -198,7 +198,7 @@ pub fn live() -> Reporter {
             }
         }
         Progress::Note(text) => spinner.println(format!("{} {text}", paint("note:", YELLOW))),
-        Progress::Line(text) | Progress::State(text) => spinner.set_message(text),
+        Progress::Line(text) => spinner.set_message(text),
     })
 }
 
@@ -210,7 +210,7 @@ fn collect(steps: &Mutex<Vec<serde_json::Value>>, progress: Progress) {
             "seconds": took.as_secs_f64(),
         }),
         Progress::Note(text) => serde_json::json!({"note": text}),
-        Progress::Started(_) | Progress::Line(_) | Progress::State(_) => return,
+        Progress::Started(_) | Progress::Line(_) => return,
     };
     steps
         .lock()
@@ -225,12 +225,7 @@ pub fn for_library() -> Reporter {
     }
     Arc::new(|progress| match progress {
         Progress::Note(text) => eprintln!("flyte: {text}"),
-        // That it starts is expected; that it does not get on is not.
-        Progress::State(text) if text.ends_with("it is idle") => eprintln!("flyte: {text}"),
-        Progress::Started(_)
-        | Progress::Finished { .. }
-        | Progress::Line(_)
-        | Progress::State(_) => {}
+        Progress::Started(_) | Progress::Finished { .. } | Progress::Line(_) => {}
     })
 }
 

@@ -28,6 +28,7 @@ use crate::error::{Code, Diagnostic, Retry};
 use crate::image::env::Toolchain;
 use crate::spec::{AppSpec, CopyStyle};
 use crate::wire::build::Health;
+use crate::wire::status;
 use crate::{bundle, config, image, runtime};
 
 /// What the caller's interpreter knows and this core does not.
@@ -126,10 +127,8 @@ pub enum Progress {
     },
     /// Something the user should know; not a failure.
     Note(String),
-    /// A line of an installer.
+    /// A line of an installer, or what the app is doing while it is waited for.
     Line(String),
-    /// What the app is doing now, while it is waited for.
-    State(String),
 }
 
 /// Takes progress as it happens; called from any thread.
@@ -265,7 +264,11 @@ impl Server {
                 let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
                 if *last != line {
                     line.clone_into(&mut last);
-                    self.report(Progress::State(format!("{}: {line}", spec.name)));
+                    // A reason of ours in a state that is not final: it does not get on.
+                    self.report(match status::read_reason(line) {
+                        Some((_, text)) => Progress::Note(format!("{}: {text}", spec.name)),
+                        None => Progress::Line(format!("{}: {line}", spec.name)),
+                    });
                 }
             })
             .await;

@@ -71,20 +71,21 @@ pub fn failure_message(code: Code, text: &str) -> String {
     format!("{reason}: {text}")
 }
 
+/// The code and text of a message that begins with one of our reasons.
+pub fn read_reason(message: &str) -> Option<(Code, &str)> {
+    let (reason, text) = message.split_once(": ")?;
+    REASONS
+        .iter()
+        .find(|(known, _)| *known == reason)
+        .map(|(_, code)| (*code, text))
+}
+
 /// The code and text of a failed condition's message.
 pub fn read_failure(message: &str) -> (Code, &str) {
-    message
-        .split_once(": ")
-        .and_then(|(reason, text)| {
-            REASONS
-                .iter()
-                .find(|(known, _)| *known == reason)
-                .map(|(_, code)| (*code, text))
-        })
-        .unwrap_or((
-            Code::AppFailed,
-            message.strip_prefix("Failed: ").unwrap_or(message),
-        ))
+    read_reason(message).unwrap_or((
+        Code::AppFailed,
+        message.strip_prefix("Failed: ").unwrap_or(message),
+    ))
 }
 
 #[cfg(test)]

@@ -497,13 +497,13 @@ async fn start(
     let health = Health::of(launch::container(&row.app)?);
     let launch = launch::prepare(&workshop.setting, &key, &row.app, revision, number)?;
     let mut replica = Replica::start(&workshop.spawner, launch, &logs).await?;
-    let note = |text: &str| {
+    let note = |code: Code, text: &str| {
         workshop.note(
             &key,
             revision,
             DeploymentStatus::DEPLOYMENT_STATUS_DEPLOYING,
             Substate::INITIALIZING,
-            text,
+            &status::failure_message(code, text),
         );
     };
     let outcome = tokio::select! {

@@ -40,7 +40,7 @@ impl Replica {
     pub async fn ready(
         &mut self,
         health: &Health,
-        note: &(dyn Fn(&str) + Send + Sync),
+        note: &(dyn Fn(Code, &str) + Send + Sync),
     ) -> Result<SocketAddr, Failure> {
         let patience = health
             .activate_timeout_ms
@@ -55,7 +55,7 @@ impl Replica {
     async fn listening(
         &mut self,
         patience: Duration,
-        note: &(dyn Fn(&str) + Send + Sync),
+        note: &(dyn Fn(Code, &str) + Send + Sync),
     ) -> Result<SocketAddr, Failure> {
         let mut seen = Seen::default();
         let mut idle = IdleMeter::new(self.pid());
@@ -97,7 +97,7 @@ impl Replica {
         seen: &mut Seen,
         idle: Duration,
         patience: Duration,
-        note: &(dyn Fn(&str) + Send + Sync),
+        note: &(dyn Fn(Code, &str) + Send + Sync),
     ) -> Result<(), Failure> {
         if idle < IDLE_NOTE {
             return Ok(());
@@ -124,7 +124,7 @@ impl Replica {
             return Err(Failure::new(code, text));
         }
         if seen.told.as_ref() != Some(&text) {
-            note(&format!("{text}, and it is idle"));
+            note(code, &format!("{text}, and it is idle"));
             seen.told = Some(text);
         }
         Ok(())
