@@ -113,7 +113,10 @@ def load_environment(start: Mapping[str, Any]) -> Any:
     found = _registered(wanted) or held
     if found is None:
         names = ", ".join(f"`{env.name}`" for env in _environments()) or "none"
-        raise RuntimeConfigError(f"module `{module_name}` has no app `{variable}`; apps found: {names}")
+        raise RuntimeConfigError(
+            f"module `{module_name}` has no app `{variable}`; apps found: {names}. A replica imports the "
+            "file and runs no `main`, so the environment has to be made at module level"
+        )
     return found
 
 

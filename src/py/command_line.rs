@@ -112,12 +112,17 @@ fn import<'py>(py: Python<'py>, file: &Path) -> Result<Bound<'py, PyAny>, Failur
     let load = || -> PyResult<Bound<'py, PyAny>> {
         let path = py.import("sys")?.getattr("path")?;
         let cwd = std::env::current_dir().unwrap_or_default();
-        let folder = file.parent().unwrap_or(Path::new("/"));
+        let (folder, package) = above_packages(&file);
         for entry in [cwd.as_path(), folder] {
             // The import system takes text only.
             path.call_method1("insert", (0, entry.to_string_lossy()))?;
         }
         let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+        if !package.is_empty() {
+            let name = format!("{}.{stem}", package.join("."));
+            let module = py.import("importlib")?.call_method1("import_module", (name,))?;
+            return Ok(module);
+        }
         let util = py.import("importlib.util")?;
         let spec = util.call_method1("spec_from_file_location", (stem.as_ref(), &file))?;
         let module = util.call_method1("module_from_spec", (&spec,))?;
@@ -128,6 +133,19 @@ fn import<'py>(py: Python<'py>, file: &Path) -> Result<Bound<'py, PyAny>, Failur
         Ok(module)
     };
     load().map_err(raised)
+}
+
+/// The folder from which a file is imported, and the packages between the two.
+fn above_packages(file: &Path) -> (&Path, Vec<String>) {
+    let mut folder = file.parent().unwrap_or(Path::new("/"));
+    let mut package = Vec::new();
+    while folder.join("__init__.py").is_file()
+        && let (Some(name), Some(parent)) = (folder.file_name(), folder.parent())
+    {
+        package.insert(0, name.to_string_lossy().into_owned());
+        folder = parent;
+    }
+    (folder, package)
 }
 
 /// The environment that was asked for, by variable or by name, or the only one of the file.
@@ -149,23 +167,34 @@ fn choose<'py>(
     };
     let file = load.file.display();
     match &load.environment {
-        Some(wanted) => found
-            .iter()
-            .find(|(variable, _, _)| variable.as_ref() == Some(wanted))
-            .or_else(|| found.iter().find(|(_, name, _)| name == wanted))
-            .map(|(_, _, env)| env.clone())
-            .ok_or_else(|| {
+        Some(wanted) => {
+            let by_variable = |(variable, _, _): &&Found<'py>| variable.as_ref() == Some(wanted);
+            let mut matching: Vec<&Found<'py>> = found.iter().filter(by_variable).collect();
+            if matching.is_empty() {
+                matching = found.iter().filter(|(_, name, _)| name == wanted).collect();
+            }
+            if let [(_, _, env)] = matching.as_slice() {
+                return Ok(env.clone());
+            }
+            if !matching.is_empty() {
+                return Err(Failure::Usage(format!(
+                    "`{file}` declares several apps named `{wanted}`; name a variable: {}",
+                    listed()
+                )));
+            }
+            Err({
                 let candidates = found.iter().flat_map(|(variable, name, _)| {
                     variable.as_deref().into_iter().chain([name.as_str()])
                 });
                 let close = did_you_mean(wanted, candidates)
-                    .map(|name| format!("; did you mean `{name}`?"))
+                    .map(|name| format!(", did you mean `{name}`?"))
                     .unwrap_or_default();
                 Failure::Usage(format!(
-                    "`{file}` declares no app environment `{wanted}`{close} It declares {}",
+                    "`{file}` declares no app environment `{wanted}`{close}; it declares {}",
                     listed()
                 ))
-            }),
+            })
+        }
         None => match found.as_slice() {
             [] => Err(Failure::Usage(format!(
                 "`{file}` declares no app environment"

@@ -353,7 +353,7 @@ impl ServeContext {
         let mut envs = Vec::new();
         collect(env, project, domain, &mut apps, &mut envs)?;
         let program = Program::look(py, apps[0].declared_in.as_deref())?;
-        let pickled = self.pickle(py, env, &apps[0])?;
+        let pickled = self.pickle(py, env, &apps[0], &program)?;
         for (spec, env) in apps.iter_mut().zip(&envs) {
             spec.loader = program.loader(env, spec.declared_in.as_deref())?;
         }
@@ -371,15 +371,23 @@ impl ServeContext {
         py: Python<'_>,
         env: &Bound<'_, PyAny>,
         spec: &AppSpec,
+        program: &Program<'_>,
     ) -> PyResult<Option<Vec<u8>>> {
         let interactive = self.interactive.unwrap_or(spec.declared_in.is_none());
         if !interactive || !spec.has_server {
             return Ok(None);
         }
-        let bytes: Vec<u8> = py
-            .import("cloudpickle")?
-            .call_method1("dumps", (env,))?
-            .extract()?;
+        let cloudpickle = py.import("cloudpickle")?;
+        // Modules of the project are not installed in the image, so they travel by value.
+        let own = program.own_modules();
+        for module in &own {
+            cloudpickle.call_method1("register_pickle_by_value", (module,))?;
+        }
+        let dumped = cloudpickle.call_method1("dumps", (env,));
+        for module in &own {
+            cloudpickle.call_method1("unregister_pickle_by_value", (module,))?;
+        }
+        let bytes: Vec<u8> = dumped?.extract()?;
         let mut gzip = flate2::GzBuilder::new()
             .mtime(0)
             .write(Vec::new(), flate2::Compression::default());

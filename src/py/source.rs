@@ -44,6 +44,15 @@ impl<'py> Program<'py> {
         })
     }
 
+    /// Loaded modules of the project, but for the program itself.
+    pub fn own_modules(&self) -> Vec<Bound<'py, PyAny>> {
+        self.loaded
+            .iter()
+            .filter(|module| module.name != "__main__" && module.file.starts_with(&self.root))
+            .map(|module| module.module.clone())
+            .collect()
+    }
+
     /// What is needed to bundle it.
     pub fn source(&self, pickled: Option<Vec<u8>>) -> Source {
         let mut seen = BTreeSet::new();

@@ -24,7 +24,7 @@ pub fn for_failure(code: Code, message: &str, app: &AppSpec, source: &Source) ->
     match (code, named) {
         (Code::AppMissingModule, Some(module)) => vec![missing_module(module, app, source)],
         (Code::AppMissingFile, Some(file)) => missing_file(file, app, source),
-        (Code::AppMissingCommand, Some(command)) => vec![format!(
+        (Code::AppMissingCommand, Some(command)) if !command.contains('/') => vec![format!(
             "add the package that brings it: image=flyte.Image.from_debian_base().with_pip_packages(\"{command}\")"
         )],
         (Code::AppWrongPort, _) => vec![format!(

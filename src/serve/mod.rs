@@ -205,6 +205,7 @@ impl Server {
     /// Runs the five steps and returns the app that was asked for, serving.
     pub async fn serve(&self, request: Request) -> Result<App, Error> {
         let plan = Plan::make(&self.settings, request)?;
+        plan.check_pickle(self.toolchain.python_version)?;
         if plan.options.dry_run {
             return self.rehearse(&plan);
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Options, Request, Source};
 use crate::config::{Endpoint, Settings};
 use crate::error::{Code, Diagnostic, did_you_mean};
-use crate::spec::{AppSpec, ParameterValue};
+use crate::spec::{AppSpec, ImageSpec, ParameterValue, PythonVersion};
 
 /// Longest app name that the clusters accept.
 const LONGEST_NAME: usize = 30;
@@ -57,6 +57,14 @@ pub enum Error {
     NameTooLong { name: String, length: usize },
     #[error("{setting} is not set")]
     Unset { setting: &'static str },
+    #[error(
+        "app `{app}` was made without a file, so it is pickled by Python {here}, but its image has Python {there}"
+    )]
+    PickledByOther {
+        app: String,
+        here: PythonVersion,
+        there: PythonVersion,
+    },
     #[error("the app that was asked for is not among those planned")]
     NoTarget,
 }
@@ -71,6 +79,7 @@ impl Diagnostic for Error {
             | Self::NothingToRun { .. }
             | Self::NoValue { .. }
             | Self::NameTooLong { .. }
+            | Self::PickledByOther { .. }
             | Self::Unset { .. } => Code::ConfigInvalid,
             Self::NoTarget => Code::Internal,
         }
@@ -93,6 +102,10 @@ impl Diagnostic for Error {
             }
             Self::Unset { setting } => vec![format!(
                 "pass it to `flyte.init`, `with_servecontext` or write it into the configuration file as `task.{setting}`"
+            )],
+            Self::PickledByOther { here, .. } => vec![format!(
+                "give the image python_version=({}, {}), or put the app into a file",
+                here.major, here.minor
             )],
             Self::Cycle { .. } => {
                 vec!["take one of these apps out of the other's `depends_on`".into()]
@@ -150,6 +163,25 @@ impl Plan {
             options,
             local,
         })
+    }
+
+    /// Refuses a pickle that another Python would read: its bytecode means something else there.
+    pub fn check_pickle(&self, here: PythonVersion) -> Result<(), Error> {
+        if self.source.pickled.is_none() {
+            return Ok(());
+        }
+        for app in self.apps().filter(|app| app.has_server) {
+            if let ImageSpec::Declared(image) = &app.image
+                && image.python != here
+            {
+                return Err(Error::PickledByOther {
+                    app: app.name.clone(),
+                    here,
+                    there: image.python,
+                });
+            }
+        }
+        Ok(())
     }
 
     /// All apps, dependencies first.
@@ -319,7 +351,7 @@ fn circle(apps: &[AppSpec]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{CopyStyle, ImageSpec, Parameter, PortSpec, ResourceList, Scaling};
+    use crate::spec::{CopyStyle, Parameter, PortSpec, ResourceList, Scaling};
 
     fn app(name: &str, depends_on: &[&str]) -> AppSpec {
         AppSpec {

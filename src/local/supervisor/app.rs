@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::diagnose::Failure;
 use super::launch::{self, Setting};
-use super::logs::LogBook;
+use super::logs::{LogBook, Record};
 use super::replica::Replica;
 use super::spawner::Spawner;
 use crate::error::Code;
@@ -125,6 +125,12 @@ impl AppHandle {
     }
 }
 
+/// Why and when a revision is started that served before.
+struct Again {
+    pause: Duration,
+    why: String,
+}
+
 struct Serving {
     replica: Replica,
     backend: Arc<Backend>,
@@ -156,7 +162,7 @@ impl Task {
         loop {
             tokio::select! {
                 command = commands.recv() => match command {
-                    Some(Command::Deploy(revision)) => self.deploy(revision, Duration::ZERO).await,
+                    Some(Command::Deploy(revision)) => self.deploy(revision, None).await,
                     Some(Command::Stop(done)) => {
                         self.stop().await;
                         let _ = done.send(());
@@ -175,7 +181,7 @@ impl Task {
     }
 
     /// Starts a revision beside the one that serves; a start that is under way gives way to it.
-    async fn deploy(&mut self, revision: Revision, pause: Duration) {
+    async fn deploy(&mut self, revision: Revision, again: Option<Again>) {
         self.cancel_candidate().await;
         if self.serving.is_none() {
             self.route.set(Target::Starting {
@@ -187,8 +193,12 @@ impl Task {
             revision,
             DeploymentStatus::DEPLOYMENT_STATUS_DEPLOYING,
             Substate::INITIALIZING,
-            &format!("starting revision {revision}"),
+            &match &again {
+                Some(again) => format!("starting revision {revision} again: {}", again.why),
+                None => format!("starting revision {revision}"),
+            },
         );
+        let pause = again.map_or(Duration::ZERO, |again| again.pause);
         let cancel = CancellationToken::new();
         let start = start(
             self.workshop.clone(),
@@ -272,7 +282,7 @@ impl Task {
             ),
             None => match self.fallback(revision) {
                 // After a restart of the platform the older revision is not running any more.
-                Some(older) => Box::pin(self.deploy(older, Duration::ZERO)).await,
+                Some(older) => Box::pin(self.deploy(older, None)).await,
                 None => {
                     self.route.set(Target::Unavailable {
                         status: StatusCode::SERVICE_UNAVAILABLE,
@@ -340,13 +350,17 @@ impl Task {
                 Substate::CRASH_LOOP,
             )
         };
-        self.note(
+        let text = format!("{message}; starting it again in {} ms", pause.as_millis());
+        self.note(revision, state, substate, &text);
+        // The app's own log ends where the process did; whoever reads it wants to know why.
+        self.logs.write(Record {
+            at: jiff::Timestamp::now(),
             revision,
-            state,
-            substate,
-            &format!("{message}; starting it again in {} ms", pause.as_millis()),
-        );
-        self.deploy(revision, pause).await;
+            replica: format!("{}-{revision}-platform", self.key.name()),
+            text: format!("flyte: {text}"),
+        });
+        let why = message.to_owned();
+        self.deploy(revision, Some(Again { pause, why })).await;
     }
 
     async fn stop(&mut self) {

@@ -22,7 +22,7 @@ const SAMPLE: Duration = Duration::from_millis(200);
 /// How often sockets are looked for where the kernel does not report them.
 const LOOK: Duration = Duration::from_millis(10);
 /// An app that listens elsewhere and then does nothing for this long has finished starting.
-const WRONG_PORT_PATIENCE: Duration = Duration::from_secs(1);
+const WRONG_PORT_PATIENCE: Duration = Duration::from_secs(4);
 /// An app that listens nowhere and does nothing for this long will not begin to, unless its caller
 /// said how long it may take.
 const NOT_LISTENING_PATIENCE: Duration = Duration::from_secs(20);
