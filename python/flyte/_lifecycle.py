@@ -60,6 +60,22 @@ def serve(start: Mapping[str, Any]) -> int:
 # --- user code ----------------------------------------------------------------------------------
 
 
+def _module(name: str) -> Any:
+    """Import a module, or run a file whose name no import statement could spell (`app.v2.py`)."""
+    if not name.endswith(".py"):
+        return importlib.import_module(name)
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    found = next((path for path in (os.path.join(entry, name) for entry in sys.path) if os.path.isfile(path)), name)
+    spec = spec_from_file_location(os.path.basename(name)[:-3].replace(".", "_"), found)
+    if spec is None or spec.loader is None:
+        raise RuntimeConfigError(f"`{name}` is not a Python file")
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
 def load_environment(start: Mapping[str, Any]) -> Any:
     """Import or unpickle the app's environment.
 
@@ -87,7 +103,7 @@ def load_environment(start: Mapping[str, Any]) -> Any:
     if not separator or not module_name or not variable or module_name == "__main__":
         raise RuntimeConfigError(f"`{start.get('loader')}` names no app: `module:variable` is expected")
     importlib.invalidate_caches()  # the bundle may have been unpacked a moment ago
-    module = importlib.import_module(module_name)
+    module = _module(module_name)
     wanted = variable.removeprefix("@") if variable.startswith("@") else app
     held = getattr(module, variable, None)
     held = held if _is_environment(held) else None

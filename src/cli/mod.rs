@@ -110,7 +110,7 @@ fn report(failure: &Failure, printer: &Printer) -> u8 {
             2
         }
         Failure::Interrupted => {
-            printer.note("interrupted; what was deployed goes on: `flyte local status`");
+            printer.note("interrupted; apps that were deployed go on (`flyte local status`)");
             130
         }
     }

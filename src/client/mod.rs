@@ -21,6 +21,9 @@ pub use upload::{Upload, Uploaded};
 /// How long a call that only reads or writes a row may take.
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How the library words a connection that ends amid an answer; its code says "internal".
+const BROKEN_OFF: &str = "failed to read response body";
+
 /// A call that did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -370,7 +373,11 @@ impl Client {
 }
 
 fn failed(endpoint: &str, call: &'static str, error: ConnectError) -> Error {
-    if error.code == ErrorCode::Unavailable {
+    let broke_off = error
+        .message
+        .as_deref()
+        .is_some_and(|message| message.starts_with(BROKEN_OFF));
+    if error.code == ErrorCode::Unavailable || broke_off {
         return Error::Unavailable {
             endpoint: endpoint.to_owned(),
             source: Box::new(error),

@@ -103,6 +103,12 @@ fn import<'py>(py: Python<'py>, file: &Path) -> Result<Bound<'py, PyAny>, Failur
             )));
         }
     };
+    if file.extension().is_none_or(|kind| kind != "py") {
+        return Err(Failure::Usage(format!(
+            "`{}` is not a Python file (`*.py`)",
+            file.display()
+        )));
+    }
     let load = || -> PyResult<Bound<'py, PyAny>> {
         let path = py.import("sys")?.getattr("path")?;
         let cwd = std::env::current_dir().unwrap_or_default();

@@ -109,7 +109,11 @@ impl<'py> Program<'py> {
     /// The name under which a replica imports a module: the one that this program uses, so that
     /// nothing is imported twice under two names.
     fn module_name(&self, module: &Loaded<'py>) -> Option<String> {
-        if module.name != "__main__" && module.name != "__mp_main__" {
+        let is_file = module.file.file_stem().is_some_and(|stem| {
+            // The command line imports a file under its own stem, dots and all.
+            stem.to_string_lossy().contains('.')
+        });
+        if module.name != "__main__" && module.name != "__mp_main__" && !is_file {
             return Some(module.name.clone());
         }
         // A program has no name; it gets that of its file, seen from the nearest search folder.
@@ -119,7 +123,12 @@ impl<'py> Program<'py> {
             .filter(|folder| folder.starts_with(&self.root) && module.file.starts_with(folder))
             .max_by_key(|folder| folder.components().count())
             .unwrap_or(&self.root);
-        let relative = module.file.strip_prefix(folder).ok()?.with_extension("");
+        let file = module.file.strip_prefix(folder).ok()?;
+        let relative = file.with_extension("");
+        if relative.to_string_lossy().contains('.') {
+            // No import can spell it; our runtime takes the file itself.
+            return Some(file.to_string_lossy().into_owned());
+        }
         let parts: Vec<String> = relative
             .components()
             .map(|part| part.as_os_str().to_string_lossy().into_owned())

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Error, Plan, Progress, Server, Step};
 use crate::bundle::{self, FileList, Format, Include, Selection};
 use crate::client::{self, Client, Upload};
+use crate::error::{Code, Diagnostic};
 use crate::spec::CopyStyle;
 
 /// A bundle larger than this is worth a word.
@@ -51,15 +52,21 @@ pub fn choose(plan: &Plan) -> Result<Option<FileList>, Error> {
     if plan.options.copy_style == CopyStyle::None && include.is_empty() {
         return Ok(None);
     }
-    let files = bundle::choose(&Selection {
+    // Made in a REPL, an app of arguments alone needs no file; where there are some, they come along.
+    let may_be_empty = plan.apps().all(|app| app.declared_in.is_none());
+    let chosen = bundle::choose(&Selection {
         root: plan.source.root.clone(),
         style: plan.options.copy_style,
         modules: plan.source.modules.clone(),
         installed: plan.source.installed.clone(),
         source_roots: plan.source.source_roots.clone(),
         include,
-    })?;
-    Ok((!files.is_empty()).then_some(files))
+    });
+    match chosen {
+        Ok(files) => Ok((!files.is_empty()).then_some(files)),
+        Err(error) if may_be_empty && error.code() == Code::BundleEmpty => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 impl Server {

@@ -40,11 +40,12 @@ def fresh_home() -> Iterator[Home]:
 
 
 @pytest.fixture
-def project(home: Home, tmp_path: Path) -> Project:
+def project(home: Home, tmp_path: Path) -> Iterator[Project]:
     """An empty project with the module `web` in it."""
     project = Project(tmp_path, home)
     project.write("web.py", WEB)
-    return project
+    yield project
+    project.close()
 
 
 @pytest.fixture(params=["blocking", "aio"])

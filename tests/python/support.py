@@ -199,6 +199,7 @@ class Project:
     def __init__(self, folder: Path, home: Home) -> None:
         self.folder = folder
         self.home = home
+        self._started: list[subprocess.Popen[str]] = []
 
     def write(self, name: str, text: str) -> Path:
         """Write a file, with the indentation of the test taken away."""
@@ -209,7 +210,7 @@ class Project:
 
     def start(self, name: str = "main.py", *words: str, **more: str) -> subprocess.Popen[str]:
         """Start a script and leave it running."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, name, *words],
             cwd=self.folder,
             env=self.home.environment(**more),
@@ -217,6 +218,15 @@ class Project:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self._started.append(process)
+        return process
+
+    def close(self) -> None:
+        """End the scripts that a failed test left running."""
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
 
     def run(
         self, name: str = "main.py", *words: str, timeout: float = 90, **more: str

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::diagnose::Failure;
 use super::launch::{self, Setting};
@@ -30,6 +31,8 @@ const START_PATIENCE: Duration = Duration::from_secs(60);
 const DRAIN_GRACE: Duration = Duration::from_secs(30);
 /// How long a process may take to end by itself.
 const STOP_GRACE: Duration = Duration::from_secs(10);
+/// The same for one that never served.
+const FAILED_GRACE: Duration = Duration::from_secs(2);
 /// The first pause before a crashed app is started again; doubles up to the longest.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
@@ -130,6 +133,7 @@ struct Serving {
 
 struct Candidate {
     revision: Revision,
+    cancel: CancellationToken,
     task: tokio::task::JoinHandle<Result<(Replica, SocketAddr), Failure>>,
 }
 
@@ -172,11 +176,7 @@ impl Task {
 
     /// Starts a revision beside the one that serves; a start that is under way gives way to it.
     async fn deploy(&mut self, revision: Revision, pause: Duration) {
-        if let Some(candidate) = self.candidate.take() {
-            candidate.task.abort();
-            // The replica inside is dropped, which kills its group.
-            let _ = candidate.task.await;
-        }
+        self.cancel_candidate().await;
         if self.serving.is_none() {
             self.route.set(Target::Starting {
                 patience: START_PATIENCE,
@@ -189,17 +189,28 @@ impl Task {
             Substate::INITIALIZING,
             &format!("starting revision {revision}"),
         );
+        let cancel = CancellationToken::new();
         let start = start(
             self.workshop.clone(),
             self.key.clone(),
             Arc::clone(&self.logs),
             revision,
             self.started,
-            pause,
+            cancel.clone(),
         );
+        let task = tokio::spawn({
+            let cancel = cancel.clone();
+            async move {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => start.await,
+                    () = cancel.cancelled() => Err(cancelled()),
+                }
+            }
+        });
         self.candidate = Some(Candidate {
             revision,
-            task: tokio::spawn(start),
+            cancel,
+            task,
         });
     }
 
@@ -366,11 +377,16 @@ impl Task {
         self.end_processes().await;
     }
 
-    async fn end_processes(&mut self) {
+    /// Ends a start that is under way, and waits until its processes are gone.
+    async fn cancel_candidate(&mut self) {
         if let Some(candidate) = self.candidate.take() {
-            candidate.task.abort();
+            candidate.cancel.cancel();
             let _ = candidate.task.await;
         }
+    }
+
+    async fn end_processes(&mut self) {
+        self.cancel_candidate().await;
         if let Some(serving) = self.serving.take() {
             serving.backend.retire();
             serving.replica.stop(STOP_GRACE).await;
@@ -464,9 +480,8 @@ async fn start(
     logs: Arc<LogBook>,
     revision: Revision,
     number: u64,
-    pause: Duration,
+    cancel: CancellationToken,
 ) -> Result<(Replica, SocketAddr), Failure> {
-    tokio::time::sleep(pause).await;
     let internal =
         |error: store::Error| Failure::new(Code::LocalStore, crate::error::with_causes(&error));
     let row = workshop
@@ -491,13 +506,22 @@ async fn start(
             text,
         );
     };
-    match replica.ready(&health, &note).await {
+    let outcome = tokio::select! {
+        outcome = replica.ready(&health, &note) => outcome,
+        () = cancel.cancelled() => Err(cancelled()),
+    };
+    match outcome {
         Ok(address) => Ok((replica, address)),
         Err(failure) => {
-            replica.stop(Duration::from_secs(2)).await;
+            replica.stop(FAILED_GRACE).await;
             Err(failure)
         }
     }
+}
+
+/// Nobody is told: whoever cancelled a start does something else with the app.
+fn cancelled() -> Failure {
+    Failure::new(Code::ClientConflict, "the start was given up")
 }
 
 async fn candidate_outcome(

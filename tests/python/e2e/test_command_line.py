@@ -90,7 +90,10 @@ def test_serve_as_json(flyte):
     assert told["status"] == "ACTIVE"
     assert get(told["endpoint"])[0] == 200
     assert get(told["url"])[0] == 200
-    assert [step["step"] for step in told["steps"] if "step" in step][0] == "bundle"
+    steps = [step["step"] for step in told["steps"] if "step" in step]
+    # Bundle and image are made side by side.
+    assert sorted(steps[:2]) == ["bundle", "image"]
+    assert steps[2:] == ["deploy", "activate", "url"]
 
 
 def test_a_failure_as_text_and_as_json(flyte, files):
@@ -98,7 +101,8 @@ def test_a_failure_as_text_and_as_json(flyte, files):
         "sad.py",
         """
         from flyte.app import AppEnvironment
-        env = AppEnvironment(name="cli-sad", args=["python", "-c", "print('last words'); raise SystemExit(4)"])
+        program = "print('last words'); raise SystemExit(4)"
+        env = AppEnvironment(name="cli-sad", args=["python", "-c", program])
         """,
     )
     done = flyte("serve", "sad.py")
@@ -218,6 +222,45 @@ def test_logs_are_followed_until_ctrl_c(flyte, files):
         assert "Traceback" not in errors
     finally:
         follow.kill()
+
+
+def test_serve_can_go_on_to_follow_the_log(files):
+    serve = subprocess.Popen(
+        [Path(sys.executable).with_name("flyte"), "serve", "two.py", "first", "--follow"],
+        cwd=files.folder,
+        env=files.home.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        endpoint = serve.stdout.readline().strip()
+        get(endpoint + "/while-followed")
+        for line in serve.stdout:
+            if line == "asked /while-followed\n":
+                break
+        serve.send_signal(signal.SIGINT)
+        _, errors = serve.communicate(timeout=5)
+        assert serve.returncode == 130
+        assert "Traceback" not in errors
+    finally:
+        serve.kill()
+    assert get(endpoint)[0] == 200, "the app goes on without its follower"
+
+
+def test_the_folder_it_is_called_from_makes_no_difference(flyte, files):
+    assert flyte("serve", "two.py", "first").returncode == 0
+    before = files.home.app("cli-first")
+    done = files.home.flyte("serve", files.folder / "two.py", "first", cwd=Path("/"))
+    assert done.returncode == 0, done.stderr
+    assert files.home.app("cli-first") == before
+
+
+def test_an_app_under_another_name(flyte, files):
+    done = flyte("serve", "two.py", "first", "--name", "cli-renamed", "--param", "word=renamed")
+    assert done.returncode == 0, done.stderr
+    assert get_json(done.stdout.strip()) == ["renamed", "a"]
+    assert {"cli-first", "cli-renamed"} <= set(files.home.names())
 
 
 def test_update_and_delete(flyte, files):

@@ -57,7 +57,8 @@ async def server(word):
     async def answer(reader, writer):
         await reader.readuntil(b"\\r\\n\\r\\n")
         body = json.dumps(marks).encode()
-        writer.write(b"HTTP/1.1 200 OK\\r\\nConnection: close\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(body) + body)
+        head = b"HTTP/1.1 200 OK\\r\\nConnection: close\\r\\nContent-Length: %d\\r\\n\\r\\n"
+        writer.write(head % len(body) + body)
         await writer.drain()
         writer.close()
 

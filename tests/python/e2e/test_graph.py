@@ -90,7 +90,8 @@ def test_values_are_given_to_any_app_of_the_graph(project):
         def server(word):
             web.serve(lambda path: word)
 
-        top = flyte.app.AppEnvironment(name="top", depends_on=[base], args=["python", "-m", "http.server", "8080"])
+        args = ["python", "-m", "http.server", "8080"]
+        top = flyte.app.AppEnvironment(name="top", depends_on=[base], args=args)
 
         if __name__ == "__main__":
             flyte.with_servecontext(input_values={"base": {"word": "given"}}).serve(top)

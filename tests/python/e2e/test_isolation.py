@@ -133,10 +133,10 @@ def test_apps_that_hardcode_one_port_run_side_by_side(project, home):
 
         def app(name, host):
             program = f"import web; web.serve(lambda path: '{name}', 8080, '{host}')"
-            # The module is named so that it is imported here and thus bundled.
             return flyte.app.AppEnvironment(name=name, args=["python", "-c", program])
 
-        envs = [app("wide-a", "0.0.0.0"), app("wide-b", "0.0.0.0"), app("narrow", "127.0.0.1"), app("empty", "")]
+        hosts = {"wide-a": "0.0.0.0", "wide-b": "0.0.0.0", "narrow": "127.0.0.1", "empty": ""}
+        envs = [app(name, host) for name, host in hosts.items()]
 
         if __name__ == "__main__":
             print(json.dumps({env.name: flyte.serve(env).endpoint for env in envs}))

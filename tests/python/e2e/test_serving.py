@@ -154,6 +154,27 @@ def test_the_new_code_is_served_when_a_file_changes(value, home):
     assert get_json(endpoint)["word"] == "first!"
 
 
+def test_serving_brings_a_deactivated_app_back(value, home):
+    endpoint = value.result("again.py")["endpoint"]
+    assert home.flyte("update", "app", "value", "--deactivate", "--wait").returncode == 0
+    assert get(endpoint)[0] == 503
+    assert value.result("again.py")["endpoint"] == endpoint
+    assert get(endpoint)[0] == 200
+
+
+def test_projects_and_domains_keep_apps_apart(value, home):
+    plain = value.result("again.py")
+    options = {"project": "other", "domain": "production"}
+    other = value.result("again.py", json.dumps({**options, "input_values": {"value": {"word": "apart"}}}))
+    assert other["endpoint"] != plain["endpoint"]
+    assert get_json(plain["endpoint"])["word"] == "first"
+    assert get_json(other["endpoint"])["word"] == "apart"
+    scope = ("--project", "other", "--domain", "production")
+    assert home.json("get", "app", "value", *scope)["endpoint"] == other["endpoint"]
+    assert home.flyte("delete", "app", "value", *scope).returncode == 0
+    assert get(plain["endpoint"])[0] == 200
+
+
 def test_parameter_values_is_another_name_of_input_values(value):
     served = value.result("again.py", json.dumps({"parameter_values": {"value": {"number": 7}}}))
     assert get_json(served["endpoint"])["number"] == 7
@@ -213,9 +234,8 @@ def test_a_change_of_the_port_goes_unnoticed_by_callers(project, home):
         import flyte, flyte.app
         import web
         port = int(sys.argv[1]) if len(sys.argv) > 1 else 8080
-        env = flyte.app.AppEnvironment(
-            name="moving", port=port, args=["python", "-c", f"import web; web.serve(lambda path: {port}, {port})"]
-        )
+        program = f"import web; web.serve(lambda path: {port}, {port})"
+        env = flyte.app.AppEnvironment(name="moving", port=port, args=["python", "-c", program])
         if __name__ == "__main__":
             print('"' + flyte.serve(env).endpoint + '"')
         """,

@@ -16,7 +16,7 @@ NAMES = ["text", "count", "ratio", "flag", "document", "folder"]
 
 def declared(**more):
     values = {"text": "declared", "count": 3, "ratio": 0.5, "flag": True,
-              "document": File(path="data/one.txt"), "folder": Dir(path="data")}
+              "document": File.from_local_sync("data/one.txt"), "folder": Dir.from_local_sync("data")}
     return [Parameter(name, value, env_var=name.upper()) for name, value in {**values, **more}.items()]
 
 def plain(value):
@@ -62,7 +62,7 @@ if __name__ == "__main__":
     import sys
     values = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
     for name, path in values.pop("files", {}).items():
-        values[name] = File(path=path)
+        values[name] = File.from_local_sync(path)
     app = flyte.with_servecontext(input_values={"values": values}).serve(env)
     print(json.dumps(app.endpoint))
 """,
@@ -113,14 +113,15 @@ def test_a_mount_is_where_the_app_finds_the_file(with_data):
 env = AppEnvironment(
     name="mounted",
     parameters=[
-        Parameter("named", File(path="data/one.txt"), mount="models/best.bin"),
-        Parameter("into", File(path="data/two.txt"), mount="models/more/"),
+        Parameter("named", File.from_local_sync("data/one.txt"), mount="models/best.bin"),
+        Parameter("into", File.from_local_sync("data/two.txt"), mount="models/more/"),
     ],
 )
 
 @env.server
 def server():
-    web.serve(lambda path: [get_parameter("named"), contents("models/best.bin"), contents("models/more/two.txt")])
+    found = ["models/best.bin", "models/more/two.txt"]
+    web.serve(lambda path: [get_parameter("named"), *map(contents, found)])
 
 if __name__ == "__main__":
     print(json.dumps(flyte.serve(env).endpoint))
@@ -129,6 +130,28 @@ if __name__ == "__main__":
     path, best, more = get_json(with_data.result())
     assert path.endswith("models/best.bin")
     assert (best, more) == ("1", "2")
+
+
+def test_a_relative_path_is_one_of_the_bundle(with_data):
+    with_data.write(
+        "main.py",
+        APP
+        + """
+env = AppEnvironment(
+    name="relative", include=["data"], parameters=[Parameter("document", File(path="data/one.txt"))]
+)
+
+@env.server
+def server(document):
+    web.serve(lambda path: [document.path, os.getcwd(), contents(get_parameter("document"))])
+
+if __name__ == "__main__":
+    print(json.dumps(flyte.serve(env).endpoint))
+""",
+    )
+    path, cwd, contents = get_json(with_data.result())
+    assert contents == "1"
+    assert path == f"{cwd}/data/one.txt"
 
 
 def test_commands_get_values_in_their_arguments(with_data):

@@ -59,6 +59,7 @@ class FastAPIAppEnvironment(AppEnvironment):
         # A clone brings the link along already.
         if isinstance(self.links, list) and _DOCS not in self.links:
             self.links = [_DOCS, *self.links]
+        _make_state_picklable(_import("starlette").datastructures.State)
         super().__post_init__()
         self._server = self._default_server = self._serve_with_uvicorn
 
@@ -78,6 +79,17 @@ class FastAPIAppEnvironment(AppEnvironment):
         if config.port == _UVICORN_PORT or port != self.port:
             config.port = port.port
         return config
+
+
+def _make_state_picklable(state: Any) -> None:
+    """Let an app that was made in a notebook travel.
+
+    Unpickling looks for methods on an object that is still empty, and `State` answers every look-up
+    from a dictionary that it does not have yet.
+    """
+    import copyreg
+
+    copyreg.pickle(state, lambda found: (state, (dict(found._state),)))
 
 
 def _import(name: str) -> Any:
