@@ -66,7 +66,9 @@ def _module(name: str) -> Any:
         return importlib.import_module(name)
     from importlib.util import module_from_spec, spec_from_file_location
 
-    found = next((path for path in (os.path.join(entry, name) for entry in sys.path) if os.path.isfile(path)), name)
+    found = next(
+        (path for path in (os.path.join(entry, name) for entry in sys.path) if os.path.isfile(path)), name
+    )
     spec = spec_from_file_location(os.path.basename(name)[:-3].replace(".", "_"), found)
     if spec is None or spec.loader is None:
         raise RuntimeConfigError(f"`{name}` is not a Python file")

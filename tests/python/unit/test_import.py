@@ -68,8 +68,10 @@ def test_serving_names_come_from_the_serving_module(monkeypatch):
         setattr(serving, name, object())
     monkeypatch.setitem(sys.modules, "flyte._serving", serving)
     for name in names:
+        # Noted by monkeypatch, so that what other tests have looked up is there again afterwards.
+        monkeypatch.setitem(vars(flyte), name, None)
+        del vars(flyte)[name]
         assert getattr(flyte, name) is getattr(serving, name)
-        monkeypatch.delitem(vars(flyte), name)
 
 
 @pytest.mark.parametrize(
