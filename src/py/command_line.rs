@@ -22,7 +22,7 @@ fn raised(error: PyErr) -> Failure {
             return Failure::Interrupted;
         }
         if error.is_instance_of::<PySystemExit>(py) {
-            let text = format!("the file ended the program as it was loaded ({error})");
+            let text = format!("error: the file ended the program as it was loaded ({error})");
             return Failure::Raised { text, status: 1 };
         }
         let ours = py
@@ -120,7 +120,9 @@ fn import<'py>(py: Python<'py>, file: &Path) -> Result<Bound<'py, PyAny>, Failur
         let stem = file.file_stem().unwrap_or_default().to_string_lossy();
         if !package.is_empty() {
             let name = format!("{}.{stem}", package.join("."));
-            let module = py.import("importlib")?.call_method1("import_module", (name,))?;
+            let module = py
+                .import("importlib")?
+                .call_method1("import_module", (name,))?;
             return Ok(module);
         }
         let util = py.import("importlib.util")?;

@@ -19,7 +19,10 @@ impl Server {
         let mut built: Vec<(Image, String)> = Vec::new();
         for spec in plan.apps() {
             let uri = match &spec.image {
-                ImageSpec::Uri(uri) => uri.clone(),
+                ImageSpec::Uri(uri) => {
+                    details.push(format!("{uri} as it is"));
+                    uri.clone()
+                }
                 ImageSpec::Declared(image) if plan.local => {
                     match built.iter().find(|(known, _)| known == image) {
                         Some((_, uri)) => uri.clone(),
@@ -48,7 +51,10 @@ impl Server {
         let reporter = Arc::clone(&self.reporter);
         let progress = move |progress: env::Progress<'_>| match progress {
             env::Progress::Line(line) => reporter(Progress::Line(line.to_owned())),
-            env::Progress::Note(note) => reporter(Progress::Note(note.to_owned())),
+            env::Progress::Note(note) => {
+                let note = note.strip_prefix("warning: ").unwrap_or(note);
+                reporter(Progress::Note(note.to_owned()));
+            }
         };
         Ok(env::ensure(&self.toolchain, image, false, &progress).await?)
     }
