@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
-from support import get
+from support import get, until
 
 # What a failing app may cost beyond starting Python twice on a busy machine.
 SOON = 8.0
@@ -97,10 +99,84 @@ def test_an_error_while_the_module_is_imported(fails, project):
 
 
 def test_nothing_listens(fails):
-    failure = fails(running('["sleep", "600"]'), "app.not_listening", soon=20)
+    failure = fails(running('["sleep", "600"]'), "app.not_listening", soon=30)
     assert "port 8080" in failure["message"]
     assert failure["seconds"] > 5, "a slow start would be taken for a failure"
     assert any("8080" in hint for hint in failure["hints"])
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ('["sleep", "600"]', "nothing listens on port 8080, and it is idle"),
+        ('["python", "-m", "http.server", "9192"]', "listens on port 9192 but declares port 8080"),
+    ],
+)
+def test_what_is_missing_is_said_long_before_it_is_given_up(project, args, words):
+    project.write("main.py", running(args) + "\nflyte.serve(env)\n")
+    script = project.start()
+    started = time.monotonic()
+    said = next((line for line in script.stderr if words in line), None)
+    assert said is not None and time.monotonic() - started < SOON
+    assert script.poll() is None, "the call still waits"
+    script.terminate()
+    script.communicate(timeout=10)
+
+
+def test_another_port_first_and_the_declared_one_later(project):
+    project.write(
+        "main.py",
+        """
+        import threading, time
+        from http.server import HTTPServer, BaseHTTPRequestHandler
+        import flyte, flyte.app
+        import web
+
+        env = flyte.app.AppEnvironment(name="metrics-first")
+
+        @env.server
+        def server():
+            metrics = HTTPServer(("", 9464), BaseHTTPRequestHandler)
+            threading.Thread(target=metrics.serve_forever, daemon=True).start()
+            time.sleep(2.5)
+            web.serve(lambda path: "up")
+
+        if __name__ == "__main__":
+            print(flyte.serve(env).endpoint)
+        """,
+    )
+    done = project.run()
+    assert done.returncode == 0, done.stderr
+    assert get(done.stdout.split()[-1])[0] == 200
+
+
+def test_a_crash_is_told_in_the_apps_log_and_state(project, home):
+    project.write(
+        "main.py",
+        """
+        import os, threading
+        import flyte, flyte.app
+        import web
+
+        env = flyte.app.AppEnvironment(name="crashes")
+
+        @env.server
+        def server():
+            threading.Timer(0.5, os._exit, [3]).start()
+            web.serve(lambda path: "up")
+
+        if __name__ == "__main__":
+            print(flyte.serve(env).endpoint)
+        """,
+    )
+    assert project.run().returncode == 0
+    until(
+        lambda: "exited with code 3" in home.json("get", "app", "crashes")["message"],
+        what="the reason in the state",
+    )
+    log = home.flyte("get", "logs", "crashes").stdout
+    assert "flyte: the process exited with code 3" in log and "starting it again" in log
+    home.flyte("delete", "app", "crashes")
 
 
 def test_another_port(fails):

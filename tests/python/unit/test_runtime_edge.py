@@ -503,7 +503,8 @@ def test_an_app_that_is_not_there_is_told_with_those_that_are(replica: Replica, 
     code, out, err = replica.run(loader=loader)
     assert (code, out) == (78, [])
     wanted = loader.split(":")[1]
-    assert err == (f"fserve: module `app` has no app `{wanted}`; apps found: `web`, `other`, `made`\n")
+    assert err.startswith(f"fserve: module `app` has no app `{wanted}`; apps found: `web`, `other`, `made`. ")
+    assert "at module level" in err
 
 
 @pytest.mark.parametrize("loader", ["app", ":env", "app:", "__main__:env", None])
