@@ -15,6 +15,7 @@ use rustix::fs::{FlockOperation, flock};
 use crate::client::{Client, Transport};
 use crate::config::{Endpoint, Home, Settings};
 use crate::error::{Code, Diagnostic};
+use crate::files::{self, FileLock};
 use crate::image;
 use crate::local::daemon;
 use crate::local::supervisor::launch::{self, Environment, Environments};
@@ -56,6 +57,8 @@ pub enum Error {
     #[error("the local platform does not run")]
     NotRunning,
     #[error(transparent)]
+    Files(#[from] files::Error),
+    #[error(transparent)]
     Daemon(#[from] daemon::Error),
 }
 
@@ -65,6 +68,7 @@ impl Diagnostic for Error {
             Self::Io { .. } | Self::Ended { .. } | Self::Silent { .. } => Code::LocalStart,
             Self::NotRunning => Code::ClientUnavailable,
             Self::Endpoint { .. } => Code::ConfigInvalid,
+            Self::Files(error) => error.code(),
             Self::Daemon(error) => error.code(),
         }
     }
@@ -75,6 +79,7 @@ impl Diagnostic for Error {
                 vec!["`flyte local status` tells where its log is".into()]
             }
             Self::NotRunning => vec!["`flyte local start` starts it".into()],
+            Self::Files(error) => error.hints(),
             Self::Daemon(error) => error.hints(),
             Self::Io { .. } | Self::Endpoint { .. } => Vec::new(),
         }
@@ -83,9 +88,11 @@ impl Diagnostic for Error {
     fn log_tail(&self) -> Vec<String> {
         match self {
             Self::Ended { log, .. } | Self::Silent { log, .. } => log.clone(),
-            Self::Io { .. } | Self::Endpoint { .. } | Self::NotRunning | Self::Daemon(_) => {
-                Vec::new()
-            }
+            Self::Io { .. }
+            | Self::Endpoint { .. }
+            | Self::NotRunning
+            | Self::Files(_)
+            | Self::Daemon(_) => Vec::new(),
         }
     }
 }
@@ -198,23 +205,16 @@ async fn start(
     }
 }
 
-async fn start_lock(home: &Home) -> Result<std::fs::File, Error> {
+async fn start_lock(home: &Home) -> Result<FileLock, Error> {
     let path = home.start_lock();
     let io = |source| Error::Io {
         path: path.clone(),
         source,
     };
     std::fs::create_dir_all(home.run()).map_err(io)?;
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(io)?;
-    let lock = move || flock(&file, FlockOperation::LockExclusive).map(|()| file);
-    match tokio::task::spawn_blocking(lock).await {
-        Ok(locked) => locked.map_err(|error| io(error.into())),
+    let lock = path.clone();
+    match tokio::task::spawn_blocking(move || files::lock_exclusive(&lock)).await {
+        Ok(locked) => Ok(locked?),
         Err(error) => Err(io(std::io::Error::other(error))),
     }
 }
