@@ -44,8 +44,9 @@ stop: install
 ## test: every test
 test: test-rust test-python
 
-test-rust:
-	cargo test --quiet
+# The environment builder is tested with the real `uv`.
+test-rust: $(BIN)/python
+	PATH=$(BIN):$$PATH cargo test --quiet
 
 test-python: install $(VENV)/.dev
 	$(BIN)/python -m pytest -q
