@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,11 @@ from typing import Any
 
 import pytest
 from support import WEB, Home, Project
+
+# A shell that starts the tests in the background has its children ignore Ctrl-C, and they pass that
+# on; the tests of Ctrl-C mean programs that were started by hand.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _scratch() -> Path:
