@@ -1,8 +1,8 @@
 //! Typed calls to a control plane, over the local platform's socket or over HTTP.
 //!
-//! Callers see messages and [`Error`]; that there are transports, deadlines and retries stays
-//! here. Reads are repeated when the connection fails. A write is not: whether it took effect is
-//! asked with a read first.
+//! Callers see messages and [`Error`]; that there are transports and deadlines stays here.
+//! An upload is tried again and a `Create` of what exists becomes an `Update`; no other call is
+//! repeated. An error says whether that could help ([`Diagnostic::retry`]), and its caller decides.
 
 mod transport;
 mod upload;
@@ -13,7 +13,7 @@ use connectrpc::client::{CallOptions, ClientConfig};
 use connectrpc::{ConnectError, ErrorCode};
 
 use crate::error::{Code, Diagnostic, Retry};
-use crate::wire::{app, cluster, common, project};
+use crate::wire::{app, cluster, common};
 
 pub use transport::Transport;
 pub use upload::{Upload, Uploaded};
@@ -118,7 +118,6 @@ pub struct Client {
     apps: app::AppServiceClient<Transport>,
     logs: app::AppLogsServiceClient<Transport>,
     clusters: cluster::ClusterServiceClient<Transport>,
-    projects: project::ProjectServiceClient<Transport>,
 }
 
 impl Client {
@@ -129,8 +128,7 @@ impl Client {
         Self {
             apps: app::AppServiceClient::new(transport.clone(), config.clone()),
             logs: app::AppLogsServiceClient::new(transport.clone(), streaming),
-            clusters: cluster::ClusterServiceClient::new(transport.clone(), config.clone()),
-            projects: project::ProjectServiceClient::new(transport.clone(), config),
+            clusters: cluster::ClusterServiceClient::new(transport.clone(), config),
             transport,
         }
     }
@@ -334,25 +332,14 @@ impl Client {
         })
     }
 
-    /// Names of the projects that the control plane knows.
-    pub async fn projects(&self, org: &str) -> Result<Vec<String>, Error> {
-        let request = project::ListProjectsRequest {
-            limit: 100,
-            org: org.to_owned(),
-            ..Default::default()
-        };
-        let response = self
-            .projects
-            .list_projects(request)
-            .await
-            .map_err(|error| self.failed("ListProjects", error))?
-            .into_owned();
-        Ok(response
-            .projects
-            .projects
-            .iter()
-            .map(|project| project.id.clone())
-            .collect())
+    /// All lines that are kept of an app, oldest first.
+    pub async fn past_logs(&self, id: &app::Identifier) -> Result<Vec<LogLine>, Error> {
+        let mut stream = self.tail_logs(id, false).await?;
+        let mut lines = Vec::new();
+        while let Some(batch) = stream.next().await? {
+            lines.extend(batch);
+        }
+        Ok(lines)
     }
 
     fn expect(

@@ -12,7 +12,7 @@ use super::logs::LogLines;
 use super::{runtime, settings};
 use crate::cli::printer;
 use crate::client::Client;
-use crate::config::{Endpoint, Given};
+use crate::config::Given;
 use crate::serve::platform::OtherBuild;
 use crate::serve::{self, Server, platform};
 use crate::wire::{identifier, status};
@@ -74,10 +74,7 @@ async fn connected(server: &Server) -> PyResult<(Client, String)> {
             .await
             .into_py()?
     };
-    let console = match &settings.endpoint {
-        Endpoint::Local => platform::console_url(&client).await.unwrap_or_default(),
-        Endpoint::Remote(uri) => uri.clone(),
-    };
+    let console = platform::console(settings, &client).await;
     Ok((client, console))
 }
 

@@ -62,15 +62,11 @@ impl State {
     async fn open(&mut self, app: &serve::App, follow: bool, tail: Option<usize>) -> PyResult<()> {
         let mut newest = i128::MIN;
         if let Some(tail) = tail {
-            let mut past = app.logs(false).await.into_py()?;
-            while let Some(lines) = past.next().await.into_py()? {
-                for line in lines {
-                    newest = line.timestamp_ns;
-                    self.ready.push_back(line.text);
-                }
-            }
-            let skip = self.ready.len().saturating_sub(tail);
-            self.ready.drain(..skip);
+            let past = app.past_logs().await.into_py()?;
+            newest = past.last().map_or(newest, |line| line.timestamp_ns);
+            let skip = past.len().saturating_sub(tail);
+            self.ready
+                .extend(past.into_iter().skip(skip).map(|line| line.text));
             if !follow {
                 self.ended = true;
                 return Ok(());

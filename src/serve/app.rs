@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::activate::{self, Verdict, judge};
 use super::{Error, Options, Plan};
-use crate::client::{self, Client, Event, LogStream};
+use crate::client::{self, Client, Event, LogLine, LogStream};
 use crate::wire::app::spec::DesiredState;
 use crate::wire::app::status::DeploymentStatus;
 use crate::wire::{app, identifier, status};
@@ -181,6 +181,11 @@ impl App {
         Ok(self.client()?.tail_logs(&self.id(), follow).await?)
     }
 
+    /// What the replicas wrote so far, oldest first.
+    pub async fn past_logs(&self) -> Result<Vec<LogLine>, Error> {
+        Ok(self.client()?.past_logs(&self.id()).await?)
+    }
+
     /// Events from now on, beginning with the present state.
     pub async fn watch(&self) -> Result<client::Watch, Error> {
         Ok(self.client()?.watch(&self.id()).await?)
@@ -308,11 +313,7 @@ impl App {
 
     /// Last lines of a revision's newest replica.
     async fn last_lines(&self, revision: u64) -> Result<Vec<String>, Error> {
-        let mut stream = self.client()?.tail_logs(&self.id(), false).await?;
-        let mut lines = Vec::new();
-        while let Some(batch) = stream.next().await? {
-            lines.extend(batch);
-        }
+        let mut lines = self.past_logs().await?;
         let of_revision = format!("{}-{revision}-", self.name());
         if revision > 0 {
             lines.retain(|line| line.replica.starts_with(&of_revision));

@@ -23,7 +23,7 @@ pub use app::App;
 pub use plan::{Overrides, Plan};
 
 use crate::client;
-use crate::config::{Endpoint, Settings};
+use crate::config::Settings;
 use crate::error::{Code, Diagnostic, Retry};
 use crate::image::env::Toolchain;
 use crate::spec::{AppSpec, CopyStyle};
@@ -218,11 +218,13 @@ impl Server {
         )
         .await?;
         let (bundled, images) = tokio::try_join!(self.bundle(&client, &plan), self.images(&plan))?;
+        // The same for all apps, so asked once.
+        let console = platform::console(&self.settings, &client).await;
         let mut served = BTreeMap::new();
         for wave in &plan.waves {
             let apps = wave.iter().map(|spec| {
                 let image = &images[&spec.name];
-                self.bring_up(&client, &plan, spec, image, bundled.as_ref())
+                self.bring_up((&client, &console), &plan, spec, image, bundled.as_ref())
             });
             for app in futures::future::try_join_all(apps).await? {
                 served.insert(app.name(), app);
@@ -236,7 +238,7 @@ impl Server {
 
     async fn bring_up(
         &self,
-        client: &client::Client,
+        (client, console): (&client::Client, &str),
         plan: &Plan,
         spec: &AppSpec,
         image: &str,
@@ -249,7 +251,7 @@ impl Server {
         let app = App::new(
             client.clone(),
             created,
-            self.console(client).await,
+            console.to_owned(),
             plan.options.clone(),
         );
         self.finished(
@@ -287,13 +289,6 @@ impl Server {
                 .advised(|code, message| hints::for_failure(code, message, spec, &plan.source))
                 .into()),
             Err(error) => Err(error),
-        }
-    }
-
-    async fn console(&self, client: &client::Client) -> String {
-        match &self.settings.endpoint {
-            Endpoint::Local => platform::console_url(client).await.unwrap_or_default(),
-            Endpoint::Remote(uri) => uri.clone(),
         }
     }
 

@@ -308,17 +308,23 @@ pub async fn status(home: &Home) -> Option<serde_json::Value> {
     serde_json::from_slice(&body).ok()
 }
 
-/// Address of the local platform's pages.
-pub async fn console_url(client: &Client) -> Option<String> {
-    let body = request(client, Method::GET, "/local/about").await?;
-    let about: serde_json::Value = serde_json::from_slice(&body).ok()?;
-    about["console"].as_str().map(str::to_owned)
+/// What the addresses of apps' pages begin with; empty when the platform does not tell.
+pub async fn console(settings: &Settings, client: &Client) -> String {
+    match &settings.endpoint {
+        Endpoint::Local => about(client, "console").await.unwrap_or_default(),
+        Endpoint::Remote(uri) => uri.clone(),
+    }
 }
 
 async fn build(client: &Client) -> Option<String> {
+    about(client, "build").await
+}
+
+/// One thing that the local platform says of itself.
+async fn about(client: &Client, what: &str) -> Option<String> {
     let body = request(client, Method::GET, "/local/about").await?;
     let about: serde_json::Value = serde_json::from_slice(&body).ok()?;
-    about["build"].as_str().map(str::to_owned)
+    about[what].as_str().map(str::to_owned)
 }
 
 async fn request(client: &Client, method: Method, path: &str) -> Option<bytes::Bytes> {

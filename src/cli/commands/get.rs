@@ -1,6 +1,6 @@
 //! `flyte get app` and `flyte get logs`.
 
-use super::{Connected, connect, describe};
+use super::{Connected, connect, describe, readable};
 use crate::cli::args::{Get, GetWhat};
 use crate::cli::printer::Printer;
 use crate::cli::{Failure, Host};
@@ -61,11 +61,7 @@ fn one(
     for field in [
         "name", "status", "message", "revision", "replicas", "endpoint", "url", "project", "domain",
     ] {
-        let value = &document[field];
-        let text = value
-            .as_str()
-            .map_or_else(|| value.to_string(), str::to_owned);
-        printer.line(&format!("{field:<9} {text}"));
+        printer.line(&format!("{field:<9} {}", readable(&document[field])));
     }
     Ok(())
 }
@@ -126,11 +122,7 @@ async fn logs(
     show: impl Fn(&LogLine),
 ) -> Result<(), Failure> {
     let id = connected.id(name);
-    let mut past = connected.client.tail_logs(&id, false).await?;
-    let mut lines = Vec::new();
-    while let Some(batch) = past.next().await? {
-        lines.extend(batch);
-    }
+    let lines = connected.client.past_logs(&id).await?;
     let skip = tail.map_or(0, |tail| lines.len().saturating_sub(tail));
     lines.iter().skip(skip).for_each(&show);
     if !follow {

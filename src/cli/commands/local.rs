@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, IsTerminal};
 
+use super::readable;
 use crate::cli::args::{Local, LocalWhat};
 use crate::cli::printer::{self, Printer};
 use crate::cli::{Failure, Host};
@@ -58,13 +59,8 @@ fn status(host: &impl Host, printer: &Printer, home: &Home) -> Result<(), Failur
         printer.json(&status);
         return Ok(());
     }
-    let text = |value: &serde_json::Value| {
-        value
-            .as_str()
-            .map_or_else(|| value.to_string(), str::to_owned)
-    };
     for field in ["pid", "home", "version", "console"] {
-        printer.line(&format!("{field:<8} {}", text(&status[field])));
+        printer.line(&format!("{field:<8} {}", readable(&status[field])));
     }
     let rows: Vec<Vec<String>> = status["apps"]
         .as_array()
@@ -72,7 +68,7 @@ fn status(host: &impl Host, printer: &Printer, home: &Home) -> Result<(), Failur
         .flatten()
         .map(|app| {
             ["name", "status", "revision", "endpoint"]
-                .map(|field| text(&app[field]))
+                .map(|field| readable(&app[field]))
                 .to_vec()
         })
         .collect();

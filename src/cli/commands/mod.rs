@@ -8,7 +8,7 @@ pub mod update;
 
 use super::{Failure, Host, args::Scope, printer};
 use crate::client::Client;
-use crate::config::{Endpoint, Given, Settings};
+use crate::config::{Given, Settings};
 use crate::serve::platform::{self, OtherBuild};
 use crate::wire::{app, identifier, status};
 
@@ -35,10 +35,7 @@ pub fn connect(host: &impl Host, mut given: Given, scope: &Scope) -> Result<Conn
     host.block(async move {
         let client =
             platform::connect(&settings, &server.launcher, OtherBuild::Use, &|_| {}).await?;
-        let console = match &settings.endpoint {
-            Endpoint::Local => platform::console_url(&client).await.unwrap_or_default(),
-            Endpoint::Remote(uri) => uri.clone(),
-        };
+        let console = platform::console(&settings, &client).await;
         Ok(Connected {
             client,
             console,
@@ -55,6 +52,13 @@ pub fn pair(text: &str, option: &str) -> Result<(String, String), Failure> {
             "`{option} {text}` is not of the form KEY=VALUE"
         ))),
     }
+}
+
+/// A value of a JSON document as people read it: text without quotes.
+pub fn readable(value: &serde_json::Value) -> String {
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// An app as a JSON document.
