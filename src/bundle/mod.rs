@@ -55,6 +55,7 @@ pub struct Include {
 /// The files of a bundle, by name.
 #[derive(Clone, Debug, Default)]
 pub struct FileList {
+    root: PathBuf,
     files: Vec<BundleFile>,
     warnings: Vec<String>,
 }
@@ -168,7 +169,7 @@ fn outside_hint(common: &Path) -> String {
 /// Files by name while they are collected; a name that is found twice counts once.
 #[derive(Default)]
 struct Picked {
-    files: BTreeMap<String, BundleFile>,
+    files: BTreeMap<Box<str>, BundleFile>,
     warnings: Vec<String>,
 }
 
@@ -215,7 +216,7 @@ pub fn choose(selection: &Selection) -> Result<FileList, Error> {
             style: selection.style,
         });
     }
-    Ok(FileList::from(picked))
+    Ok(FileList::new(root.real().to_path_buf(), picked))
 }
 
 fn needs_files(selection: &Selection) -> bool {
@@ -225,19 +226,28 @@ fn needs_files(selection: &Selection) -> bool {
     }
 }
 
-impl From<Picked> for FileList {
-    fn from(picked: Picked) -> Self {
+impl FileList {
+    fn new(root: PathBuf, picked: Picked) -> Self {
         let mut warnings = picked.warnings;
         warnings.sort();
         warnings.dedup();
         Self {
+            root,
             files: picked.files.into_values().collect(),
             warnings,
         }
     }
-}
 
-impl FileList {
+    /// The folder that all names start from; canonical.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where to read a file of this list.
+    pub fn path_of(&self, file: &BundleFile) -> PathBuf {
+        self.root.join(&*file.name)
+    }
+
     /// Sorted by the bytes of the name, each name once.
     pub fn files(&self) -> &[BundleFile] {
         &self.files
@@ -265,7 +275,7 @@ impl FileList {
         let contents: Vec<Digest> = self
             .files
             .par_iter()
-            .map(|file| hash_file(&file.path))
+            .map(|file| hash_file(&self.path_of(file)))
             .collect::<Result<_, _>>()?;
         let mut hasher = blake3::Hasher::new_derive_key("flyte-rs code bundle 1");
         for (file, content) in self.files.iter().zip(&contents) {

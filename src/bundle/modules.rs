@@ -36,14 +36,14 @@ pub(super) fn pick(
             return Ok(());
         }
         let mut names = Vec::new();
-        for (file, imports) in found.iter().zip(read_imports(&found)?) {
+        for (file, imports) in found.iter().zip(read_imports(root, &found)?) {
             resolver.packages_around(&file.name, &mut names);
             for import in &imports {
                 resolver.resolve(&file.name, import, &mut names);
             }
         }
         found.drain(..).for_each(|file| picked.add(file));
-        names.retain(|name| !seen.contains(name));
+        names.retain(|name| !seen.contains(name.as_str()));
         names.sort();
         names.dedup();
         found = names
@@ -54,14 +54,15 @@ pub(super) fn pick(
 }
 
 /// The imports of each file; none for what is not Python source.
-fn read_imports(found: &[BundleFile]) -> Result<Vec<Vec<Import>>, files::Error> {
+fn read_imports(root: &Root, found: &[BundleFile]) -> Result<Vec<Vec<Import>>, files::Error> {
     found
         .par_iter()
         .map(|file| {
             if file.name.strip_suffix(".py").is_none() {
                 return Ok(Vec::new());
             }
-            let source = fs::read(&file.path).map_err(files::Error::io("read", &file.path))?;
+            let path = root.real().join(&*file.name);
+            let source = fs::read(&path).map_err(files::Error::io("read", &path))?;
             Ok(scan(&source))
         })
         .collect()

@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::path::Path;
 
 use md5::{Digest as _, Md5};
 use rayon::prelude::*;
@@ -72,7 +73,7 @@ pub struct Written {
 pub fn write_archive(files: &FileList, format: Format, out: impl Write) -> Result<Written, Error> {
     let mut tar = tar::Builder::new(Blocks::new(format, Counted::new(out)));
     for file in files.files() {
-        append(&mut tar, file)?;
+        append(&mut tar, file, &files.path_of(file))?;
     }
     tar.into_inner()
         .and_then(Blocks::finish)
@@ -80,8 +81,12 @@ pub fn write_archive(files: &FileList, format: Format, out: impl Write) -> Resul
         .map_err(Error::Output)
 }
 
-fn append<W: Write>(tar: &mut tar::Builder<W>, file: &BundleFile) -> Result<(), Error> {
-    let opened = File::open(&file.path).map_err(files::Error::io("open", &file.path))?;
+fn append<W: Write>(
+    tar: &mut tar::Builder<W>,
+    file: &BundleFile,
+    path: &Path,
+) -> Result<(), Error> {
+    let opened = File::open(path).map_err(files::Error::io("open", path))?;
     let header = header(tar, file).map_err(Error::Output)?;
     let mut content = Content {
         // One byte more than announced shows that the file has grown.
@@ -91,14 +96,14 @@ fn append<W: Write>(tar: &mut tar::Builder<W>, file: &BundleFile) -> Result<(), 
     };
     let appended = tar.append(&header, &mut content);
     if let Some(failure) = content.failure {
-        return Err(files::Error::io("read", &file.path)(failure).into());
+        return Err(files::Error::io("read", path)(failure).into());
     }
     appended.map_err(Error::Output)?;
     if content.seen == file.size {
         Ok(())
     } else {
         Err(Error::Changed {
-            path: file.path.clone(),
+            path: path.to_path_buf(),
         })
     }
 }
@@ -106,7 +111,7 @@ fn append<W: Write>(tar: &mut tar::Builder<W>, file: &BundleFile) -> Result<(), 
 /// The ustar header of a file, preceded by a pax record where the name does not fit into it.
 fn header<W: Write>(tar: &mut tar::Builder<W>, file: &BundleFile) -> io::Result<tar::Header> {
     let mut header = tar::Header::new_ustar();
-    if !file.name.is_ascii() || header.set_path(&file.name).is_err() {
+    if !file.name.is_ascii() || header.set_path(&*file.name).is_err() {
         tar.append_pax_extensions([("path", file.name.as_bytes())])?;
         header.set_path("long-name")?;
     }

@@ -90,9 +90,8 @@ impl Root {
 
     /// The regular file of that name, if there is one.
     pub(super) fn file(&self, name: String) -> Option<BundleFile> {
-        let path = self.real.join(&name);
-        let metadata = fs::metadata(&path).ok()?;
-        BundleFile::of(path, name, &metadata)
+        let metadata = fs::metadata(self.real.join(&name)).ok()?;
+        BundleFile::of(name, &metadata)
     }
 
     fn is_installed(&self, path: &Path) -> bool {

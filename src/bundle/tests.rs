@@ -76,7 +76,10 @@ impl Project {
 }
 
 fn names(list: &FileList) -> Vec<String> {
-    list.files().iter().map(|file| file.name.clone()).collect()
+    list.files()
+        .iter()
+        .map(|file| file.name.to_string())
+        .collect()
 }
 
 #[test]
