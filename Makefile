@@ -12,7 +12,7 @@ SOURCES := $(shell find src proto python -type f -not -name '*.pyc' 2>/dev/null)
 # Packages of the `dev` group of pyproject.toml, which an installer of the machine may be too old to read.
 DEV := $(shell sed -n 's/^dev = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
 
-.PHONY: install serve stop test test-rust test-python check format bench clean
+.PHONY: install serve stop test test-rust test-python check format bench bench-bundle clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -72,6 +72,10 @@ format: $(VENV)/.dev
 ## bench: every figure, each against a named peer
 bench: install $(VENV)/.dev
 	for script in benches/[!_]*.py; do $(BIN)/python $$script || exit 1; done
+
+## bench-bundle: bundling, beside tar | zstd and the PyPI SDK
+bench-bundle: $(BIN)/python
+	$(BIN)/python benches/bundle.py
 
 clean:
 	rm -rf $(VENV) $(CARGO_TARGET_DIR)

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROUNDS = 9
+PEERS = Path(__file__).parent / ".peers"
+PEER_VERSION = "2.12.1"
 
 
 class Figure:
@@ -48,6 +50,19 @@ def quiet(**more: str) -> dict[str, str]:
     """The environment without settings of flyte, and with `more`."""
     own = {name: value for name, value in os.environ.items() if "FLYTE" not in name}
     return {**own, **more}
+
+
+def peer_python() -> Path:
+    """The interpreter of the environment that has the PyPI SDK, which is made if need be."""
+    given = os.environ.get("FLYTE_PYPI_VENV")
+    venv = Path(given) if given else PEERS / f"flyte-{PEER_VERSION}"
+    python = venv / "bin" / "python"
+    if not python.exists():
+        print(f"making {venv} for the PyPI SDK", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+        install = [str(python), "-m", "pip", "install", "--quiet", f"flyte=={PEER_VERSION}"]
+        subprocess.run(install, check=True, stdout=sys.stderr)
+    return python
 
 
 @contextmanager

@@ -22,10 +22,8 @@ import sys
 import time
 from pathlib import Path
 
-from _common import ROUNDS, Figure, quiet, rounds, scratch_home, show
+from _common import ROUNDS, Figure, peer_python, quiet, rounds, scratch_home, show
 
-PEERS = Path(__file__).parent / ".peers"
-PEER_VERSION = "2.12.1"
 TIMEOUT_SECONDS = 60
 
 # Runs in the peer's environment and prints the seconds of each round.
@@ -100,19 +98,6 @@ def ours(home: Path) -> Figure:
         return took
 
     return rounds("flyte-rs: flyte.serve(env)", once)
-
-
-def peer_python() -> Path:
-    """The interpreter of the environment that has the PyPI SDK, which is made if need be."""
-    given = os.environ.get("FLYTE_PYPI_VENV")
-    venv = Path(given) if given else PEERS / f"flyte-{PEER_VERSION}"
-    python = venv / "bin" / "python"
-    if not python.exists():
-        print(f"making {venv} for the PyPI SDK", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
-        install = [str(python), "-m", "pip", "install", "--quiet", f"flyte=={PEER_VERSION}"]
-        subprocess.run(install, check=True, stdout=sys.stderr)
-    return python
 
 
 def pypi_sdk(home: Path) -> Figure:

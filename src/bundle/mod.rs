@@ -1,30 +1,33 @@
 //! The code bundle: which files of a project travel, what they are as one digest, and the archive.
 //!
-//! One list, several sinks: [`choose`] decides, and listing, [`FileList::digest`] and
-//! [`write_archive`] all read that same [`FileList`], so that they cannot disagree. The list, the
-//! digest and the archive depend on names, content and executable bits alone, never on the machine,
-//! the folder of the checkout, the order of the file system or installed tools. Where a bundle goes
-//! is not known here.
+//! One list, several sinks: [`choose`] decides, and listing and [`pack`] read that same
+//! [`FileList`], so that they cannot disagree. The digest and the archive depend on names, content
+//! and executable bits alone, never on the machine, the folder of the checkout, the order of the
+//! file system, installed tools or what was bundled before. Where a bundle goes is not known here.
 
+mod frame;
 mod imports;
 mod include;
+mod layout;
 mod modules;
+mod ordered;
 mod pack;
 mod root;
+mod store;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
-
 use crate::error::{Code, Diagnostic, Retry};
+use crate::files;
+use crate::files::archive::Limits;
 use crate::files::walk::Walk;
-use crate::files::{self, Digest, hash_file};
 use crate::spec::CopyStyle;
 
 pub use crate::files::walk::FileEntry as BundleFile;
-pub use pack::{Format, Written, write_archive};
+pub use pack::{Archive, Format, Part, pack};
+pub use store::Store;
 
 use root::Root;
 
@@ -88,6 +91,14 @@ pub enum Error {
     },
     #[error("`{path}` changed while it was bundled")]
     Changed { path: PathBuf },
+    #[error("the bundle holds {found} {unit}, and replicas unpack at most {limit}")]
+    TooLarge {
+        found: u64,
+        limit: u64,
+        unit: &'static str,
+        /// Names of the largest files.
+        largest: Vec<String>,
+    },
     #[error("failed to write the archive")]
     Output(#[source] io::Error),
 }
@@ -100,6 +111,7 @@ impl Diagnostic for Error {
             Self::Missing { .. } | Self::BadGlob { .. } => Code::BundleMissing,
             Self::OutsideRoot { .. } => Code::BundleOutsideRoot,
             Self::Changed { .. } | Self::Output(_) => Code::BundleIo,
+            Self::TooLarge { .. } => Code::BundleTooLarge,
         }
     }
 
@@ -113,6 +125,10 @@ impl Diagnostic for Error {
             Self::Changed { .. } => {
                 vec!["stop what writes to it, or leave it out with `.flyteignore`".to_owned()]
             }
+            Self::TooLarge { largest, .. } => vec![
+                format!("its largest files are `{}`", largest.join("`, `")),
+                "leave data out with `.flyteignore` and pass it as a `Parameter`".to_owned(),
+            ],
         }
     }
 
@@ -124,6 +140,7 @@ impl Diagnostic for Error {
             | Self::Missing { .. }
             | Self::BadGlob { .. }
             | Self::OutsideRoot { .. }
+            | Self::TooLarge { .. }
             | Self::Output(_) => Retry::Never,
         }
     }
@@ -267,24 +284,34 @@ impl FileList {
         self.files.is_empty()
     }
 
-    /// One hash of names, executable bits and contents.
-    ///
-    /// Each name is preceded by its length and each content is hashed on its own, so that no two
-    /// different lists are fed as the same bytes.
-    pub fn digest(&self) -> Result<Digest, Error> {
-        let contents: Vec<Digest> = self
-            .files
-            .par_iter()
-            .map(|file| hash_file(&self.path_of(file)))
-            .collect::<Result<_, _>>()?;
-        let mut hasher = blake3::Hasher::new_derive_key("flyte-rs code bundle 1");
-        for (file, content) in self.files.iter().zip(&contents) {
-            hasher.update(&(file.name.len() as u64).to_le_bytes());
-            hasher.update(file.name.as_bytes());
-            hasher.update(&[u8::from(file.executable)]);
-            hasher.update(content.as_bytes());
+    /// The files that weigh most, the heaviest first.
+    pub fn largest(&self, count: usize) -> Vec<&BundleFile> {
+        let mut largest: Vec<&BundleFile> = self.files.iter().collect();
+        largest.sort_by_key(|file| std::cmp::Reverse(file.size));
+        largest.truncate(count);
+        largest
+    }
+
+    /// Refuses what no replica would unpack, before anything is sent.
+    pub fn check_limits(&self, limits: Limits) -> Result<(), Error> {
+        let entries = self.files.len() as u64;
+        let over = [
+            (self.total_bytes(), limits.max_bytes, "bytes"),
+            (entries, limits.max_entries, "files"),
+        ];
+        match over.into_iter().find(|(found, limit, _)| found > limit) {
+            None => Ok(()),
+            Some((found, limit, unit)) => Err(Error::TooLarge {
+                found,
+                limit,
+                unit,
+                largest: self
+                    .largest(5)
+                    .iter()
+                    .map(|file| file.name.to_string())
+                    .collect(),
+            }),
         }
-        Ok(hasher.finalize().into())
     }
 }
 
@@ -305,5 +332,7 @@ fn normalized(path: &Path) -> PathBuf {
     plain
 }
 
+#[cfg(test)]
+mod pack_tests;
 #[cfg(test)]
 mod tests;

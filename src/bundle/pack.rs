@@ -1,26 +1,30 @@
-//! Writes the archive: the same bytes for the same files on every machine.
+//! Makes the archive, or finds that it is made.
 //!
-//! The tar stream is cut into blocks of fixed size and each block becomes a frame (zstd) or member
-//! (gzip) of its own. The formats define such concatenations to mean the whole, the blocks can be
-//! compressed on all processors, and the result does not depend on how many there are. Files are
-//! read once, and no more than two rounds of blocks are in memory.
+//! The tar stream is cut into frames (see `layout`), and each becomes a zstd frame or gzip member
+//! of its own; both formats define such concatenations to mean the whole. Frames are made on all
+//! processors, each file is read once, and the result depends neither on how many processors there
+//! are nor on what was made before. A frame that an earlier archive had is not made again, and a
+//! list that has not changed at all is not even read.
 
-use std::fs::File;
+use std::collections::HashMap;
+use std::fs;
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use md5::digest::common::hazmat::{SerializableState, SerializedState};
 use md5::{Digest as _, Md5};
-use rayon::prelude::*;
 
-use super::{BundleFile, Error, FileList};
-use crate::files;
+use super::frame::{self, Compressor, Raw, Seen, Segment, segments};
+use super::layout::{Frame, Layout, piece_count};
+use super::ordered;
+use super::store::{FrameNote, Note, Resumption, Store};
+use super::{Error, FileList};
+use crate::files::stat_cache::StatCache;
+use crate::files::{self, Digest};
 
-/// Bytes of one compressed block before compression.
-const BLOCK_BYTES: usize = 2 << 20;
-/// Blocks compressed at the same time, whatever the number of processors.
-const MAX_ROUND: usize = 16;
-const ZSTD_LEVEL: i32 = 3;
-const GZIP_LEVEL: u32 = 6;
+/// More threads than this wait for the disk and for each other.
+const MAX_THREADS: usize = 8;
 
 /// How an archive is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,217 +43,430 @@ impl Format {
             Self::TarGz => "tar.gz",
         }
     }
-
-    fn compress(self, block: &[u8]) -> io::Result<Vec<u8>> {
-        match self {
-            Self::TarZst => {
-                let mut compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL)?;
-                compressor.include_checksum(true)?;
-                compressor.compress(block)
-            }
-            Self::TarGz => {
-                let mut encoder = flate2::GzBuilder::new()
-                    .mtime(0)
-                    .operating_system(255) // unknown, or the bytes would differ between systems
-                    .write(Vec::new(), flate2::Compression::new(GZIP_LEVEL));
-                encoder.write_all(block)?;
-                encoder.finish()
-            }
-        }
-    }
 }
 
-/// What was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Written {
-    pub bytes: u64,
+/// A finished archive, as parts that follow each other.
+#[derive(Clone, Debug)]
+pub struct Archive {
+    pub format: Format,
+    /// Of the names, executable bits and contents of its files, whatever the format.
+    pub digest: Digest,
     /// Of the compressed bytes, as object stores ask for it.
     pub md5: [u8; 16],
+    pub bytes: u64,
+    /// Bytes that had to be compressed now; the rest was there.
+    pub made_bytes: u64,
+    pub parts: Vec<Part>,
 }
 
-/// Packs the files into `out`.
-///
-/// Fails if a file is not there any more or has another size than when it was chosen.
-pub fn write_archive(files: &FileList, format: Format, out: impl Write) -> Result<Written, Error> {
-    let mut tar = tar::Builder::new(Blocks::new(format, Counted::new(out)));
-    for file in files.files() {
-        append(&mut tar, file, &files.path_of(file))?;
+/// A piece of an archive in a file of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    pub path: PathBuf,
+    pub bytes: u64,
+}
+
+impl Archive {
+    /// Named by content, so that an equal bundle has an equal name.
+    pub fn file_name(&self) -> String {
+        format!("{}.{}", self.digest, self.format.extension())
     }
-    tar.into_inner()
-        .and_then(Blocks::finish)
-        .and_then(Counted::finish)
-        .map_err(Error::Output)
-}
 
-fn append<W: Write>(
-    tar: &mut tar::Builder<W>,
-    file: &BundleFile,
-    path: &Path,
-) -> Result<(), Error> {
-    let opened = File::open(path).map_err(files::Error::io("open", path))?;
-    let header = header(tar, file).map_err(Error::Output)?;
-    let mut content = Content {
-        // One byte more than announced shows that the file has grown.
-        inner: opened.take(file.size.saturating_add(1)),
-        seen: 0,
-        failure: None,
-    };
-    let appended = tar.append(&header, &mut content);
-    if let Some(failure) = content.failure {
-        return Err(files::Error::io("read", path)(failure).into());
-    }
-    appended.map_err(Error::Output)?;
-    if content.seen == file.size {
-        Ok(())
-    } else {
-        Err(Error::Changed {
-            path: path.to_path_buf(),
-        })
-    }
-}
-
-/// The ustar header of a file, preceded by a pax record where the name does not fit into it.
-fn header<W: Write>(tar: &mut tar::Builder<W>, file: &BundleFile) -> io::Result<tar::Header> {
-    let mut header = tar::Header::new_ustar();
-    if !file.name.is_ascii() || header.set_path(&*file.name).is_err() {
-        tar.append_pax_extensions([("path", file.name.as_bytes())])?;
-        header.set_path("long-name")?;
-    }
-    header.set_entry_type(tar::EntryType::Regular);
-    header.set_mode(if file.executable { 0o755 } else { 0o644 });
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    header.set_size(file.size);
-    header.set_cksum();
-    Ok(header)
-}
-
-/// Tells a failure to read the file from a failure to write the archive.
-struct Content<R> {
-    inner: R,
-    seen: u64,
-    failure: Option<io::Error>,
-}
-
-impl<R: Read> Read for Content<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self.inner.read(buffer) {
-            Ok(count) => {
-                self.seen += count as u64;
-                Ok(count)
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),
-            Err(error) => {
-                self.failure = Some(error);
-                Err(io::Error::other("the file cannot be read"))
-            }
+    /// Writes the archive as one file would hold it.
+    pub fn write_to(&self, mut out: impl Write) -> Result<(), Error> {
+        for part in &self.parts {
+            let mut file =
+                fs::File::open(&part.path).map_err(files::Error::io("open", &part.path))?;
+            io::copy(&mut file, &mut out).map_err(Error::Output)?;
         }
+        out.flush().map_err(Error::Output)
     }
-}
 
-/// Collects blocks and compresses a round of them in parallel.
-struct Blocks<W> {
-    format: Format,
-    out: W,
-    current: Vec<u8>,
-    full: Vec<Vec<u8>>,
-    round: usize,
-}
+    /// Whether the parts still are what they were when they were written.
+    pub fn is_intact(&self) -> bool {
+        let mut md5 = Md5::new();
+        let mut read = |part: &Part| -> io::Result<()> {
+            let mut file = fs::File::open(&part.path)?;
+            let mut buffer = vec![0; 1 << 18];
+            loop {
+                match file.read(&mut buffer)? {
+                    0 => return Ok(()),
+                    count => md5.update(&buffer[..count]),
+                }
+            }
+        };
+        let all_read = self.parts.iter().all(|part| read(part).is_ok());
+        all_read && <[u8; 16]>::from(md5.finalize()) == self.md5
+    }
 
-impl<W: Write> Blocks<W> {
-    fn new(format: Format, out: W) -> Self {
+    fn of(note: Note, format: Format, made_bytes: u64, store: &Store) -> Self {
         Self {
             format,
-            out,
-            current: Vec::new(),
-            full: Vec::new(),
-            round: rayon::current_num_threads().clamp(1, MAX_ROUND),
+            digest: note.digest,
+            md5: note.md5,
+            bytes: note.bytes,
+            made_bytes,
+            parts: note
+                .frames
+                .iter()
+                .map(|frame| Part {
+                    path: store.frame_path(&frame.key),
+                    bytes: frame.bytes,
+                })
+                .collect(),
         }
-    }
-
-    fn close_block(&mut self) -> io::Result<()> {
-        self.full.push(std::mem::take(&mut self.current));
-        if self.full.len() < self.round {
-            return Ok(());
-        }
-        self.write_round()
-    }
-
-    fn write_round(&mut self) -> io::Result<()> {
-        let format = self.format;
-        let compressed: Vec<Vec<u8>> = self
-            .full
-            .par_iter()
-            .map(|block| format.compress(block))
-            .collect::<io::Result<_>>()?;
-        self.full.clear();
-        compressed
-            .iter()
-            .try_for_each(|block| self.out.write_all(block))
-    }
-
-    fn finish(mut self) -> io::Result<W> {
-        if !self.current.is_empty() {
-            self.close_block()?;
-        }
-        self.write_round()?;
-        Ok(self.out)
     }
 }
 
-impl<W: Write> Write for Blocks<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.current.capacity() == 0 {
-            self.current.reserve_exact(BLOCK_BYTES);
-        }
-        let count = bytes.len().min(BLOCK_BYTES - self.current.len());
-        self.current.extend_from_slice(&bytes[..count]);
-        if self.current.len() == BLOCK_BYTES {
-            self.close_block()?;
-        }
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(()) // a block that is cut short here would make the bytes depend on the caller
-    }
+/// Packs the files of the list.
+///
+/// Fails with [`Error::Changed`] if a file is not what it was when it was chosen; then the list has
+/// to be made again.
+pub fn pack(list: &FileList, format: Format, store: &Store) -> Result<Archive, Error> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    pack_on(processors.min(MAX_THREADS), list, format, store)
 }
 
-/// Counts and hashes what passes through.
-struct Counted<W> {
-    out: W,
-    md5: Md5,
+pub(super) fn pack_on(
+    threads: usize,
+    list: &FileList,
+    format: Format,
+    store: &Store,
+) -> Result<Archive, Error> {
+    let fingerprint = fingerprint(list, format);
+    if let Some(note) = store.note(&fingerprint, format) {
+        return Ok(Archive::of(note, format, 0, store));
+    }
+    let mut packing = Packing::new(list, format, store);
+    packing.run(threads)?;
+    packing.finish(&fingerprint)
+}
+
+/// Names the state of the list: equal ones have equal archives, as long as nothing in it was
+/// changed in the moment in which it was read.
+pub(super) fn fingerprint(list: &FileList, format: Format) -> Digest {
+    let mut hasher = blake3::Hasher::new_derive_key("flyte-rs bundle fingerprint 1");
+    hasher.update(format.extension().as_bytes());
+    for file in list.files() {
+        hasher.update(&(file.name.len() as u64).to_le_bytes());
+        hasher.update(file.name.as_bytes());
+        hasher.update(&[u8::from(file.executable)]);
+        for number in [file.size, file.stamp.device, file.stamp.inode] {
+            hasher.update(&number.to_le_bytes());
+        }
+        for number in [file.stamp.modified_ns, file.stamp.changed_ns] {
+            hasher.update(&number.to_le_bytes());
+        }
+    }
+    hasher.finalize().into()
+}
+
+/// What a worker keeps between frames.
+struct Worker {
+    compressor: Compressor,
+    raw: Raw,
+}
+
+/// One frame as it leaves a worker.
+struct Made {
+    key: Digest,
     bytes: u64,
+    segments: Vec<Segment>,
+    /// What reading has shown; empty where nothing had to be read.
+    seen: Vec<Seen>,
+    /// The compressed bytes, where they were made now.
+    fresh: Option<Vec<u8>>,
 }
 
-impl<W: Write> Counted<W> {
-    fn new(out: W) -> Self {
+/// The content of each piece of each file, as far as it is known.
+struct Contents {
+    /// Where the pieces of a file begin.
+    first: Vec<usize>,
+    pieces: Vec<Option<Digest>>,
+}
+
+impl Contents {
+    fn of(list: &FileList, cache: &StatCache) -> Self {
+        let mut contents = Self {
+            first: Vec::with_capacity(list.files().len()),
+            pieces: Vec::with_capacity(list.files().len()),
+        };
+        for file in list.files() {
+            contents.first.push(contents.pieces.len());
+            let count = piece_count(file.size);
+            match cache.digests(&frame::state_of(file), count) {
+                Some(known) => contents.pieces.extend(known.iter().copied().map(Some)),
+                None => contents.pieces.extend(std::iter::repeat_n(None, count)),
+            }
+        }
+        contents
+    }
+
+    fn get(&self, segment: Segment) -> Option<Digest> {
+        self.pieces[self.first[segment.file] + segment.piece]
+    }
+
+    fn set(&mut self, segment: Segment, digest: Digest) {
+        self.pieces[self.first[segment.file] + segment.piece] = Some(digest);
+    }
+
+    /// The pieces of a file, when all are known.
+    fn of_file(&self, file: usize, size: u64) -> Option<Vec<Digest>> {
+        let first = self.first[file];
+        self.pieces[first..first + piece_count(size)]
+            .iter()
+            .copied()
+            .collect()
+    }
+}
+
+struct Packing<'a> {
+    list: &'a FileList,
+    format: Format,
+    store: &'a Store,
+    contents: Contents,
+    /// Files that may change without showing it, see [`crate::files::stat_cache::is_settled`].
+    unsettled: Vec<bool>,
+    anything_read: bool,
+    resumption: Resumption,
+    md5: Md5,
+    note: Note,
+    made_bytes: u64,
+}
+
+impl<'a> Packing<'a> {
+    fn new(list: &'a FileList, format: Format, store: &'a Store) -> Self {
+        let cache = StatCache::load(&store.stat_cache());
         Self {
-            out,
+            list,
+            format,
+            store,
+            contents: Contents::of(list, &cache),
+            unsettled: vec![false; list.files().len()],
+            anything_read: false,
+            resumption: Resumption::new(store.recent(format)),
             md5: Md5::new(),
-            bytes: 0,
+            note: Note {
+                format: format.extension().to_owned(),
+                digest: blake3::hash(b"").into(),
+                md5: [0; 16],
+                bytes: 0,
+                frames: Vec::new(),
+            },
+            made_bytes: 0,
         }
     }
 
-    fn finish(mut self) -> io::Result<Written> {
-        self.out.flush()?;
-        Ok(Written {
-            bytes: self.bytes,
-            md5: self.md5.finalize().into(),
+    fn run(&mut self, threads: usize) -> Result<(), Error> {
+        let layout = Layout::of(self.list);
+        // Workers read what was known before; what they find out is kept here until the end.
+        let known = std::mem::replace(
+            &mut self.contents,
+            Contents {
+                first: Vec::new(),
+                pieces: Vec::new(),
+            },
+        );
+        let mut found = Vec::new();
+        let spare = Spare::default();
+        let maker = Maker {
+            list: self.list,
+            format: self.format,
+            store: self.store,
+            known: &known,
+            expected: self.resumption.lengths(),
+            spare: &spare,
+        };
+        let worker = || {
+            Ok(Worker {
+                compressor: Compressor::new(maker.format).map_err(Error::Output)?,
+                raw: Raw::default(),
+            })
+        };
+        ordered::for_each(
+            layout.frames.len(),
+            threads,
+            worker,
+            |worker, index| maker.make(worker, &layout, &layout.frames[index]),
+            |mut made| {
+                for (&segment, seen) in made.segments.iter().zip(&made.seen) {
+                    found.push((segment, *seen));
+                }
+                self.take(&made)?;
+                if let Some(memory) = made.fresh.take() {
+                    spare.put(memory);
+                }
+                Ok(())
+            },
+        )?;
+        self.contents = known;
+        self.anything_read = !found.is_empty();
+        for (segment, seen) in found {
+            self.contents.set(segment, seen.digest);
+            self.unsettled[segment.file] |= !seen.settled;
+        }
+        Ok(())
+    }
+
+    /// Adds a frame to the end of the archive.
+    fn take(&mut self, made: &Made) -> Result<(), Error> {
+        let index = self.note.frames.len();
+        let earlier = self.resumption.state(index, &made.key);
+        if let Some(md5) = earlier.and_then(restore) {
+            self.md5 = md5;
+        } else if let Some(bytes) = &made.fresh {
+            self.md5.update(bytes);
+        } else {
+            let path = self.store.frame_path(&made.key);
+            let bytes = fs::read(&path).map_err(files::Error::io("read", &path))?;
+            self.md5.update(&bytes);
+        }
+        if made.fresh.is_some() {
+            self.made_bytes += made.bytes;
+        }
+        self.note.bytes += made.bytes;
+        self.note.frames.push(FrameNote {
+            key: made.key,
+            bytes: made.bytes,
+            md5_state: self.md5.serialize().to_vec(),
+        });
+        Ok(())
+    }
+
+    fn finish(mut self, fingerprint: &Digest) -> Result<Archive, Error> {
+        self.note.md5 = self.md5.clone().finalize().into();
+        self.note.digest = self.digest();
+        if self.anything_read {
+            self.save_contents()?;
+        }
+        // An unsettled file may change under the same fingerprint; then the note would be wrong.
+        if !self.unsettled.contains(&true) {
+            self.store.put_note(fingerprint, &self.note)?;
+        }
+        Ok(Archive::of(
+            self.note,
+            self.format,
+            self.made_bytes,
+            self.store,
+        ))
+    }
+
+    /// One hash of names, executable bits and contents.
+    ///
+    /// Each name is preceded by its length and each content is hashed on its own, so that no two
+    /// different lists are fed as the same bytes.
+    fn digest(&self) -> Digest {
+        let mut hasher = blake3::Hasher::new_derive_key("flyte-rs code bundle 2");
+        for (index, file) in self.list.files().iter().enumerate() {
+            hasher.update(&(file.name.len() as u64).to_le_bytes());
+            hasher.update(file.name.as_bytes());
+            hasher.update(&[u8::from(file.executable)]);
+            hasher.update(&file.size.to_le_bytes());
+            for digest in self.contents.of_file(index, file.size).iter().flatten() {
+                hasher.update(digest.as_bytes());
+            }
+        }
+        hasher.finalize().into()
+    }
+
+    fn save_contents(&self) -> Result<(), Error> {
+        let settled: Vec<_> = self
+            .list
+            .files()
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| !self.unsettled[*index])
+            .filter_map(|(index, file)| {
+                let pieces = self.contents.of_file(index, file.size)?;
+                Some((frame::state_of(file), pieces))
+            })
+            .collect();
+        let records = settled.iter().map(|(state, pieces)| (*state, &pieces[..]));
+        Ok(StatCache::save(&self.store.stat_cache(), records)?)
+    }
+}
+
+fn restore(state: &[u8]) -> Option<Md5> {
+    let state = SerializedState::<Md5>::try_from(state).ok()?;
+    Md5::deserialize(&state).ok()
+}
+
+/// Makes frames, on any thread.
+struct Maker<'a> {
+    list: &'a FileList,
+    format: Format,
+    store: &'a Store,
+    known: &'a Contents,
+    expected: HashMap<Digest, u64>,
+    spare: &'a Spare,
+}
+
+/// Memory for compressed frames on its way back from the consumer: asking the system for 2 MiB
+/// each time costs as much as hashing what comes into them.
+#[derive(Default)]
+struct Spare(Mutex<Vec<Vec<u8>>>);
+
+impl Spare {
+    fn take(&self) -> Vec<u8> {
+        self.lock().pop().unwrap_or_default()
+    }
+
+    fn put(&self, memory: Vec<u8>) {
+        self.lock().push(memory);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Maker<'_> {
+    fn make(&self, worker: &mut Worker, layout: &Layout, frame: &Frame) -> Result<Made, Error> {
+        let segments = segments(layout, frame);
+        let known: Option<Vec<Digest>> = segments
+            .iter()
+            .map(|&segment| self.known.get(segment))
+            .collect();
+        if let Some(digests) = known {
+            let key = frame::key(self.list, self.format, &segments, digests.into_iter());
+            if let Some(bytes) = self.stored(&key) {
+                return Ok(Made {
+                    key,
+                    bytes,
+                    segments,
+                    seen: Vec::new(),
+                    fresh: None,
+                });
+            }
+        }
+        let seen = frame::read(self.list, frame, &segments, &mut worker.raw)?;
+        let digests = seen.iter().map(|seen| seen.digest);
+        let key = frame::key(self.list, self.format, &segments, digests);
+        let (bytes, fresh) = match self.stored(&key) {
+            Some(bytes) => (bytes, None),
+            None => {
+                let mut out = self.spare.take();
+                let compressed = worker.compressor.compress(worker.raw.bytes(), &mut out);
+                compressed.map_err(Error::Output)?;
+                self.store.put_frame(&key, &out)?;
+                (out.len() as u64, Some(out))
+            }
+        };
+        Ok(Made {
+            key,
+            bytes,
+            segments,
+            seen,
+            fresh,
         })
     }
-}
 
-impl<W: Write> Write for Counted<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.out.write(bytes)?;
-        self.md5.update(&bytes[..count]);
-        self.bytes += count as u64;
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
+    /// The length of a frame that is there and not damaged, as far as its length tells.
+    fn stored(&self, key: &Digest) -> Option<u64> {
+        let bytes = self.store.frame_bytes(key)?;
+        let expected = self.expected.get(key);
+        expected
+            .is_none_or(|expected| *expected == bytes)
+            .then_some(bytes)
     }
 }

@@ -1,14 +1,10 @@
 //! The rules of the bundle on real trees.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
-use md5::{Digest as _, Md5};
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 
 use super::*;
-use crate::files::archive::{Limits, extract};
 
 /// A project folder, with room for other folders beside it.
 struct Project {
@@ -68,10 +64,6 @@ impl Project {
             })
             .collect();
         choose(&selection)
-    }
-
-    fn all(&self) -> FileList {
-        choose(&self.selection(CopyStyle::All)).unwrap()
     }
 }
 
@@ -287,161 +279,4 @@ fn include_says_what_is_missing_and_what_is_outside() {
         let wanted = format!("`{}`", project.beside.display());
         assert!(error.hints()[0].contains(&wanted), "{:?}", error.hints());
     }
-}
-
-#[test]
-fn the_digest_is_that_of_names_modes_and_contents_only() {
-    let order = ["a.txt", "b/c.txt", "ab/c.py", "d"];
-    let one = Project::new(&order);
-    let other = Project::new(&order.iter().rev().copied().collect::<Vec<_>>());
-    let digest = one.all().digest().unwrap();
-    assert_eq!(other.all().digest().unwrap(), digest);
-    let set_mode = |mode| {
-        fs::set_permissions(other.root.join("d"), fs::Permissions::from_mode(mode)).unwrap();
-        other.all().digest().unwrap()
-    };
-    assert_eq!(set_mode(0o600), digest, "who may read does not count");
-    assert_ne!(set_mode(0o700), digest);
-    assert_eq!(set_mode(0o644), digest);
-    other.put("d", "x");
-    assert_ne!(other.all().digest().unwrap(), digest);
-    other.put("d", "d");
-    fs::create_dir(other.root.join("a")).unwrap();
-    assert_eq!(
-        other.all().digest().unwrap(),
-        digest,
-        "empty folders do not count"
-    );
-    fs::rename(other.root.join("ab/c.py"), other.root.join("a/bc.py")).unwrap();
-    assert_ne!(
-        other.all().digest().unwrap(),
-        digest,
-        "nor is a slash nothing"
-    );
-}
-
-/// A project with everything that is hard to put into a tar.
-fn awkward() -> Project {
-    let project = Project::new(&["main.py", "größe/ü.txt", "empty"]);
-    project.put("empty", "");
-    project.put(&format!("{}/f", vec!["folder"; 50].join("/")), "deep");
-    project.put(&"n".repeat(200), "long");
-    project.put("big.bin", &"0123456789abcdef".repeat(400_000));
-    project.put("run.sh", "#!/bin/sh");
-    fs::set_permissions(
-        project.root.join("run.sh"),
-        fs::Permissions::from_mode(0o700),
-    )
-    .unwrap();
-    symlink("main.py", project.root.join("link.py")).unwrap();
-    project
-}
-
-fn packed(list: &FileList, format: Format) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let written = write_archive(list, format, &mut bytes).unwrap();
-    assert_eq!(written.bytes, bytes.len() as u64);
-    assert_eq!(written.md5, <[u8; 16]>::from(Md5::digest(&bytes)));
-    bytes
-}
-
-#[test]
-fn what_is_packed_is_what_is_unpacked() {
-    let project = awkward();
-    let list = project.all();
-    for format in [Format::TarZst, Format::TarGz] {
-        let archive = project.beside.join(format!("code.{}", format.extension()));
-        fs::write(&archive, packed(&list, format)).unwrap();
-        let mut copy = project.selection(CopyStyle::All);
-        copy.root = project.beside.join(format.extension());
-        extract(&archive, &copy.root, Limits::default()).unwrap();
-        let marker = format!(".code.{}.extracted", format.extension());
-        fs::remove_file(copy.root.join(marker)).unwrap();
-        let copied = choose(&copy).unwrap();
-        assert_eq!(names(&copied), names(&list));
-        assert_eq!(copied.digest().unwrap(), list.digest().unwrap());
-    }
-}
-
-#[test]
-fn archives_of_equal_lists_are_equal_whatever_the_number_of_processors() {
-    let (one, other) = (awkward(), awkward());
-    for format in [Format::TarZst, Format::TarGz] {
-        let bytes = packed(&one.all(), format);
-        for threads in [1, 3] {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-            let again = pool
-                .build()
-                .unwrap()
-                .install(|| packed(&other.all(), format));
-            assert!(again == bytes, "{format:?} with {threads} threads");
-        }
-    }
-}
-
-/// The names that GNU tar sees, if the program that it needs is there.
-fn listed_by_tar(archive: &Path, option: &str, program: &str) -> Option<Vec<String>> {
-    Command::new(program).arg("--version").output().ok()?;
-    let listed = Command::new("tar")
-        .args([option, "--quoting-style=literal", "-tf"])
-        .arg(archive)
-        .env("LC_ALL", "C.UTF-8")
-        .output()
-        .ok()?;
-    assert!(listed.status.success(), "{listed:?}");
-    let text = String::from_utf8(listed.stdout).unwrap();
-    Some(text.lines().map(str::to_owned).collect())
-}
-
-#[test]
-fn gnu_tar_reads_the_archives() {
-    let project = awkward();
-    let list = project.all();
-    for (format, option, program) in [
-        (Format::TarGz, "--gzip", "gzip"),
-        (Format::TarZst, "--zstd", "zstd"),
-    ] {
-        let archive = project.beside.join("code");
-        fs::write(&archive, packed(&list, format)).unwrap();
-        if let Some(listed) = listed_by_tar(&archive, option, program) {
-            assert_eq!(listed, names(&list), "{format:?}");
-        }
-    }
-}
-
-#[test]
-fn files_that_change_or_vanish_are_named() {
-    let project = Project::new(&["a.py", "b.py"]);
-    let list = project.all();
-    for content in ["longer than before", "-"] {
-        project.put("b.py", content);
-        let error = write_archive(&list, Format::TarZst, Vec::new()).unwrap_err();
-        assert!(matches!(error, Error::Changed { .. }), "{error}");
-        assert!(error.to_string().contains("b.py`"), "{error}");
-    }
-    fs::remove_file(project.root.join("b.py")).unwrap();
-    let errors = [
-        write_archive(&list, Format::TarZst, Vec::new()).unwrap_err(),
-        list.digest().unwrap_err(),
-    ];
-    for error in errors {
-        assert!(error.to_string().contains("b.py`"), "{error}");
-        assert_eq!(error.code(), Code::BundleIo);
-    }
-}
-
-#[test]
-fn a_sink_that_fails_is_an_error() {
-    struct Full;
-    impl std::io::Write for Full {
-        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-            Err(io::ErrorKind::StorageFull.into())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let list = Project::new(&["a.py"]);
-    let error = write_archive(&list.all(), Format::TarGz, Full).unwrap_err();
-    assert!(matches!(error, Error::Output(_)), "{error}");
 }

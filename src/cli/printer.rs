@@ -15,7 +15,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 
 use super::args::Output;
-use crate::serve::{Progress, Reporter, Step};
+use crate::serve::{Progress, Reporter, Step, size};
 
 /// Prints for one command.
 pub struct Printer {
@@ -169,11 +169,21 @@ fn finished(step: Step, detail: &str, took: Duration) -> String {
 /// One line for each step as it ends.
 pub fn plain() -> Reporter {
     Arc::new(|progress| match progress {
-        Progress::Started(_) => {}
         Progress::Finished { step, detail, took } => eprintln!("{}", finished(step, &detail, took)),
         Progress::Note(text) => eprintln!("note: {text}"),
         Progress::Line(text) => eprintln!("          {text}"),
+        // Without a terminal there is nothing that a moving line could replace.
+        Progress::Started(_) | Progress::Sent { .. } => {}
     })
+}
+
+/// `[#####-----] 12.3 of 24.6 MB sent`
+fn bar(done: u64, total: u64) -> String {
+    const CELLS: u64 = 20;
+    let full = done.saturating_mul(CELLS).checked_div(total).unwrap_or(0);
+    let cell = |index| if index < full { '━' } else { '╌' };
+    let cells: String = (0..CELLS).map(cell).collect();
+    format!("{cells} {} of {} sent", size(done), size(total))
 }
 
 /// The step under way with a spinner, those before it as lines.
@@ -199,6 +209,7 @@ pub fn live() -> Reporter {
         }
         Progress::Note(text) => spinner.println(format!("{} {text}", paint("note:", YELLOW))),
         Progress::Line(text) => spinner.set_message(text),
+        Progress::Sent { done, total } => spinner.set_message(bar(done, total)),
     })
 }
 
@@ -210,7 +221,7 @@ fn collect(steps: &Mutex<Vec<serde_json::Value>>, progress: Progress) {
             "seconds": took.as_secs_f64(),
         }),
         Progress::Note(text) => serde_json::json!({"note": text}),
-        Progress::Started(_) | Progress::Line(_) => return,
+        Progress::Started(_) | Progress::Line(_) | Progress::Sent { .. } => return,
     };
     steps
         .lock()
@@ -225,7 +236,10 @@ pub fn for_library() -> Reporter {
     }
     Arc::new(|progress| match progress {
         Progress::Note(text) => eprintln!("flyte: {text}"),
-        Progress::Started(_) | Progress::Finished { .. } | Progress::Line(_) => {}
+        Progress::Started(_)
+        | Progress::Finished { .. }
+        | Progress::Line(_)
+        | Progress::Sent { .. } => {}
     })
 }
 

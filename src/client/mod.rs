@@ -16,7 +16,7 @@ use crate::error::{Code, Diagnostic, Retry};
 use crate::wire::{app, cluster, common};
 
 pub use transport::Transport;
-pub use upload::{Upload, Uploaded};
+pub use upload::{Piece, Upload};
 
 /// How long a call that only reads or writes a row may take.
 const CALL_DEADLINE: Duration = Duration::from_secs(30);

@@ -2,20 +2,32 @@
 //!
 //! Whether a bundle is there is asked of the server with `HEAD`, never of a clock on this side.
 //! An object store that does not permit `HEAD` with an upload URL answers with an error, which
-//! counts as "not there".
+//! counts as "not there". A server that keeps what arrived before a connection broke says so with
+//! `Upload-Offset`, and gets only the rest with `PATCH`, as in the IETF's resumable uploads; any
+//! other gets everything again.
 
-use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use connectrpc::ConnectError;
 use connectrpc::client::{ClientBody, ClientTransport, full_body};
-use http::{Method, Request, StatusCode, Uri};
+use futures::stream::{self, Stream, TryStreamExt};
+use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, StreamBody};
+use tokio::io::AsyncSeekExt;
 
 use super::{Client, Error};
 use crate::wire::dataproxy;
 
 /// Tries before a failing upload is given up.
-const ATTEMPTS: u32 = 4;
+const ATTEMPTS: u32 = 5;
+/// The longest pause that a server may ask for.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const CHUNK_BYTES: usize = 256 * 1024;
+/// Names the position in an upload, in bytes.
+const OFFSET: &str = "upload-offset";
 
 /// What is to be sent.
 #[derive(Clone, Debug)]
@@ -26,16 +38,22 @@ pub struct Upload<'a> {
     /// Named by content, so that an equal bundle has an equal name.
     pub filename: &'a str,
     pub md5: [u8; 16],
-    pub bytes: u64,
+    /// What is sent, one after the other.
+    pub pieces: Vec<Piece>,
 }
 
-/// Where the bundle lies now.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Uploaded {
-    /// For `--tgz`.
-    pub native_url: String,
-    /// 0 when the server had it.
-    pub bytes_sent: u64,
+impl Upload<'_> {
+    /// The size of all pieces together.
+    pub fn bytes(&self) -> u64 {
+        self.pieces.iter().map(|piece| piece.bytes).sum()
+    }
+}
+
+/// A file that is sent as part of an upload.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    pub path: PathBuf,
+    pub bytes: u64,
 }
 
 /// A place to put a bundle, and whether it is there.
@@ -60,7 +78,7 @@ impl Client {
             org: upload.org.to_owned(),
             filename: upload.filename.to_owned(),
             content_md5: upload.md5.to_vec(),
-            content_length: i64::try_from(upload.bytes).unwrap_or(i64::MAX),
+            content_length: i64::try_from(upload.bytes()).unwrap_or(i64::MAX),
             expires_in: buffa_types::google::protobuf::Duration {
                 seconds: 900,
                 ..Default::default()
@@ -80,119 +98,393 @@ impl Client {
             native_url: response.native_url,
             exists: false,
         };
-        location.exists = self.head(&location).await;
+        location.exists = self.head(&location).await == There::Whole;
         Ok(location)
     }
 
-    async fn head(&self, location: &Location) -> bool {
-        let Ok(request) = Self::request(location, Method::HEAD, full_body(bytes::Bytes::new()))
-        else {
-            return false;
+    async fn head(&self, location: &Location) -> There {
+        let nothing = full_body(bytes::Bytes::new());
+        let Ok(request) = request(location, Method::HEAD, nothing) else {
+            return There::Nothing;
         };
-        matches!(
-            self.transport().send(request).await,
-            Ok(response) if response.status() == StatusCode::OK
-        )
+        match self.transport().send(request).await {
+            Ok(response) if response.status() == StatusCode::OK => There::Whole,
+            Ok(response) => match number(response.headers(), OFFSET) {
+                Some(offset) => There::Begun(offset),
+                None => There::Nothing,
+            },
+            Err(_) => There::Nothing,
+        }
     }
 
-    /// Sends the file at `archive` to `location`, in pieces.
+    /// Sends the pieces to `location`; `sent` is told how many bytes are on their way.
     pub async fn put(
         &self,
         location: &Location,
-        archive: &Path,
         upload: &Upload<'_>,
-    ) -> Result<Uploaded, Error> {
-        let mut reason = String::new();
-        for attempt in 0..ATTEMPTS {
-            if attempt > 0 {
-                tokio::time::sleep(Duration::from_millis(250 << attempt)).await;
-            }
-            match self.put_once(location, archive, upload).await? {
-                Ok(()) => {
-                    return Ok(Uploaded {
-                        native_url: location.native_url.clone(),
-                        bytes_sent: upload.bytes,
-                    });
-                }
-                Err(Refused { text, retry }) => {
-                    reason = text;
-                    if !retry {
-                        break;
-                    }
-                }
+        sent: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<(), Error> {
+        let mut refused = match self.attempt(location, upload, 0, sent).await {
+            Ok(()) => return Ok(()),
+            Err(refused) => refused,
+        };
+        for attempt in 1..ATTEMPTS {
+            let Some(pause) = refused.pause(attempt) else {
+                break;
+            };
+            tokio::time::sleep(pause).await;
+            let offset = match self.head(location).await {
+                There::Whole => return Ok(()), // the answer was lost, not the upload
+                There::Begun(offset) if offset < upload.bytes() => offset,
+                There::Begun(_) | There::Nothing => 0,
+            };
+            match self.attempt(location, upload, offset, sent).await {
+                Ok(()) => return Ok(()),
+                Err(again) => refused = again,
             }
         }
-        Err(Error::Upload { reason })
+        Err(Error::Upload {
+            reason: refused.text,
+        })
     }
 
-    async fn put_once(
+    /// Sends everything from `offset` on, once.
+    async fn attempt(
         &self,
         location: &Location,
-        archive: &Path,
         upload: &Upload<'_>,
-    ) -> Result<Result<(), Refused>, Error> {
-        let file = tokio::fs::File::open(archive)
-            .await
-            .map_err(|source| Error::BundleIo {
-                path: archive.to_path_buf(),
-                source,
-            })?;
-        let stream = tokio_util::io::ReaderStream::with_capacity(file, 256 * 1024);
-        let frames = futures::StreamExt::map(stream, |chunk| {
-            chunk
-                .map(hyper::body::Frame::data)
-                .map_err(|error| connectrpc::ConnectError::internal(error.to_string()))
-        });
-        let body: ClientBody = StreamBody::new(frames).boxed();
-        let mut request = match Self::request(location, Method::PUT, body) {
-            Ok(request) => request,
-            Err(text) => return Ok(Err(Refused { text, retry: false })),
+        offset: u64,
+        sent: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<(), Refused> {
+        let on_its_way = Arc::new(AtomicU64::new(offset));
+        let request = put_request(location, upload, offset, &on_its_way)?;
+        let answer = self.transport().send(request);
+        tokio::pin!(answer);
+        let mut tick = tokio::time::interval(Duration::from_millis(100));
+        tick.tick().await; // the first one is at once, before there is anything to tell
+        let answer = loop {
+            tokio::select! {
+                answer = &mut answer => break answer,
+                _ = tick.tick() => sent(on_its_way.load(Ordering::Relaxed)),
+            }
         };
-        let md5 = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, upload.md5);
-        if let Ok(value) = md5.parse() {
-            request.headers_mut().insert("content-md5", value);
-        }
-        request
-            .headers_mut()
-            .insert(http::header::CONTENT_LENGTH, upload.bytes.into());
-        Ok(match self.transport().send(request).await {
+        match answer {
             Ok(response) if response.status().is_success() => Ok(()),
             Ok(response) => Err(Refused {
-                retry: retryable(response.status()),
+                retry: is_transient(response.status()),
+                pause: number(response.headers(), http::header::RETRY_AFTER.as_str())
+                    .map(Duration::from_secs),
                 text: format!("the server answered {}", response.status()),
             }),
             Err(error) => Err(Refused {
                 retry: true,
+                pause: None,
                 text: error.to_string(),
             }),
-        })
-    }
-
-    fn request(
-        location: &Location,
-        method: Method,
-        body: ClientBody,
-    ) -> Result<Request<ClientBody>, String> {
-        let uri: Uri = location
-            .signed_url
-            .parse()
-            .map_err(|_| "the server gave an upload address that is not a URL".to_owned())?;
-        let mut request = Request::builder().method(method).uri(uri);
-        for (name, value) in &location.headers {
-            request = request.header(name, value);
         }
-        request.body(body).map_err(|error| error.to_string())
     }
 }
 
+/// What a server has of an upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum There {
+    Nothing,
+    /// So many bytes from the beginning.
+    Begun(u64),
+    Whole,
+}
+
+/// An attempt that failed.
 struct Refused {
     text: String,
     retry: bool,
+    /// What the server asks for.
+    pause: Option<Duration>,
 }
 
-fn retryable(status: StatusCode) -> bool {
+impl Refused {
+    /// How long to wait before the next attempt; `None` if there is no use in one.
+    fn pause(&self, attempt: u32) -> Option<Duration> {
+        let own = Duration::from_millis(250 << attempt);
+        self.retry
+            .then(|| self.pause.unwrap_or(own).min(LONGEST_PAUSE))
+    }
+}
+
+fn put_request(
+    location: &Location,
+    upload: &Upload<'_>,
+    offset: u64,
+    on_its_way: &Arc<AtomicU64>,
+) -> Result<Request<ClientBody>, Refused> {
+    let body = StreamBody::new(content(upload.pieces.clone(), offset, on_its_way)).boxed();
+    let method = if offset == 0 {
+        Method::PUT
+    } else {
+        Method::PATCH
+    };
+    let never = |text| Refused {
+        text,
+        retry: false,
+        pause: None,
+    };
+    let mut request = request(location, method, body).map_err(never)?;
+    let headers = request.headers_mut();
+    if offset == 0 {
+        let md5 = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, upload.md5);
+        if let Ok(value) = md5.parse() {
+            headers.insert("content-md5", value);
+        }
+    } else {
+        headers.insert(OFFSET, offset.into());
+    }
+    headers.insert(
+        http::header::CONTENT_LENGTH,
+        (upload.bytes() - offset).into(),
+    );
+    Ok(request)
+}
+
+fn request(
+    location: &Location,
+    method: Method,
+    body: ClientBody,
+) -> Result<Request<ClientBody>, String> {
+    let uri: Uri = location
+        .signed_url
+        .parse()
+        .map_err(|_| "the server gave an upload address that is not a URL".to_owned())?;
+    let mut request = Request::builder().method(method).uri(uri);
+    for (name, value) in &location.headers {
+        request = request.header(name, value);
+    }
+    request.body(body).map_err(|error| error.to_string())
+}
+
+/// The pieces as one stream that begins at `offset`; one file is open at a time.
+fn content(
+    pieces: Vec<Piece>,
+    offset: u64,
+    on_its_way: &Arc<AtomicU64>,
+) -> impl Stream<Item = Result<hyper::body::Frame<bytes::Bytes>, ConnectError>> + Send + Sync + 'static
+{
+    let on_its_way = Arc::clone(on_its_way);
+    let mut skip = offset;
+    let mut rest: Vec<std::io::Result<_>> = Vec::new();
+    for piece in pieces {
+        let begin = skip.min(piece.bytes);
+        skip -= begin;
+        if begin < piece.bytes {
+            rest.push(Ok((piece, begin)));
+        }
+    }
+    stream::iter(rest)
+        .and_then(|(piece, begin)| async move {
+            let mut file = tokio::fs::File::open(&piece.path).await?;
+            file.seek(std::io::SeekFrom::Start(begin)).await?;
+            Ok(tokio_util::io::ReaderStream::with_capacity(
+                file,
+                CHUNK_BYTES,
+            ))
+        })
+        .try_flatten()
+        .map_ok(move |chunk| {
+            on_its_way.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+            hyper::body::Frame::data(chunk)
+        })
+        .map_err(|error: std::io::Error| ConnectError::internal(error.to_string()))
+}
+
+fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
+    headers.get(name)?.to_str().ok()?.trim().parse().ok()
+}
+
+fn is_transient(status: StatusCode) -> bool {
     matches!(
         status,
-        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS | StatusCode::CONFLICT
     ) || status.is_server_error()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::Router;
+    use axum::body::Body;
+    use axum::extract::{Request as Arrived, State};
+    use axum::response::{IntoResponse, Response};
+    use std::sync::{Mutex, PoisonError};
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use crate::client::Transport;
+
+    /// A place for one upload, in memory.
+    #[derive(Default)]
+    struct Shelf {
+        whole_bytes: usize,
+        keeps_beginnings: bool,
+        /// Answers given instead of taking anything, the last first.
+        refusals: Mutex<Vec<StatusCode>>,
+        content: Mutex<Vec<u8>>,
+        methods: Mutex<Vec<Method>>,
+    }
+
+    impl Shelf {
+        fn content(&self) -> Vec<u8> {
+            let content = self.content.lock();
+            content.unwrap_or_else(PoisonError::into_inner).clone()
+        }
+
+        fn methods(&self) -> Vec<Method> {
+            self.methods.lock().unwrap().clone()
+        }
+
+        fn head(&self) -> Response {
+            match self.content().len() {
+                length if length == self.whole_bytes => StatusCode::OK.into_response(),
+                length if length > 0 && self.keeps_beginnings => {
+                    (StatusCode::NOT_FOUND, [(OFFSET, length.to_string())]).into_response()
+                }
+                _ => StatusCode::NOT_FOUND.into_response(),
+            }
+        }
+
+        async fn take(&self, mut body: Body) -> Response {
+            while let Some(Ok(frame)) = body.frame().await {
+                let data = frame.into_data().unwrap_or_default();
+                self.content.lock().unwrap().extend_from_slice(&data);
+            }
+            StatusCode::OK.into_response()
+        }
+    }
+
+    async fn answer(State(shelf): State<Arc<Shelf>>, request: Arrived) -> Response {
+        let method = request.method().clone();
+        if method == Method::HEAD {
+            return shelf.head();
+        }
+        shelf.methods.lock().unwrap().push(method.clone());
+        let refusal = shelf.refusals.lock().unwrap().pop();
+        if let Some(status) = refusal {
+            // An answer that does not wait for the end may be lost with the connection.
+            let _ = request.into_body().collect().await;
+            return (status, [("retry-after", "0")]).into_response();
+        }
+        if method == Method::PUT {
+            shelf.content.lock().unwrap().clear();
+        } else {
+            let offset = number(request.headers(), OFFSET).unwrap();
+            assert_eq!(offset, shelf.content().len() as u64);
+        }
+        shelf.take(request.into_body()).await
+    }
+
+    /// Serves the shelf; the first connection breaks after so many bytes.
+    async fn serve(shelf: Arc<Shelf>, break_after: Option<usize>) -> Uri {
+        let inner = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let behind = inner.local_addr().unwrap();
+        let router = Router::new().fallback(answer).with_state(shelf);
+        tokio::spawn(async move { axum::serve(inner, router).await });
+        let outer = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let front = outer.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut limit = break_after;
+            while let Ok((mut client, _)) = outer.accept().await {
+                let mut server = TcpStream::connect(behind).await.unwrap();
+                if let Some(bytes) = limit.take() {
+                    pass(&mut client, &mut server, bytes).await;
+                } else {
+                    tokio::spawn(async move {
+                        tokio::io::copy_bidirectional(&mut client, &mut server).await
+                    });
+                }
+            }
+        });
+        format!("http://{front}").parse().unwrap()
+    }
+
+    async fn pass(client: &mut TcpStream, server: &mut TcpStream, bytes: usize) {
+        use tokio::io::AsyncReadExt;
+        let mut begin = vec![0; bytes];
+        client.read_exact(&mut begin).await.unwrap();
+        server.write_all(&begin).await.unwrap();
+        server.flush().await.unwrap();
+    }
+
+    const BYTES: usize = 3_000_000;
+
+    /// Sends three pieces to the shelf.
+    async fn send(shelf: Shelf, break_after: Option<usize>) -> (Result<(), Error>, Arc<Shelf>) {
+        let folder = tempfile::tempdir().unwrap();
+        let content: Vec<u8> = (0..=250).cycle().take(BYTES).collect();
+        let mut pieces = Vec::new();
+        for (index, part) in content.chunks(BYTES / 3).enumerate() {
+            let path = folder.path().join(index.to_string());
+            std::fs::write(&path, part).unwrap();
+            let bytes = part.len() as u64;
+            pieces.push(Piece { path, bytes });
+        }
+        let shelf = Arc::new(Shelf {
+            whole_bytes: BYTES,
+            ..shelf
+        });
+        let base = serve(Arc::clone(&shelf), break_after).await;
+        let client = Client::new(Transport::http(base.clone()));
+        let location = Location {
+            signed_url: format!("{base}bundle"),
+            headers: Vec::new(),
+            native_url: String::new(),
+            exists: false,
+        };
+        let upload = Upload {
+            org: "",
+            project: "p",
+            domain: "d",
+            filename: "f",
+            md5: [0; 16],
+            pieces,
+        };
+        let outcome = client.put(&location, &upload, &|_| {}).await;
+        if outcome.is_ok() {
+            assert!(shelf.content() == content);
+        }
+        (outcome, shelf)
+    }
+
+    #[tokio::test]
+    async fn what_arrived_before_the_connection_broke_is_not_sent_again() {
+        let shelf = Shelf {
+            keeps_beginnings: true,
+            ..Shelf::default()
+        };
+        let (outcome, shelf) = send(shelf, Some(1_800_000)).await;
+        outcome.unwrap();
+        assert_eq!(shelf.methods(), [Method::PUT, Method::PATCH]);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_keeps_nothing_gets_everything_again() {
+        let (outcome, shelf) = send(Shelf::default(), Some(1_800_000)).await;
+        outcome.unwrap();
+        assert_eq!(shelf.methods(), [Method::PUT, Method::PUT]);
+    }
+
+    #[tokio::test]
+    async fn only_what_may_pass_is_tried_again_and_not_forever() {
+        let refusing = |refusals: &[StatusCode]| Shelf {
+            refusals: Mutex::new(refusals.to_vec()),
+            ..Shelf::default()
+        };
+        let busy = StatusCode::SERVICE_UNAVAILABLE;
+        let (outcome, shelf) = send(refusing(&[busy, busy]), None).await;
+        outcome.unwrap();
+        assert_eq!(shelf.methods().len(), 3);
+        let (outcome, shelf) = send(refusing(&[StatusCode::FORBIDDEN]), None).await;
+        assert!(outcome.unwrap_err().to_string().contains("403 Forbidden"));
+        assert_eq!(shelf.methods().len(), 1);
+        let (outcome, shelf) = send(refusing(&[busy; 9]), None).await;
+        assert!(outcome.unwrap_err().to_string().contains("503"));
+        assert_eq!(shelf.methods().len(), 5);
+    }
 }

@@ -4,6 +4,7 @@
 //! context) is not known here.
 
 pub mod archive;
+pub mod stat_cache;
 pub mod walk;
 
 use std::fmt;
@@ -17,11 +18,6 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Code, Diagnostic, Retry};
-
-/// Largest piece of a file that is held in memory while it is hashed.
-const HASH_CHUNK_BYTES: usize = 1 << 20;
-/// From this size on BLAKE3 gains more from several threads than it loses by starting them.
-const HASH_PARALLEL_BYTES: usize = 1 << 18;
 
 /// What can go wrong with files and archives.
 #[derive(Debug, thiserror::Error)]
@@ -171,31 +167,6 @@ impl From<Digest> for String {
     }
 }
 
-/// Hashes the content of a file.
-///
-/// Memory maps are avoided: a file that shrinks meanwhile would end the process with `SIGBUS`.
-pub fn hash_file(path: &Path) -> Result<Digest, Error> {
-    let mut file = File::open(path).map_err(Error::io("open", path))?;
-    let expected_bytes = file.metadata().map_err(Error::io("read", path))?.len();
-    let chunk = usize::try_from(expected_bytes)
-        .unwrap_or(HASH_CHUNK_BYTES)
-        .saturating_add(1) // room to see the end of the file in the same read
-        .min(HASH_CHUNK_BYTES);
-    let mut buffer = vec![0; chunk];
-    let mut hasher = blake3::Hasher::new();
-    loop {
-        let filled = fill(&mut file, &mut buffer).map_err(Error::io("read", path))?;
-        if filled >= HASH_PARALLEL_BYTES {
-            hasher.update_rayon(&buffer[..filled]);
-        } else {
-            hasher.update(&buffer[..filled]);
-        }
-        if filled < buffer.len() {
-            return Ok(hasher.finalize().into());
-        }
-    }
-}
-
 /// Reads until the buffer is full or the file ends.
 fn fill(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
@@ -214,6 +185,21 @@ fn fill(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
 ///
 /// `mode` holds the permission bits, which the umask does not narrow.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
+    write_beside(path, bytes, mode, File::sync_all)
+}
+
+/// Like [`write_atomic`] for what can be made again, and whose reader can tell that it is damaged:
+/// it is not waited for the disk.
+pub fn write_cache(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    write_beside(path, bytes, 0o600, |_| Ok(()))
+}
+
+fn write_beside(
+    path: &Path,
+    bytes: &[u8],
+    mode: u32,
+    sync: impl FnOnce(&File) -> io::Result<()>,
+) -> Result<(), Error> {
     let folder = folder_of(path);
     let mut temporary = tempfile::Builder::new()
         .prefix(".flyte-write-")
@@ -222,7 +208,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
     let file = temporary.as_file_mut();
     file.set_permissions(fs::Permissions::from_mode(mode))
         .and_then(|()| file.write_all(bytes))
-        .and_then(|()| file.sync_all())
+        .and_then(|()| sync(file))
         .map_err(Error::io("write", path))?;
     temporary
         .persist(path)
@@ -281,29 +267,6 @@ mod tests {
     use crate::error::with_causes;
 
     #[test]
-    fn a_digest_is_that_of_blake3_for_every_size_around_the_chunks() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("file");
-        for size in [
-            0,
-            1,
-            HASH_PARALLEL_BYTES,
-            HASH_CHUNK_BYTES - 1,
-            HASH_CHUNK_BYTES,
-            HASH_CHUNK_BYTES + 1,
-            3 * HASH_CHUNK_BYTES,
-        ] {
-            let bytes: Vec<u8> = (0..251).cycle().take(size).collect();
-            fs::write(&path, &bytes).unwrap();
-            assert_eq!(
-                hash_file(&path).unwrap(),
-                Digest::from(blake3::hash(&bytes)),
-                "{size}"
-            );
-        }
-    }
-
-    #[test]
     fn a_digest_survives_text_and_json() {
         let digest = Digest::from(blake3::hash(b"x"));
         let text = digest.to_string();
@@ -317,7 +280,7 @@ mod tests {
 
     #[test]
     fn failures_name_the_path() {
-        let error = hash_file(Path::new("/no/such/file")).unwrap_err();
+        let error = lock_exclusive(Path::new("/no/such/file")).unwrap_err();
         assert!(error.to_string().contains("`/no/such/file`"));
         assert!(with_causes(&error).contains("Caused by: No such file"));
         let error = write_atomic(Path::new("/no/such/file"), b"", 0o600).unwrap_err();

@@ -1,15 +1,15 @@
 //! Step one: the code bundle, made only when the control plane does not have it.
 
-use std::path::PathBuf;
-use std::time::Instant;
-
-use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::{Error, Plan, Progress, Server, Step};
-use crate::bundle::{self, FileList, Format, Include, Selection};
-use crate::client::{self, Client, Upload};
+use crate::bundle::{self, Archive, FileList, Format, Include, Selection, Store};
+use crate::client::{self, Client, Piece, Upload};
 use crate::error::{Code, Diagnostic};
-use crate::spec::CopyStyle;
+use crate::files::archive::Limits;
+use crate::spec::{CopyStyle, ImageSpec};
 
 /// A bundle larger than this is worth a word.
 const LARGE_BYTES: u64 = 50 * 1024 * 1024;
@@ -23,12 +23,10 @@ pub struct Bundled {
     pub digest: String,
 }
 
-/// What is known of an archive without making it again.
-#[derive(Debug, Serialize, Deserialize)]
-struct Archive {
-    md5: [u8; 16],
-    bytes: u64,
-}
+/// Looks at the files before it is said that they do not stop changing.
+const ATTEMPTS: u32 = 4;
+/// What an editor needs to finish saving.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The files that go into the bundle; `None` where there is none to make.
 pub fn choose(plan: &Plan) -> Result<Option<FileList>, Error> {
@@ -83,27 +81,26 @@ impl Server {
             self.finished(Step::Bundle, detail, started);
             return Ok(Some(bundled));
         }
-        let chosen = plan.clone();
-        let chosen = blocking(move || {
-            let files = choose(&chosen)?;
-            let digest = match &files {
-                Some(files) => Some(files.digest()?.to_string()),
-                None => None,
-            };
-            Ok(files.zip(digest))
-        })
-        .await?;
-        let Some((files, digest)) = chosen else {
+        let planned = plan.clone();
+        let cache = self.settings.home.cache();
+        let packed = blocking(move || pack(&planned, &cache)).await?;
+        let Some(packed) = packed else {
             self.finished(Step::Bundle, "no files".into(), started);
             return Ok(None);
         };
-        for warning in files.warnings() {
+        for warning in packed.files.warnings() {
             self.report(Progress::Note(warning.clone()));
         }
-        self.warn_of_size(&files);
-        let count = counted(files.files().len());
-        let total = size(files.total_bytes());
-        let (bundled, sent) = self.send(client, plan, files, digest).await?;
+        self.warn_of_size(&packed.files);
+        let packed = match plan.options.copy_bundle_to.clone() {
+            Some(target) => {
+                blocking(move || copy(&packed.archive, &target).map(|_| packed)).await?
+            }
+            None => packed,
+        };
+        let count = counted(packed.files.files().len());
+        let total = size(packed.files.total_bytes());
+        let (bundled, sent) = self.send(client, plan, packed).await?;
         let sent = if sent == 0 {
             "reused, 0 B sent".to_owned()
         } else {
@@ -118,38 +115,51 @@ impl Server {
         &self,
         client: &Client,
         plan: &Plan,
-        files: FileList,
-        digest: String,
+        packed: Packed,
     ) -> Result<(Bundled, u64), Error> {
-        let filename = format!("{digest}.{}", Format::TarZst.extension());
-        let known = if plan.options.copy_bundle_to.is_some() {
-            None
-        } else {
-            self.recall(&digest)
-        };
-        if let Some(archive) = &known {
-            let upload = upload(plan, &filename, archive);
-            let location = client.upload_location(&upload).await?;
-            if location.exists {
-                return Ok((bundled(location.native_url, digest), 0));
+        match self.send_archive(client, plan, &packed.archive).await {
+            Err(Error::Client(error)) if error.code() == Code::ClientUpload => {
+                // Kept pieces that were damaged meanwhile are refused as well; those can be helped.
+                let planned = plan.clone();
+                let again = blocking(move || repack(&planned, packed)).await?;
+                match again {
+                    Some(packed) => self.send_archive(client, plan, &packed.archive).await,
+                    None => Err(error.into()),
+                }
             }
+            outcome => outcome,
         }
-        let (file, archive) = blocking(move || pack(&files)).await?;
-        if let Some(target) = &plan.options.copy_bundle_to {
-            copy_out(file.path(), target, &filename)?;
-        }
-        let upload = upload(plan, &filename, &archive);
+    }
+
+    async fn send_archive(
+        &self,
+        client: &Client,
+        plan: &Plan,
+        archive: &Archive,
+    ) -> Result<(Bundled, u64), Error> {
+        let file_name = archive.file_name();
+        let upload = upload(plan, &file_name, archive.md5, pieces(archive));
         let location = client.upload_location(&upload).await?;
         let sent = if location.exists {
             0
         } else {
             client
-                .put(&location, file.path(), &upload)
-                .await?
-                .bytes_sent
+                .put(&location, &upload, &*self.meter(upload.bytes()))
+                .await?;
+            upload.bytes()
         };
-        self.remember(&digest, &archive);
-        Ok((bundled(location.native_url, digest), sent))
+        let bundled = Bundled {
+            uri: location.native_url,
+            pickled: false,
+            digest: archive.digest.to_string(),
+        };
+        Ok((bundled, sent))
+    }
+
+    /// Shows how much of an upload is done.
+    fn meter(&self, total: u64) -> Box<dyn Fn(u64) + Send + Sync> {
+        let reporter = Arc::clone(&self.reporter);
+        Box::new(move |done| reporter(Progress::Sent { done, total }))
     }
 
     async fn send_pickle(
@@ -161,14 +171,16 @@ impl Server {
         use md5::{Digest, Md5};
         let file = tempfile::NamedTempFile::new().map_err(temporary)?;
         std::fs::write(file.path(), pickled).map_err(temporary)?;
-        let archive = Archive {
-            md5: Md5::digest(pickled).into(),
+        let piece = Piece {
+            path: file.path().to_path_buf(),
             bytes: pickled.len() as u64,
         };
-        let upload = upload(plan, "code_bundle.pkl.gz", &archive);
+        let md5 = Md5::digest(pickled).into();
+        let upload = upload(plan, "code_bundle.pkl.gz", md5, vec![piece]);
         let location = client.upload_location(&upload).await?;
         if !location.exists {
-            client.put(&location, file.path(), &upload).await?;
+            let meter = self.meter(upload.bytes());
+            client.put(&location, &upload, &*meter).await?;
         }
         Ok(Bundled {
             uri: location.native_url,
@@ -181,83 +193,140 @@ impl Server {
         if files.total_bytes() <= LARGE_BYTES {
             return;
         }
-        let mut largest: Vec<_> = files.files().iter().collect();
-        largest.sort_by_key(|file| std::cmp::Reverse(file.size));
-        let listed: Vec<String> = largest
-            .iter()
-            .take(5)
-            .map(|file| format!("{} ({})", file.name, size(file.size)))
-            .collect();
         self.report(Progress::Note(format!(
-            "the bundle is large ({}); its largest files are {}; a line for each in `.flyteignore` leaves them out",
+            "the bundle is large ({}); its largest files, and the lines of `.flyteignore` that leave them out:",
             size(files.total_bytes()),
-            listed.join(", ")
         )));
-    }
-
-    fn note_path(&self, digest: &str) -> PathBuf {
-        self.settings
-            .home
-            .cache()
-            .join("bundles")
-            .join(format!("{digest}.json"))
-    }
-
-    fn recall(&self, digest: &str) -> Option<Archive> {
-        serde_json::from_slice(&std::fs::read(self.note_path(digest)).ok()?).ok()
-    }
-
-    /// Only saves work; a note that cannot be written is not missed.
-    fn remember(&self, digest: &str, archive: &Archive) {
-        let path = self.note_path(digest);
-        if let (Some(folder), Ok(text)) = (path.parent(), serde_json::to_vec(archive)) {
-            let _ = std::fs::create_dir_all(folder);
-            let _ = crate::files::write_atomic(&path, &text, 0o600);
+        for file in files.largest(5) {
+            self.report(Progress::Note(format!(
+                "{:>9}  {}",
+                size(file.size),
+                ignore_line(&file.name)
+            )));
         }
     }
 }
 
-fn upload<'a>(plan: &'a Plan, filename: &'a str, archive: &Archive) -> Upload<'a> {
+/// The line of an ignore file at the root that names exactly this file.
+fn ignore_line(name: &str) -> String {
+    let mut line = String::from("/");
+    for (index, letter) in name.char_indices() {
+        let is_last_space = letter == ' ' && index + 1 == name.len();
+        if "*?[\\".contains(letter) || is_last_space {
+            line.push('\\');
+        }
+        line.push(letter);
+    }
+    line
+}
+
+/// What is ready to be sent.
+struct Packed {
+    files: FileList,
+    archive: Archive,
+    store: Store,
+}
+
+/// Chooses and packs; again where a file changed in between, as an editor or a build may do.
+///
+/// `None` where there is nothing to bundle.
+fn pack(plan: &Plan, cache: &Path) -> Result<Option<Packed>, Error> {
+    let mut attempt = 1;
+    loop {
+        let Some(files) = choose(plan)? else {
+            return Ok(None);
+        };
+        files.check_limits(Limits::default())?;
+        let style = plan.options.copy_style;
+        let store = Store::open(cache, files.root(), &format!("{style:?}"))?;
+        match bundle::pack(&files, format(plan), &store) {
+            Ok(archive) => {
+                return Ok(Some(Packed {
+                    files,
+                    archive,
+                    store,
+                }));
+            }
+            Err(bundle::Error::Changed { .. }) if attempt < ATTEMPTS => {
+                attempt += 1;
+                std::thread::sleep(PAUSE);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Packs from the files alone where what was kept of earlier archives is damaged; `None` where it
+/// is not.
+fn repack(plan: &Plan, packed: Packed) -> Result<Option<Packed>, Error> {
+    if packed.archive.is_intact() {
+        return Ok(None);
+    }
+    let Packed { files, store, .. } = packed;
+    store.clear()?;
+    let archive = bundle::pack(&files, format(plan), &store)?;
+    Ok(Some(Packed {
+        files,
+        archive,
+        store,
+    }))
+}
+
+/// Our runtime reads both formats. That of the PyPI SDK, which any other image may hold, calls
+/// `tar`, and `tar` needs a program for zstd that small images do not have.
+fn format(plan: &Plan) -> Format {
+    let is_ours = |spec: &crate::spec::AppSpec| match spec.image {
+        ImageSpec::Declared(_) => plan.local,
+        ImageSpec::Uri(_) => false,
+    };
+    if plan.apps().all(is_ours) {
+        Format::TarZst
+    } else {
+        Format::TarGz
+    }
+}
+
+/// Writes the bundle to a place that the user named, without sending it anywhere.
+pub fn copy_out(plan: &Plan, cache: &Path, target: &Path) -> Result<Option<PathBuf>, Error> {
+    let Some(packed) = pack(plan, cache)? else {
+        return Ok(None);
+    };
+    copy(&packed.archive, target).map(Some)
+}
+
+fn copy(archive: &Archive, target: &Path) -> Result<PathBuf, Error> {
+    let target = if target.is_dir() {
+        target.join(archive.file_name())
+    } else {
+        target.to_path_buf()
+    };
+    let file = std::fs::File::create(&target).map_err(|source| client::Error::BundleIo {
+        path: target.clone(),
+        source,
+    })?;
+    archive.write_to(file)?;
+    Ok(target)
+}
+
+fn pieces(archive: &Archive) -> Vec<Piece> {
+    let parts = archive.parts.iter();
+    parts
+        .map(|part| Piece {
+            path: part.path.clone(),
+            bytes: part.bytes,
+        })
+        .collect()
+}
+
+fn upload<'a>(plan: &'a Plan, filename: &'a str, md5: [u8; 16], pieces: Vec<Piece>) -> Upload<'a> {
     Upload {
         org: &plan.org,
         project: &plan.project,
         domain: &plan.domain,
         filename,
-        md5: archive.md5,
-        bytes: archive.bytes,
+        md5,
+        pieces,
     }
-}
-
-fn bundled(uri: String, digest: String) -> Bundled {
-    Bundled {
-        uri,
-        pickled: false,
-        digest,
-    }
-}
-
-fn pack(files: &FileList) -> Result<(tempfile::NamedTempFile, Archive), Error> {
-    let file = tempfile::NamedTempFile::new().map_err(temporary)?;
-    let out = std::io::BufWriter::new(file.reopen().map_err(temporary)?);
-    let written = bundle::write_archive(files, Format::TarZst, out)?;
-    let archive = Archive {
-        md5: written.md5,
-        bytes: written.bytes,
-    };
-    Ok((file, archive))
-}
-
-fn copy_out(file: &std::path::Path, target: &std::path::Path, name: &str) -> Result<(), Error> {
-    let target = if target.is_dir() {
-        target.join(name)
-    } else {
-        target.to_path_buf()
-    };
-    std::fs::copy(file, &target).map_err(|source| client::Error::BundleIo {
-        path: target,
-        source,
-    })?;
-    Ok(())
 }
 
 fn temporary(source: std::io::Error) -> Error {
@@ -306,7 +375,27 @@ pub fn size(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::size;
+    use super::{ignore_line, size};
+
+    #[test]
+    fn the_line_offered_leaves_out_that_file_and_no_other() {
+        for name in [
+            "a b.bin",
+            "models/[1] final*.pt",
+            "x ",
+            "#1",
+            "!odd",
+            "w\\x",
+        ] {
+            let mut rules = ignore::gitignore::GitignoreBuilder::new("/r");
+            rules.add_line(None, &ignore_line(name)).unwrap();
+            let rules = rules.build().unwrap();
+            let path = std::path::Path::new("/r").join(name);
+            assert!(rules.matched(&path, false).is_ignore(), "{name}");
+            let other = std::path::Path::new("/r/sub").join(name);
+            assert!(!rules.matched(&other, false).is_ignore(), "{name}");
+        }
+    }
 
     #[test]
     fn sizes_are_readable() {

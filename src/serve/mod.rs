@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 pub use activate::Verdict;
 pub use app::App;
+pub use bundling::size;
 pub use plan::{Overrides, Plan};
 
 use crate::client;
@@ -129,6 +130,11 @@ pub enum Progress {
     Note(String),
     /// A line of an installer, or what the app is doing while it is waited for.
     Line(String),
+    /// How far an upload is, in bytes.
+    Sent {
+        done: u64,
+        total: u64,
+    },
 }
 
 /// Takes progress as it happens; called from any thread.
@@ -307,6 +313,14 @@ impl Server {
             "would bundle {bundle} from `{}`",
             plan.source.root.display()
         )));
+        if let Some(target) = &plan.options.copy_bundle_to
+            && let Some(path) = bundling::copy_out(plan, &self.settings.home.cache(), target)?
+        {
+            self.report(Progress::Note(format!(
+                "bundle written to `{}`",
+                path.display()
+            )));
+        }
         for wave in &plan.waves {
             for spec in wave {
                 let image = imaging::describe(&self.toolchain, spec)?;

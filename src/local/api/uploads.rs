@@ -1,7 +1,8 @@
 //! `DataProxyService` and the place where code bundles arrive.
 //!
 //! A bundle lies at a path made of its MD5 and its name. It is written beside its place, checked
-//! against the MD5 and renamed, so that what lies there is always whole.
+//! against the MD5 and renamed, so that what lies there is always whole. What arrived before a
+//! connection broke is kept there too, hidden; `HEAD` tells how much it is and `PATCH` goes on.
 
 use std::path::{Path, PathBuf};
 
@@ -13,13 +14,16 @@ use axum::routing::put;
 use connectrpc::{
     ConnectError, Encodable, RequestContext, Response, ServiceRequest, ServiceResult,
 };
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt;
 use md5::{Digest, Md5};
 use tokio::io::AsyncWriteExt;
 
 use super::Api;
 use crate::wire::dataproxy::{self, DataProxyService};
+
+/// Names the position in an upload, in bytes.
+const OFFSET: &str = "upload-offset";
 
 impl DataProxyService for Api {
     async fn create_upload_location<'a>(
@@ -54,7 +58,7 @@ impl DataProxyService for Api {
 pub(super) fn router() -> Router<Api> {
     Router::new().route(
         "/upload/{project}/{domain}/{md5}/{filename}",
-        put(receive).head(exists),
+        put(receive).patch(resume).head(exists),
     )
 }
 
@@ -69,10 +73,16 @@ fn place(api: &Api, UrlPath((project, domain, md5, filename)): &Parts) -> Option
     })
 }
 
-async fn exists(State(api): State<Api>, parts: Parts) -> StatusCode {
-    match place(&api, &parts) {
-        Some(path) if path.is_file() => StatusCode::OK,
-        Some(_) | None => StatusCode::NOT_FOUND,
+async fn exists(State(api): State<Api>, parts: Parts) -> HttpResponse {
+    let Some(path) = place(&api, &parts) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    if path.is_file() {
+        return StatusCode::OK.into_response();
+    }
+    match tokio::fs::metadata(begun(&path)).await {
+        Ok(there) => (StatusCode::NOT_FOUND, [(OFFSET, there.len().to_string())]).into_response(),
+        Err(_) => StatusCode::NOT_FOUND.into_response(),
     }
 }
 
@@ -80,13 +90,38 @@ async fn receive(State(api): State<Api>, parts: Parts, body: Body) -> HttpRespon
     let Some(path) = place(&api, &parts) else {
         return StatusCode::BAD_REQUEST.into_response();
     };
-    match write(&path, &parts.0.2, body).await {
+    answer(&path, write(&path, &parts.0.2, body).await)
+}
+
+async fn resume(
+    State(api): State<Api>,
+    parts: Parts,
+    headers: HeaderMap,
+    body: Body,
+) -> HttpResponse {
+    let offset = headers
+        .get(OFFSET)
+        .and_then(|value| value.to_str().ok()?.parse().ok());
+    let (Some(path), Some(offset)) = (place(&api, &parts), offset) else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
+    answer(&path, go_on(&path, &parts.0.2, offset, body).await)
+}
+
+fn answer(path: &Path, outcome: Result<(), Refusal>) -> HttpResponse {
+    match outcome {
         Ok(()) => StatusCode::OK.into_response(),
         Err(Refusal::Mismatch) => (
             StatusCode::BAD_REQUEST,
             "the content does not have the MD5 that was announced",
         )
             .into_response(),
+        Err(Refusal::OtherOffset) => (
+            StatusCode::CONFLICT,
+            "what is there of this upload does not end at that offset",
+        )
+            .into_response(),
+        Err(Refusal::Broken(error)) => (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
         Err(Refusal::Io(error)) => {
             tracing::error!(path = %path.display(), %error, "cannot store an upload");
             (StatusCode::INSUFFICIENT_STORAGE, error.to_string()).into_response()
@@ -96,6 +131,9 @@ async fn receive(State(api): State<Api>, parts: Parts, body: Body) -> HttpRespon
 
 enum Refusal {
     Mismatch,
+    OtherOffset,
+    /// The connection ended before the content did.
+    Broken(axum::Error),
     Io(std::io::Error),
 }
 
@@ -105,15 +143,77 @@ impl From<std::io::Error> for Refusal {
     }
 }
 
-async fn write(path: &Path, md5: &str, mut body: Body) -> Result<(), Refusal> {
+/// Where the beginning of an upload waits for the rest. No name of an upload begins with a dot.
+fn begun(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".begun-{name}"))
+}
+
+async fn write(path: &Path, md5: &str, body: Body) -> Result<(), Refusal> {
     let folder = path.parent().unwrap_or(path);
     tokio::fs::create_dir_all(folder).await?;
-    // Removed when dropped, so a broken connection leaves nothing.
+    // Removed when dropped, whatever happens on the way.
     let temporary = tempfile::NamedTempFile::new_in(folder)?;
-    let mut file = tokio::fs::File::from_std(temporary.reopen()?);
-    let mut hash = Md5::new();
+    append(path, md5, temporary, Md5::new(), body).await
+}
+
+/// Takes what has arrived out of its place, so that nobody else goes on with it too.
+async fn go_on(path: &Path, md5: &str, offset: u64, body: Body) -> Result<(), Refusal> {
+    let folder = path.parent().unwrap_or(path);
+    let there = begun(path);
+    if !tokio::fs::metadata(&there)
+        .await
+        .is_ok_and(|there| there.len() == offset)
+    {
+        return Err(Refusal::OtherOffset);
+    }
+    let temporary = tempfile::NamedTempFile::new_in(folder)?;
+    if tokio::fs::rename(&there, temporary.path()).await.is_err() {
+        return Err(Refusal::OtherOffset);
+    }
+    let claimed = temporary.path().to_path_buf();
+    let hashed = tokio::task::spawn_blocking(move || hash_of(&claimed)).await;
+    let (hash, bytes) = hashed.map_err(std::io::Error::other)??;
+    if bytes != offset {
+        return Err(Refusal::OtherOffset);
+    }
+    append(path, md5, temporary, hash, body).await
+}
+
+fn hash_of(path: &Path) -> std::io::Result<(Md5, u64)> {
+    let mut file = std::fs::File::open(path)?;
+    let (mut hash, mut bytes, mut buffer) = (Md5::new(), 0, vec![0; 1 << 18]);
+    loop {
+        match std::io::Read::read(&mut file, &mut buffer)? {
+            0 => return Ok((hash, bytes)),
+            count => {
+                hash.update(&buffer[..count]);
+                bytes += count as u64;
+            }
+        }
+    }
+}
+
+/// Adds the body to what `temporary` holds, whose hash is given, and puts it in its place.
+async fn append(
+    path: &Path,
+    md5: &str,
+    temporary: tempfile::NamedTempFile,
+    mut hash: Md5,
+    mut body: Body,
+) -> Result<(), Refusal> {
+    let mut options = tokio::fs::File::options();
+    let mut file = options.append(true).open(temporary.path()).await?;
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(std::io::Error::other)?;
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(error) => {
+                file.flush().await?;
+                let kept = temporary.persist(begun(path));
+                kept.map_err(|error| Refusal::Io(error.error))?;
+                return Err(Refusal::Broken(error));
+            }
+        };
         if let Ok(data) = frame.into_data() {
             hash.update(&data);
             file.write_all(&data).await?;
@@ -162,6 +262,32 @@ mod tests {
         assert_eq!(left, 0, "a refused upload leaves nothing");
         assert!(write(&path, &digest, Body::from("content")).await.is_ok());
         assert_eq!(std::fs::read(&path).unwrap(), b"content");
+    }
+
+    /// A body whose connection breaks after these bytes.
+    fn broken(begin: &'static str) -> Body {
+        let frames = [Ok(begin), Err(std::io::Error::other("reset"))];
+        Body::from_stream(futures::stream::iter(frames))
+    }
+
+    #[tokio::test]
+    async fn a_broken_upload_goes_on_where_it_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p/d/bundle.tar.zst");
+        let digest = hex(&Md5::digest(b"content"));
+        assert!(write(&path, &digest, broken("con")).await.is_err());
+        assert_eq!(std::fs::read(begun(&path)).unwrap(), b"con");
+        for offset in [0, 2, 4] {
+            let refused = go_on(&path, &digest, offset, Body::from("tent")).await;
+            assert!(matches!(refused, Err(Refusal::OtherOffset)), "{offset}");
+        }
+        assert!(go_on(&path, &digest, 3, broken("te")).await.is_err());
+        assert_eq!(std::fs::read(begun(&path)).unwrap(), b"conte");
+        let done = go_on(&path, &digest, 5, Body::from("nt")).await;
+        assert!(done.is_ok());
+        assert_eq!(std::fs::read(&path).unwrap(), b"content");
+        let left = std::fs::read_dir(path.parent().unwrap()).unwrap().count();
+        assert_eq!(left, 1);
     }
 
     #[test]
