@@ -12,7 +12,7 @@ use crate::files::archive::Limits;
 use crate::spec::{CopyStyle, ImageSpec};
 
 /// A bundle larger than this is worth a word.
-const LARGE_BYTES: u64 = 50 * 1024 * 1024;
+const LARGE_BYTES: u64 = 50_000_000;
 
 /// Where the code of a deployment lies.
 #[derive(Clone, Debug, PartialEq)]
@@ -189,7 +189,7 @@ impl Server {
         })
     }
 
-    fn warn_of_size(&self, files: &FileList) {
+    pub(super) fn warn_of_size(&self, files: &FileList) {
         if files.total_bytes() <= LARGE_BYTES {
             return;
         }

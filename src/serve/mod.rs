@@ -313,6 +313,9 @@ impl Server {
             "would bundle {bundle} from `{}`",
             plan.source.root.display()
         )));
+        if let Some(files) = &files {
+            self.warn_of_size(files);
+        }
         if let Some(target) = &plan.options.copy_bundle_to
             && let Some(path) = bundling::copy_out(plan, &self.settings.home.cache(), target)?
         {

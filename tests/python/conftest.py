@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +20,11 @@ from support import WEB, Home, Project
 # on; the tests of Ctrl-C mean programs that were started by hand.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# The PyPI SDK as a foreign reader and client; made once, and shared with the benches.
+PEERS = Path(__file__).parents[2] / "benches" / ".peers"
+PEER_VERSION = "2.12.1"
 
 
 def _scratch() -> Path:
@@ -34,6 +42,21 @@ def home() -> Iterator[Home]:
         yield home
         home.end()
     shutil.rmtree(home.path)
+
+
+@pytest.fixture(scope="session")
+def pypi_python() -> str:
+    """The interpreter of an environment that has the PyPI SDK, which is made if need be."""
+    given = os.environ.get("FLYTE_PYPI_VENV")
+    venv = Path(given) if given else PEERS / f"flyte-{PEER_VERSION}"
+    python = venv / "bin" / "python"
+    if not python.exists():
+        uv = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+        assert uv, "uv is a dependency of the package"
+        subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(venv)], check=True)
+        install = [uv, "pip", "install", "--quiet", "--python", str(python), f"flyte=={PEER_VERSION}"]
+        subprocess.run(install, check=True)
+    return str(python)
 
 
 @pytest.fixture
