@@ -20,8 +20,7 @@ use crate::files::{self, Digest};
 const RECORD_BYTES: usize = 512;
 const ZSTD_LEVEL: i32 = 3;
 const GZIP_LEVEL: u32 = 6;
-/// What cannot be made smaller is passed through as fast as the format allows.
-const ZSTD_LEVEL_INCOMPRESSIBLE: i32 = -7;
+/// For what cannot be made smaller, which zstd finds out by itself at the speed of a copy.
 const GZIP_LEVEL_INCOMPRESSIBLE: u32 = 0;
 
 /// A part of a file in a frame.
@@ -251,21 +250,15 @@ impl Compressor {
 
     /// Compresses into `out`, in place of what was there.
     pub(super) fn compress(&mut self, raw: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
-        let hopeless = looks_incompressible(raw);
         out.clear();
         match self {
             Self::TarZst(compressor) => {
-                compressor.set_compression_level(if hopeless {
-                    ZSTD_LEVEL_INCOMPRESSIBLE
-                } else {
-                    ZSTD_LEVEL
-                })?;
                 out.reserve(zstd::zstd_safe::compress_bound(raw.len()));
                 compressor.compress_to_buffer(raw, out)?;
                 Ok(())
             }
             Self::TarGz => {
-                let level = if hopeless {
+                let level = if looks_incompressible(raw) {
                     GZIP_LEVEL_INCOMPRESSIBLE
                 } else {
                     GZIP_LEVEL

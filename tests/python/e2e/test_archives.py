@@ -147,7 +147,7 @@ def test_a_large_bundle_names_its_largest_files_and_how_to_leave_them_out(tree: 
             file.truncate(number << 20)
     done = tree.run("main.py", str(tree.folder.parent / "large.tar.zst"))
     assert done.returncode == 0, done.stderr
-    lines = [line.removeprefix("note: ") for line in done.stderr.splitlines()]
+    lines = [line.removeprefix("flyte: ") for line in done.stderr.splitlines()]
     start = next(index for index, line in enumerate(lines) if "the bundle is large" in line)
     listed = [line.split(maxsplit=2)[2] for line in lines[start + 1 : start + 6]]
     assert listed == ["/f.bin", "/e.bin", "/d.bin", "/c.bin", r"/b \[1].bin"]
