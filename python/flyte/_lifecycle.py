@@ -123,10 +123,10 @@ def load_environment(start: Mapping[str, Any]) -> Any:
 
 
 def _unpickled(path: str) -> Any:
-    import cloudpickle  # type: ignore[import-untyped]
+    import pickle
 
     with gzip.open(path, "rb") as file:
-        return cloudpickle.load(file)
+        return pickle.load(file)  # imports `cloudpickle` by itself, where the pickle names it
 
 
 def _environments() -> list[Any]:

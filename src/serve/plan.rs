@@ -65,6 +65,8 @@ pub enum Error {
         here: PythonVersion,
         there: PythonVersion,
     },
+    #[error("app `{app}` was made without a file, so a replica can only get it pickled")]
+    NotPickled { app: String },
     #[error("the app that was asked for is not among those planned")]
     NoTarget,
 }
@@ -80,6 +82,7 @@ impl Diagnostic for Error {
             | Self::NoValue { .. }
             | Self::NameTooLong { .. }
             | Self::PickledByOther { .. }
+            | Self::NotPickled { .. }
             | Self::Unset { .. } => Code::ConfigInvalid,
             Self::NoTarget => Code::Internal,
         }
@@ -107,6 +110,9 @@ impl Diagnostic for Error {
                 "give the image python_version=({}, {}), or put the app into a file",
                 here.major, here.minor
             )],
+            Self::NotPickled { .. } => {
+                vec!["leave out `interactive_mode=False`, or put the app into a file".into()]
+            }
             Self::Cycle { .. } => {
                 vec!["take one of these apps out of the other's `depends_on`".into()]
             }
@@ -165,12 +171,17 @@ impl Plan {
         })
     }
 
-    /// Refuses a pickle that another Python would read: its bytecode means something else there.
-    pub fn check_pickle(&self, here: PythonVersion) -> Result<(), Error> {
-        if self.source.pickled.is_none() {
-            return Ok(());
-        }
+    /// Refuses functions that no replica would find, and a pickle that another Python would read:
+    /// its bytecode means something else there.
+    pub fn check_pickles(&self, here: PythonVersion) -> Result<(), Error> {
         for app in self.apps().filter(|app| app.has_server) {
+            if !self.pickles().any(|(name, _)| *name == app.name) {
+                if app.loader.is_none() && app.command.is_none() {
+                    let app = app.name.clone();
+                    return Err(Error::NotPickled { app });
+                }
+                continue;
+            }
             if let ImageSpec::Declared(image) = &app.image
                 && image.python != here
             {
@@ -182,6 +193,14 @@ impl Plan {
             }
         }
         Ok(())
+    }
+
+    /// Environments that travel pickled, by the name of the app.
+    pub fn pickles(&self) -> impl Iterator<Item = (&String, &Vec<u8>)> {
+        self.source
+            .interactive
+            .iter()
+            .flat_map(|typed| &typed.pickles)
     }
 
     /// All apps, dependencies first.
@@ -417,7 +436,7 @@ mod tests {
                 modules: Vec::new(),
                 installed: Vec::new(),
                 source_roots: Vec::new(),
-                pickled: None,
+                interactive: None,
             },
             options: Options {
                 overrides,

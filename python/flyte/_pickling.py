@@ -1,0 +1,269 @@
+"""Environments that no file declares, as bytes for a replica, and what stands in the way of that.
+
+What was typed travels by value, modules by name: their files are bundled beside the pickle. Equal
+code gives equal bytes, in any process, so that serving it again changes nothing. Where the bytes
+go is not known here.
+"""
+
+from __future__ import annotations
+
+import dis
+import io
+import pickle
+import sys
+import types
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import cloudpickle  # type: ignore[import-untyped]
+
+from flyte import _notebook
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from flyte.app import AppEnvironment
+
+_LARGE_BYTES = 10_000_000
+"""What a variable may add to a pickle without a word about it."""
+
+_PLAIN = (str, bytes, int, float, type(None))
+
+
+class Packed(NamedTuple):
+    """A pickled environment and what was learned on the way."""
+
+    data: bytes
+    imports: list[str]
+    """Files of modules that typed functions import once they run."""
+    notes: list[str]
+    """What the user should know, a sentence each."""
+
+
+def pack(env: AppEnvironment, by_value: Iterable[types.ModuleType] = ()) -> Packed:
+    """Pickle an environment.
+
+    Args:
+        env: the environment, with its functions.
+        by_value: modules that are neither bundled nor installed in the image.
+
+    Raises:
+        flyte.errors.ConfigError: something in it cannot be pickled; names the variable.
+
+    Example:
+        >>> pack(env).imports       # doctest: +SKIP
+        ['/home/ann/shop/helper.py']
+    """
+    own = [one for one in by_value if one.__name__ not in cloudpickle.list_registry_pickle_by_value()]
+    for module in own:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        buffer = io.BytesIO()
+        set_later = _set_by(getattr(env, "_on_startup", None))
+        pickler = _Pickler(buffer, set_later)
+        try:
+            pickler.dump(env)
+        except Exception as error:
+            from flyte._unpicklable import explain
+
+            raise explain(env, error, set_later) from None
+        large = _large(pickler) if buffer.tell() > _LARGE_BYTES else []
+    finally:
+        for module in own:
+            cloudpickle.unregister_pickle_by_value(module)
+    imports = {file for name in pickler.imported for file in _files_of(name)}
+    return Packed(buffer.getvalue(), sorted(imports), large)
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Leaves out of the bytes all that differs between two runs of the same code."""
+
+    def __init__(self, file: Any, set_later: frozenset[str] = frozenset()) -> None:
+        super().__init__(file)
+        self._set_later = set_later
+        self._ordered: dict[int, _Ordered] = {}
+        self.imported: dict[str, None] = {}
+        self.captured: list[tuple[str, str, Any]] = []
+        """Owner, name and value of each variable that a function brings along."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, types.CodeType):
+            return self._code(obj)
+        if isinstance(obj, io.TextIOWrapper) and obj not in (sys.stdout, sys.stderr, sys.stdin):
+            # The base class would send what is left to read, which is no file any more.
+            raise pickle.PicklingError("an open file cannot be pickled")
+        if isinstance(obj, (types.CellType, TypeVar)):
+            reduced = self.dispatch_table[type(obj)](obj)
+        else:
+            reduced = super().reducer_override(obj)
+        if not isinstance(reduced, tuple):
+            return reduced
+        make, arguments = reduced[:2]
+        if isinstance(obj, types.FunctionType):
+            self._function(obj, reduced[2][1]["__globals__"])
+        elif isinstance(obj, types.CellType):
+            return make, tuple(self._in_order(one) for one in arguments)
+        elif make.__name__ in ("_make_skeleton_class", "_make_skeleton_enum"):
+            # A random id, by which one process would know a class again that comes twice.
+            return (make, (*arguments[:-2], None, arguments[-1]), *reduced[2:])
+        elif make.__name__ == "_make_typevar":
+            return make, (*arguments[:-1], None)
+        return reduced
+
+    def _code(self, code: types.CodeType) -> Any:
+        for name in _imports(code):
+            self.imported[name] = None
+        renamed = code.replace(co_filename=_notebook.lasting_name(code))
+        make, arguments = self.dispatch_table[types.CodeType](renamed)
+        constants = tuple(self._in_order(one) for one in renamed.co_consts)
+        return make, tuple(constants if one is renamed.co_consts else one for one in arguments)
+
+    def _function(self, function: types.FunctionType, variables: dict[str, Any]) -> None:
+        for name, value in list(variables.items()):
+            if name in self._set_later:
+                del variables[name]
+                continue
+            self.captured.append((function.__name__, name, value))
+            variables[name] = self._in_order(value)
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            try:
+                self.captured.append((function.__name__, name, cell.cell_contents))
+            except ValueError:  # not assigned yet
+                continue
+
+    def _in_order(self, value: Any) -> Any:
+        """A stand-in for a set of words, whose order is another one in each process."""
+        if type(value) in (set, frozenset) and all(isinstance(one, _PLAIN) for one in value):
+            return self._ordered.setdefault(id(value), _Ordered(value))
+        return value
+
+
+class _Ordered:
+    """Pickled as the set that it holds, with its elements in an order of their own."""
+
+    def __init__(self, elements: set[Any] | frozenset[Any]) -> None:
+        self._elements = elements
+
+    def __reduce__(self) -> Any:
+        ordered = sorted(self._elements, key=lambda one: (type(one).__name__, repr(one)))
+        return type(self._elements), (ordered,)
+
+
+def _set_by(startup: Any) -> frozenset[str]:
+    """Variables that the startup hook sets without a look at what they are here.
+
+    A model or a connection that the user has tried out in the notebook stays there.
+    """
+    code = getattr(startup, "__code__", None)
+    if code is None:
+        return frozenset()
+    named: dict[str, set[str]] = {"STORE_GLOBAL": set(), "LOAD_GLOBAL": set()}
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in named:
+            named[instruction.opname].add(instruction.argval)
+    return frozenset(named["STORE_GLOBAL"] - named["LOAD_GLOBAL"])
+
+
+# --- imports ------------------------------------------------------------------------------------
+
+
+def _imports(code: types.CodeType) -> Iterator[str]:
+    """Modules that code imports when it runs, and what it imports from them, which may be modules."""
+    module = ""
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "IMPORT_NAME":
+            module = instruction.argval
+            yield module
+        elif instruction.opname == "IMPORT_FROM":
+            yield f"{module}.{instruction.argval}"
+
+
+def _files_of(name: str) -> Iterator[str]:
+    """Files of a module and of the packages around it, without importing any of them."""
+    path: Any = None
+    parts = name.split(".")
+    for count in range(1, len(parts) + 1):
+        spec = _find(".".join(parts[:count]), path)
+        if spec is None:
+            return
+        if spec.has_location and spec.origin:
+            yield spec.origin
+        path = spec.submodule_search_locations
+        if path is None:
+            return
+
+
+def _find(name: str, path: Any) -> Any:
+    for finder in sys.meta_path:
+        spec = finder.find_spec(name, path) if hasattr(finder, "find_spec") else None
+        if spec is not None:
+            return spec
+    return None
+
+
+# --- size ---------------------------------------------------------------------------------------
+
+
+class _Counter(io.RawIOBase):
+    """Takes bytes and keeps their number."""
+
+    total = 0
+
+    def write(self, data: Any) -> int:
+        self.total += memoryview(data).nbytes
+        return memoryview(data).nbytes
+
+
+def _large(pickler: _Pickler) -> list[str]:
+    told: dict[int, str] = {}
+    for owner, name, value in pickler.captured:
+        if isinstance(value, (types.FunctionType, type, types.ModuleType)) or id(value) in told:
+            continue
+        counter = _Counter()
+        _Pickler(counter).dump(value)
+        if counter.total > _LARGE_BYTES:
+            told[id(value)] = (
+                f"`{owner}` takes `{name}` along (a `{kind(value)}`, {counter.total / 1e6:.1f} MB); "
+                "load it in `on_startup`, or pass it as a `flyte.app.Parameter`"
+            )
+    return list(told.values())
+
+
+def kind(value: object) -> str:
+    """The name of an object's type, as one would write it.
+
+    Example:
+        >>> kind(1), kind(__import__("threading").Event())
+        ('int', 'threading.Event')
+    """
+    module, name = type(value).__module__.replace("_io", "io"), type(value).__qualname__
+    return name if module in ("builtins", "__main__") else f"{module}.{name}"
+
+
+def parts_of(value: object, set_later: frozenset[str]) -> Mapping[str, Any] | None:
+    """What the pickler makes of an object: `arguments`, `state`, `items`; `None` where it refuses.
+
+    Empty for what is pickled by name.
+    """
+    pickler = _Pickler(io.BytesIO(), set_later)
+    try:
+        reduced = pickler.reducer_override(value)
+        if reduced is NotImplemented:
+            reduce = pickler.dispatch_table.get(type(value))
+            reduced = reduce(value) if reduce else value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+        if isinstance(reduced, str):
+            return {}
+        parts = dict(zip(("arguments", "state", "items", "entries"), reduced[1:], strict=False))
+        return {
+            name: list(part) if name in ("items", "entries") else part for name, part in parts.items() if part
+        }
+    except Exception:
+        return None
+
+
+def failure(value: object, set_later: frozenset[str]) -> Exception | None:
+    """Why an object, with all that it holds, cannot be sent; `None` where it can."""
+    try:
+        _Pickler(_Counter(), set_later).dump(value)
+    except Exception as error:
+        return error
+    return None
