@@ -10,6 +10,7 @@ from __future__ import annotations
 import dis
 import io
 import pickle
+import re
 import sys
 import types
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -71,7 +72,22 @@ def pack(env: AppEnvironment, by_value: Iterable[types.ModuleType] = ()) -> Pack
         for module in own:
             cloudpickle.unregister_pickle_by_value(module)
     imports = {file for name in pickler.imported for file in _files_of(name)}
-    return Packed(buffer.getvalue(), sorted(imports), large)
+    data = _without_addresses(buffer.getvalue(), pickler.classes)
+    return Packed(data, sorted(imports), large)
+
+
+def _without_addresses(data: bytes, classes: set[int]) -> bytes:
+    """Number the labels of schemas, for which pydantic takes the addresses of classes."""
+    numbers: dict[bytes, int] = {}
+
+    def numbered(match: re.Match[bytes]) -> bytes:
+        address = match[1]
+        if int(address) not in classes:
+            return match[0]
+        # As long as before, because the length of each text stands before it.
+        return b":%0*d" % (len(address), numbers.setdefault(address, len(numbers)))
+
+    return re.sub(rb":(\d{9,19})(?!\d)", numbered, data) if classes else data
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
@@ -82,6 +98,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._set_later = set_later
         self._ordered: dict[int, _Ordered] = {}
         self.imported: dict[str, None] = {}
+        self.classes: set[int] = set()
+        """Addresses of the classes that travel."""
         self.captured: list[tuple[str, str, Any]] = []
         """Owner, name and value of each variable that a function brings along."""
 
@@ -93,21 +111,39 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             raise pickle.PicklingError("an open file cannot be pickled")
         if isinstance(obj, (types.CellType, TypeVar)):
             reduced = self.dispatch_table[type(obj)](obj)
+        elif _holds_set(obj):
+            reduced = self._reduced(obj)
         else:
             reduced = super().reducer_override(obj)
         if not isinstance(reduced, tuple):
             return reduced
-        make, arguments = reduced[:2]
+        return self._repeatable(obj, *reduced)
+
+    def _reduced(self, obj: Any) -> Any:
+        """What the base class makes of an object, also where it leaves that to others."""
+        reduced = super().reducer_override(obj)
+        if reduced is not NotImplemented or isinstance(obj, (type, types.FunctionType)):
+            return reduced
+        reduce = self.dispatch_table.get(type(obj))
+        return reduce(obj) if reduce else obj.__reduce_ex__(self.proto)
+
+    def _repeatable(self, obj: Any, make: Any, arguments: Any, *rest: Any) -> Any:
+        """The same parts of an object in any process."""
         if isinstance(obj, types.FunctionType):
-            self._function(obj, reduced[2][1]["__globals__"])
+            self._function(obj, rest[0][1]["__globals__"])
         elif isinstance(obj, types.CellType):
-            return make, tuple(self._in_order(one) for one in arguments)
-        elif make.__name__ in ("_make_skeleton_class", "_make_skeleton_enum"):
-            # A random id, by which one process would know a class again that comes twice.
-            return (make, (*arguments[:-2], None, arguments[-1]), *reduced[2:])
-        elif make.__name__ == "_make_typevar":
-            return make, (*arguments[:-1], None)
-        return reduced
+            arguments = tuple(self._in_order(one) for one in arguments)
+        elif isinstance(obj, TypeVar):
+            if make.__name__ == "_make_typevar":
+                arguments = (*arguments[:-1], None)
+        elif isinstance(obj, type):
+            if make.__name__ in ("_make_skeleton_class", "_make_skeleton_enum"):
+                self.classes.add(id(obj))
+                # A random id, by which one process would know a class again that comes twice.
+                arguments = (*arguments[:-2], None, arguments[-1])
+        elif rest and isinstance(rest[0], dict):
+            rest = ({name: self._in_order(one) for name, one in rest[0].items()}, *rest[1:])
+        return (make, arguments, *rest)
 
     def _code(self, code: types.CodeType) -> Any:
         for name in _imports(code):
@@ -135,6 +171,11 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if type(value) in (set, frozenset) and all(isinstance(one, _PLAIN) for one in value):
             return self._ordered.setdefault(id(value), _Ordered(value))
         return value
+
+
+def _holds_set(obj: Any) -> bool:
+    attributes = getattr(obj, "__dict__", None)
+    return isinstance(attributes, dict) and any(type(one) in (set, frozenset) for one in attributes.values())
 
 
 class _Ordered:
@@ -248,9 +289,8 @@ def parts_of(value: object, set_later: frozenset[str]) -> Mapping[str, Any] | No
     try:
         reduced = pickler.reducer_override(value)
         if reduced is NotImplemented:
-            reduce = pickler.dispatch_table.get(type(value))
-            reduced = reduce(value) if reduce else value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
-        if isinstance(reduced, str):
+            reduced = pickler._reduced(value)
+        if not isinstance(reduced, tuple):
             return {}
         parts = dict(zip(("arguments", "state", "items", "entries"), reduced[1:], strict=False))
         return {

@@ -38,9 +38,7 @@ impl<'py> Program<'py> {
         let root = match (settings::root_dir(), declared_in) {
             (Some(root), _) => root.canonicalize().unwrap_or(root),
             (None, Some(file)) => infer_root(&loaded, &search, file)?,
-            (None, None) => loaded.iter().fold(folder.to_path_buf(), |root, module| {
-                widened(root, &import_root(&module.file, &search))
-            }),
+            (None, None) => notebook_root(&loaded, &search, folder)?,
         };
         Ok(Self {
             loaded,
@@ -300,6 +298,25 @@ fn infer_root(loaded: &[Loaded<'_>], search: &[PathBuf], declared_in: &Path) -> 
         }
     }
     Ok(root)
+}
+
+/// The narrowest folder that holds a notebook, where it runs, and what it imports from around it.
+fn notebook_root(
+    loaded: &[Loaded<'_>],
+    search: &[PathBuf],
+    notebook: &Path,
+) -> PyResult<PathBuf> {
+    let cwd = std::env::current_dir()?;
+    let cwd = cwd.canonicalize().unwrap_or(cwd);
+    // One that runs further up opens files from there; one that runs elsewhere has no choice.
+    let start = if notebook.starts_with(&cwd) {
+        widened(notebook.to_path_buf(), &cwd)
+    } else {
+        notebook.to_path_buf()
+    };
+    Ok(loaded.iter().fold(start, |root, module| {
+        widened(root, &import_root(&module.file, search))
+    }))
 }
 
 /// The folder that holds `root` and `other`; `root` itself where that would be no project's folder.
