@@ -130,7 +130,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def _repeatable(self, obj: Any, make: Any, arguments: Any, *rest: Any) -> Any:
         """The same parts of an object in any process."""
         if isinstance(obj, types.FunctionType):
-            self._function(obj, rest[0][1]["__globals__"])
+            self._function(obj, rest[0][1])
         elif isinstance(obj, types.CellType):
             arguments = tuple(self._in_order(one) for one in arguments)
         elif isinstance(obj, TypeVar):
@@ -153,24 +153,51 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         constants = tuple(self._in_order(one) for one in renamed.co_consts)
         return make, tuple(constants if one is renamed.co_consts else one for one in arguments)
 
-    def _function(self, function: types.FunctionType, variables: dict[str, Any]) -> None:
-        for name, value in list(variables.items()):
-            if name in self._set_later:
-                del variables[name]
-                continue
-            self.captured.append((function.__name__, name, value))
+    def _function(self, function: types.FunctionType, state: dict[str, Any]) -> None:
+        variables = state["__globals__"]
+        for name in self._set_later.intersection(variables):
+            del variables[name]
+        closed = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+        known = {**variables, **{name: cell.cell_contents for name, cell in closed if _is_filled(cell)}}
+        self.captured.extend((function.__name__, name, value) for name, value in known.items())
+        # The base class does not look for them in functions inside of this one.
+        state["_cloudpickle_submodules"] = _submodules(known.values(), set(_names(function.__code__)))
+        for name, value in variables.items():
             variables[name] = self._in_order(value)
-        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-            try:
-                self.captured.append((function.__name__, name, cell.cell_contents))
-            except ValueError:  # not assigned yet
-                continue
 
     def _in_order(self, value: Any) -> Any:
         """A stand-in for a set of words, whose order is another one in each process."""
         if type(value) in (set, frozenset) and all(isinstance(one, _PLAIN) for one in value):
             return self._ordered.setdefault(id(value), _Ordered(value))
         return value
+
+
+def _is_filled(cell: types.CellType) -> bool:
+    try:
+        _ = cell.cell_contents
+    except ValueError:  # a variable that was not assigned yet
+        return False
+    return True
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    """Variables and attributes that code names, functions inside of it included."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)
+
+
+def _submodules(values: Iterable[Any], names: set[str]) -> list[types.ModuleType]:
+    """Modules that are reached as attributes of a package, such as `urllib.request`."""
+    packages = tuple(f"{one.__name__}." for one in values if isinstance(one, types.ModuleType))
+    found = [
+        name
+        for name in sys.modules
+        for package in packages
+        if name.startswith(package) and names.issuperset(name.removeprefix(package).split("."))
+    ]
+    return [sys.modules[name] for name in sorted(set(found)) if sys.modules[name] is not None]
 
 
 def _holds_set(obj: Any) -> bool:

@@ -301,11 +301,7 @@ fn infer_root(loaded: &[Loaded<'_>], search: &[PathBuf], declared_in: &Path) -> 
 }
 
 /// The narrowest folder that holds a notebook, where it runs, and what it imports from around it.
-fn notebook_root(
-    loaded: &[Loaded<'_>],
-    search: &[PathBuf],
-    notebook: &Path,
-) -> PyResult<PathBuf> {
+fn notebook_root(loaded: &[Loaded<'_>], search: &[PathBuf], notebook: &Path) -> PyResult<PathBuf> {
     let cwd = std::env::current_dir()?;
     let cwd = cwd.canonicalize().unwrap_or(cwd);
     // One that runs further up opens files from there; one that runs elsewhere has no choice.

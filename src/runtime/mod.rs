@@ -451,6 +451,28 @@ mod tests {
     }
 
     #[test]
+    fn a_notebook_runs_in_its_own_folder_with_its_files_beside_its_pickle() {
+        let scene = Scene::new();
+        let bundle = scene.0.path().join("bundle.tar.gz").display().to_string();
+        let mut given = args(&[]);
+        given.tgz = Some(bundle.clone());
+        given.pkl = Some(bundle);
+        let env = [
+            ("_FLYTE_WORKING_FOLDER", "notebooks/x"),
+            ("_F_SYS_PATH", "./src"),
+        ];
+        let prepared = scene.prepare(&given, &env).unwrap();
+        assert_eq!(prepared.folder, scene.cwd().join("notebooks/x"));
+        assert!(prepared.folder.join("flyte-parameters.json").is_file());
+        assert!(scene.cwd().join("model.bin").is_file());
+        let Run::Server(start) = prepared.run else {
+            panic!("a command was not given");
+        };
+        assert!(start.pkl.is_some());
+        assert_eq!(start.sys_path, [scene.cwd(), scene.cwd().join("src")]);
+    }
+
+    #[test]
     fn code_that_is_not_there_or_not_local_is_named() {
         let scene = Scene::new();
         let mut given = args(&["sh"]);

@@ -176,7 +176,8 @@ impl Plan {
     pub fn check_pickles(&self, here: PythonVersion) -> Result<(), Error> {
         for app in self.apps().filter(|app| app.has_server) {
             if !self.pickles().any(|(name, _)| *name == app.name) {
-                if app.loader.is_none() && app.command.is_none() {
+                let is_typed = app.declared_in.is_none() && app.loader.is_none();
+                if is_typed && app.command.is_none() {
                     let app = app.name.clone();
                     return Err(Error::NotPickled { app });
                 }
@@ -370,6 +371,7 @@ fn circle(apps: &[AppSpec]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::image::{Base, Image};
     use crate::spec::{CopyStyle, Parameter, PortSpec, ResourceList, Scaling};
 
     fn app(name: &str, depends_on: &[&str]) -> AppSpec {
@@ -502,6 +504,49 @@ mod tests {
         assert_eq!(
             apps[1].parameters[0].value,
             Some(ParameterValue::Text("new".into()))
+        );
+    }
+
+    fn typed(pickles: &[&str], image: ImageSpec) -> Request {
+        let mut app = app("web", &[]);
+        app.has_server = true;
+        app.image = image;
+        let mut request = request(vec![app], Overrides::default());
+        let pickles = pickles.iter().map(|name| ((*name).to_owned(), vec![0]));
+        request.source.interactive = Some(crate::serve::Interactive {
+            pickles: pickles.collect(),
+            ..Default::default()
+        });
+        request
+    }
+
+    #[test]
+    fn a_pickle_is_read_by_the_python_that_wrote_it_or_not_at_all() {
+        let python = |minor| PythonVersion { major: 3, minor };
+        let image = || {
+            ImageSpec::Declared(Image {
+                name: None,
+                registry: None,
+                base: Base::Debian {
+                    install_flyte: true,
+                },
+                python: python(12),
+                python_is_explicit: true,
+                platforms: Vec::new(),
+                layers: Vec::new(),
+            })
+        };
+        let check = |request, here| {
+            let plan = Plan::make(&settings(), request).unwrap();
+            plan.check_pickles(here).map_err(|error| error.to_string())
+        };
+        assert_eq!(check(typed(&["web"], image()), python(12)), Ok(()));
+        let error = check(typed(&["web"], image()), python(11)).unwrap_err();
+        assert!(error.ends_with("pickled by Python 3.11, but its image has Python 3.12"));
+        let error = check(typed(&[], image()), python(12)).unwrap_err();
+        assert!(
+            error.ends_with("a replica can only get it pickled"),
+            "{error}"
         );
     }
 

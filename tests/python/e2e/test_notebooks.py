@@ -184,9 +184,6 @@ def test_functions_typed_at_a_prompt(project, prompt):
     project.write("data/one.csv", "1")
     words = [word.replace("NAME", prompt) for word in PROMPTS[prompt]]
     typed = TYPED.replace("NAME", prompt)
-    if prompt == "ipython":
-        # A prompt without a terminal takes a line at a time.
-        typed = f"exec(compile({typed!r}, '<ipython-input-1-x>', 'exec'))\n"
     done = subprocess.run(
         [sys.executable, *words],
         input="" if prompt == "command" else typed,
