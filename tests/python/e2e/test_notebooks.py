@@ -198,6 +198,29 @@ def test_functions_typed_at_a_prompt(project, prompt):
     assert get(endpoints[0]) == (200, '["from", "nowhere", 3, "1"]')
 
 
+def test_a_module_that_lies_nowhere_near_is_copied_into_the_pickle(project):
+    project.write("here/web.py", (project.folder / "web.py").read_text())
+    project.write("elsewhere/far.py", "WORD = 'far'\ndef say(): return WORD\n")
+    code = (
+        "import sys; sys.path.append('../elsewhere')\n"
+        "import flyte, flyte.app, far, web\n"
+        "env = flyte.app.AppEnvironment(name='near')\n"
+        "@env.server\n"
+        "def server(): web.serve(lambda path: far.say())\n"
+        "print(flyte.serve(env).endpoint)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        # What both are in is the user's home, which is no project.
+        env=project.home.environment(HOME=str(project.folder)),
+        cwd=project.folder / "here",
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert get(done.stdout.strip()) == (200, '"far"'), done.stderr
+
+
 def test_a_prompt_after_a_script_serves_the_script(project, home):
     project.write(
         "script.py",
