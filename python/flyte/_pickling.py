@@ -40,6 +40,16 @@ class Packed(NamedTuple):
     """What the user should know, a sentence each."""
 
 
+class Assigned(NamedTuple):
+    """Variables that the startup hook sets without a look at what they are here.
+
+    A model or a connection that the user has tried out in the notebook stays there.
+    """
+
+    names: frozenset[str] = frozenset()
+    namespace: Mapping[str, Any] | None = None
+
+
 def pack(env: AppEnvironment, by_value: Iterable[types.ModuleType] = ()) -> Packed:
     """Pickle an environment.
 
@@ -59,14 +69,14 @@ def pack(env: AppEnvironment, by_value: Iterable[types.ModuleType] = ()) -> Pack
         cloudpickle.register_pickle_by_value(module)
     try:
         buffer = io.BytesIO()
-        set_later = _set_by(getattr(env, "_on_startup", None))
-        pickler = _Pickler(buffer, set_later)
+        assigned = _assigned_by(getattr(env, "_on_startup", None))
+        pickler = _Pickler(buffer, assigned)
         try:
             pickler.dump(env)
         except Exception as error:
             from flyte._unpicklable import explain
 
-            raise explain(env, error, set_later) from None
+            raise explain(env, error, assigned) from None
         large = _large(pickler) if buffer.tell() > _LARGE_BYTES else []
     finally:
         for module in own:
@@ -93,9 +103,9 @@ def _without_addresses(data: bytes, classes: set[int]) -> bytes:
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Leaves out of the bytes all that differs between two runs of the same code."""
 
-    def __init__(self, file: Any, set_later: frozenset[str] = frozenset()) -> None:
+    def __init__(self, file: Any, assigned: Assigned = Assigned()) -> None:  # noqa: B008 - immutable
         super().__init__(file)
-        self._set_later = set_later
+        self._assigned = assigned
         self._ordered: dict[int, _Ordered] = {}
         self.imported: dict[str, None] = {}
         self.classes: set[int] = set()
@@ -155,8 +165,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def _function(self, function: types.FunctionType, state: dict[str, Any]) -> None:
         variables = state["__globals__"]
-        for name in self._set_later.intersection(variables):
-            del variables[name]
+        if function.__globals__ is self._assigned.namespace:
+            for name in self._assigned.names.intersection(variables):
+                del variables[name]
         closed = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
         known = {**variables, **{name: cell.cell_contents for name, cell in closed if _is_filled(cell)}}
         self.captured.extend((function.__name__, name, value) for name, value in known.items())
@@ -216,19 +227,15 @@ class _Ordered:
         return type(self._elements), (ordered,)
 
 
-def _set_by(startup: Any) -> frozenset[str]:
-    """Variables that the startup hook sets without a look at what they are here.
-
-    A model or a connection that the user has tried out in the notebook stays there.
-    """
+def _assigned_by(startup: Any) -> Assigned:
     code = getattr(startup, "__code__", None)
     if code is None:
-        return frozenset()
+        return Assigned()
     named: dict[str, set[str]] = {"STORE_GLOBAL": set(), "LOAD_GLOBAL": set()}
     for instruction in dis.get_instructions(code):
         if instruction.opname in named:
             named[instruction.opname].add(instruction.argval)
-    return frozenset(named["STORE_GLOBAL"] - named["LOAD_GLOBAL"])
+    return Assigned(frozenset(named["STORE_GLOBAL"] - named["LOAD_GLOBAL"]), startup.__globals__)
 
 
 # --- imports ------------------------------------------------------------------------------------
@@ -307,12 +314,12 @@ def kind(value: object) -> str:
     return name if module in ("builtins", "__main__") else f"{module}.{name}"
 
 
-def parts_of(value: object, set_later: frozenset[str]) -> Mapping[str, Any] | None:
+def parts_of(value: object, assigned: Assigned) -> Mapping[str, Any] | None:
     """What the pickler makes of an object: `arguments`, `state`, `items`; `None` where it refuses.
 
     Empty for what is pickled by name.
     """
-    pickler = _Pickler(io.BytesIO(), set_later)
+    pickler = _Pickler(io.BytesIO(), assigned)
     try:
         reduced = pickler.reducer_override(value)
         if reduced is NotImplemented:
@@ -327,10 +334,10 @@ def parts_of(value: object, set_later: frozenset[str]) -> Mapping[str, Any] | No
         return None
 
 
-def failure(value: object, set_later: frozenset[str]) -> Exception | None:
+def failure(value: object, assigned: Assigned) -> Exception | None:
     """Why an object, with all that it holds, cannot be sent; `None` where it can."""
     try:
-        _Pickler(_Counter(), set_later).dump(value)
+        _Pickler(_Counter(), assigned).dump(value)
     except Exception as error:
         return error
     return None

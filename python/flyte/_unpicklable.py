@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from flyte import _native, _notebook
 from flyte._environment import Environment
-from flyte._pickling import failure, kind, parts_of
+from flyte._pickling import Assigned, failure, kind, parts_of
 from flyte.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,20 +41,20 @@ class _Step:
     """In a list or a dict, which is as much the user's as what holds that."""
 
 
-def explain(env: AppEnvironment, error: Exception, set_later: frozenset[str]) -> ConfigError:
+def explain(env: AppEnvironment, error: Exception, assigned: Assigned) -> ConfigError:
     """Return what to raise because `env` cannot be pickled.
 
     Args:
         env: the environment.
         error: what pickling it raised.
-        set_later: variables that are left out of the pickle.
+        assigned: variables that are left out of the pickle.
 
     Example:
-        >>> raise explain(env, error, frozenset())       # doctest: +SKIP
+        >>> raise explain(env, error, Assigned())       # doctest: +SKIP
         Traceback (most recent call last):
         flyte.errors.ConfigError: app `web` cannot be sent: `server` uses `conn` (a `sqlite3.Connection`), ...
     """
-    steps = _told(_Search(set_later).trail(env, {id(env)}) or [])
+    steps = _told(_Search(assigned).trail(env, {id(env)}) or [])
     functions = [index for index, step in enumerate(steps) if isinstance(step.value, types.FunctionType)]
     after = functions[-1] + 1 if functions else 0
     starts = [index for index, step in enumerate(steps) if index >= after and step.starts_path]
@@ -67,7 +67,7 @@ def explain(env: AppEnvironment, error: Exception, set_later: frozenset[str]) ->
     culprit = steps[-1].value
     what = kind(culprit)
     article = "an" if what.lstrip("_")[:1].lower() in "aeio" else "a"
-    reason = str(failure(culprit, set_later) or "")
+    reason = str(failure(culprit, assigned) or "")
     return ConfigError(
         f"app `{env.name}` cannot be sent: {owner} uses `{path}` ({article} `{what}`), "
         "which cannot be pickled",
@@ -100,14 +100,14 @@ def _hint(culprit: Any, path: str) -> str:
 class _Search:
     """Tries parts of an environment as the pickler that failed would."""
 
-    def __init__(self, set_later: frozenset[str]) -> None:
-        self._set_later = set_later
+    def __init__(self, assigned: Assigned) -> None:
+        self._assigned = assigned
 
     def trail(self, value: Any, seen: set[int]) -> list[_Step] | None:
         """Steps to what fails by itself; `None` where all that fails was seen on another way."""
         fails = False
         for step in self._steps(value):
-            if failure(step.value, self._set_later) is None:
+            if failure(step.value, self._assigned) is None:
                 continue
             fails = True
             if id(step.value) in seen:
@@ -141,13 +141,13 @@ class _Search:
             yield from self._attributes(value)
 
     def _variables(self, function: types.FunctionType) -> Iterator[_Step]:
-        parts = parts_of(function, self._set_later) or {}
+        parts = parts_of(function, self._assigned) or {}
         variables: dict[str, Any] = parts["state"][1]["__globals__"] if "state" in parts else {}
         for name, one in variables.items():
             yield _Step(one, name, starts_path=True)
         names = function.__code__.co_freevars
         for name, cell in zip(names, function.__closure__ or (), strict=True):
-            if failure(cell, self._set_later) is not None:
+            if failure(cell, self._assigned) is not None:
                 yield _Step(cell.cell_contents, name, starts_path=True)
         for name, one in _defaults(function):
             yield _Step(one, name, starts_path=True)
@@ -155,7 +155,7 @@ class _Search:
             yield _Step(one, f".{name}")
 
     def _attributes(self, value: Any) -> Iterator[_Step]:
-        parts = parts_of(value, self._set_later)
+        parts = parts_of(value, self._assigned)
         if parts is None:
             return
         is_env = isinstance(value, Environment)
