@@ -121,6 +121,7 @@ codes! {
     BundleOutsideRoot = "bundle.outside_root", Config, "a file to bundle lies outside the root folder";
     BundleIo = "bundle.io", Build, "a file could not be read, packed or unpacked";
     BundleTooLarge = "bundle.too_large", Build, "the bundle holds more than replicas unpack";
+    BundleUnpicklable = "bundle.unpicklable", Config, "an app that was made without a file uses something that cannot be pickled";
     BundleUnsafe = "bundle.unsafe", Build, "an archive holds entries that would leave its folder, or is larger than allowed";
     ImageInvalid = "image.invalid", Config, "an image declaration cannot be used";
     ImageNeedsContainer = "image.needs_container", Build, "a layer needs a container engine";

@@ -123,10 +123,17 @@ def load_environment(start: Mapping[str, Any]) -> Any:
 
 
 def _unpickled(path: str) -> Any:
+    import pickle
+
     import cloudpickle  # type: ignore[import-untyped]
 
+    if int(cloudpickle.__version__.split(".")[0]) < 3:
+        raise RuntimeConfigError(
+            f"the image has cloudpickle {cloudpickle.__version__}, but an app that was made without a file "
+            "needs version 3 or later"
+        )
     with gzip.open(path, "rb") as file:
-        return cloudpickle.load(file)
+        return pickle.load(file)
 
 
 def _environments() -> list[Any]:

@@ -355,8 +355,9 @@ def with_servecontext(
         log_level: level of flyte's own log in the app, as in `logging`; becomes `LOG_LEVEL`.
         log_format: `"console"` or `"json"`; becomes `LOG_FORMAT`.
         user_log_level: level of the app's own log, as in `logging`; becomes `USER_LOG_LEVEL`.
-        interactive_mode: send the pickled environment instead of files; by default only where it
-            was declared in no file, as in a notebook. Counts for apps with a server function.
+        interactive_mode: send the environment pickled, beside the files of its modules; by default
+            only where no file holds all of it, as in a notebook. Counts for apps with a server
+            function.
         copy_bundle_to: file, or folder that exists, that gets a copy of the code bundle.
         deactivate_timeout: seconds that `app.deactivate(wait=True)` waits; 60 when left out.
         activate_timeout: seconds that `serve` and `app.activate(wait=True)` wait for the app to

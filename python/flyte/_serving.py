@@ -101,7 +101,7 @@ def _deploy(
         envs: the apps; all they depend on is deployed first.
         dry_run: show what would be done and do nothing.
         version: recorded with the app instead of one derived from its content.
-        interactive_mode: send the pickled environment instead of files.
+        interactive_mode: as in `with_servecontext`.
         copy_style: `"loaded_modules"`, `"all"` or `"none"`.
         project: instead of the configured one.
         domain: instead of the configured one.

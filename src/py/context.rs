@@ -14,7 +14,7 @@ use super::source::Program;
 use super::{convert, runtime, settings};
 use crate::cli::printer;
 use crate::config::Given;
-use crate::serve::{Options, Overrides, Request};
+use crate::serve::{Interactive, Options, Overrides, Request, Source};
 use crate::spec::{AppSpec, ParameterValue};
 use crate::wire::build::Health;
 
@@ -103,8 +103,9 @@ fn overrides_of(
 ///     log_level: level of flyte's own log in the app, as in `logging`; becomes `LOG_LEVEL`.
 ///     log_format: `"console"` or `"json"`; becomes `LOG_FORMAT`.
 ///     user_log_level: level of the app's own log, as in `logging`; becomes `USER_LOG_LEVEL`.
-///     interactive_mode: send the pickled environment instead of files; by default only where it
-///         was declared in no file, as in a notebook. Counts for apps with a server function.
+///     interactive_mode: send the environment pickled, beside the files of its modules; by default
+///         only where no file holds all of it, as in a notebook. Counts for apps with a server
+///         function.
 ///     copy_bundle_to: file, or folder that exists, that gets a copy of the code bundle.
 ///     deactivate_timeout: seconds that `app.deactivate(wait=True)` waits; 60 when left out.
 ///     activate_timeout: seconds that `serve` and `app.activate(wait=True)` wait for the app to
@@ -352,48 +353,93 @@ impl ServeContext {
         let mut apps = Vec::new();
         let mut envs = Vec::new();
         collect(env, project, domain, &mut apps, &mut envs)?;
-        let program = Program::look(py, apps[0].declared_in.as_deref())?;
-        let pickled = self.pickle(py, env, &apps[0], &program)?;
-        for (spec, env) in apps.iter_mut().zip(&envs) {
-            spec.loader = program.loader(env, spec.declared_in.as_deref())?;
-        }
+        let source = self.source(py, &mut apps, &envs)?;
         Ok(Request {
             target: apps[0].name.clone(),
             apps,
-            source: program.source(pickled),
+            source,
             options: self.options.clone(),
         })
     }
 
-    /// The environment itself, where there is no file to load it from or it was asked for.
-    fn pickle(
+    /// The code of the apps: the files around them, and what was typed.
+    fn source(
         &self,
         py: Python<'_>,
-        env: &Bound<'_, PyAny>,
-        spec: &AppSpec,
-        program: &Program<'_>,
-    ) -> PyResult<Option<Vec<u8>>> {
-        let interactive = self.interactive.unwrap_or(spec.declared_in.is_none());
-        if !interactive || !spec.has_server {
-            return Ok(None);
+        apps: &mut [AppSpec],
+        envs: &[Bound<'_, PyAny>],
+    ) -> PyResult<Source> {
+        let notebook = py.import("flyte._notebook")?;
+        let pickled = self.to_pickle(&notebook, apps, envs)?;
+        let folder: PathBuf = notebook.call_method0("folder")?.extract()?;
+        let folder = folder.canonicalize().unwrap_or(folder);
+        let typed = apps.iter().any(|spec| spec.declared_in.is_none());
+        // Modules of a notebook count for its bundle, wherever other apps are declared.
+        let declared_in = apps[0].declared_in.as_deref().filter(|_| !typed);
+        let mut program = Program::look(py, declared_in, &folder)?;
+        program.declared_in(apps.iter().filter_map(|spec| spec.declared_in.as_deref()));
+        let interactive = if typed || !pickled.is_empty() {
+            Some(pickle(py, folder, &pickled, &mut program)?)
+        } else {
+            None
+        };
+        for (spec, env) in apps.iter_mut().zip(envs) {
+            if !pickled.iter().any(|(name, _)| *name == spec.name) {
+                spec.loader = program.loader(env, spec.declared_in.as_deref())?;
+            }
         }
-        let cloudpickle = py.import("cloudpickle")?;
-        // Modules of the project are not installed in the image, so they travel by value.
-        let own = program.own_modules();
-        for module in &own {
-            cloudpickle.call_method1("register_pickle_by_value", (module,))?;
+        Ok(program.source(interactive))
+    }
+
+    /// The environments, by name, that no file holds, or all where it was asked for.
+    fn to_pickle<'py>(
+        &self,
+        notebook: &Bound<'py, PyModule>,
+        apps: &[AppSpec],
+        envs: &[Bound<'py, PyAny>],
+    ) -> PyResult<Vec<(String, Bound<'py, PyAny>)>> {
+        let mut pickled = Vec::new();
+        for (spec, env) in apps.iter().zip(envs) {
+            let chosen = spec.has_server
+                && spec.command.is_none()
+                && match self.interactive {
+                    Some(asked) => asked,
+                    None => notebook.call_method1("needs_pickle", (env,))?.extract()?,
+                };
+            if chosen {
+                pickled.push((spec.name.clone(), env.clone()));
+            }
         }
-        let dumped = cloudpickle.call_method1("dumps", (env,));
-        for module in &own {
-            cloudpickle.call_method1("unregister_pickle_by_value", (module,))?;
-        }
-        let bytes: Vec<u8> = dumped?.extract()?;
+        Ok(pickled)
+    }
+}
+
+/// Pickles environments, each alone, so that a change of one does not touch the others.
+fn pickle(
+    py: Python<'_>,
+    folder: PathBuf,
+    envs: &[(String, Bound<'_, PyAny>)],
+    program: &mut Program<'_>,
+) -> PyResult<Interactive> {
+    let mut interactive = Interactive {
+        folder,
+        ..Interactive::default()
+    };
+    for (name, env) in envs {
+        let packed = py
+            .import("flyte._pickling")?
+            .call_method1("pack", (env, program.modules_elsewhere()))?;
+        let (bytes, imports, notes): (Vec<u8>, Vec<PathBuf>, Vec<String>) = packed.extract()?;
+        program.will_import(imports);
+        interactive.notes.extend(notes);
         let mut gzip = flate2::GzBuilder::new()
             .mtime(0)
             .write(Vec::new(), flate2::Compression::default());
         std::io::Write::write_all(&mut gzip, &bytes)?;
-        Ok(Some(gzip.finish()?))
+        interactive.pickles.insert(name.clone(), gzip.finish()?);
     }
+    interactive.working_folder = program.working_folder(&interactive.folder);
+    Ok(interactive)
 }
 
 /// `env` and all it depends on, each once, `env` first.

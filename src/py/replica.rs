@@ -127,10 +127,15 @@ fn fserve_prepare(py: Python<'_>, argv: Vec<String>) -> PyResult<Bound<'_, PyAny
         let args = Args::parse(&argv, &host.env)?;
         replica::prepare(&args, &host)
     });
-    let Prepared { mut env, run } = match prepared {
+    let Prepared {
+        mut env,
+        folder,
+        run,
+    } = match prepared {
         Ok(prepared) => prepared,
         Err(error) => return Err(refuse(&channel, &error)),
     };
+    std::env::set_current_dir(&folder)?;
     env.extend(port_variables(watched));
     match run {
         Run::Command(words) => Err(become_command(&channel, &words, &env)),

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyModule};
 
 use super::{convert, settings};
-use crate::serve::Source;
+use crate::serve::{Interactive, Source};
 
 /// A module that is loaded, with the file it came from.
 struct Loaded<'py> {
@@ -21,40 +21,81 @@ struct Loaded<'py> {
 /// The caller's program as seen from one environment.
 pub struct Program<'py> {
     loaded: Vec<Loaded<'py>>,
+    /// Files of modules that are not loaded yet.
+    later: Vec<PathBuf>,
     installed: Vec<PathBuf>,
     search: Vec<PathBuf>,
-    pub root: PathBuf,
+    root: PathBuf,
 }
 
 impl<'py> Program<'py> {
-    /// Looks at the interpreter; `declared_in` is the file of the environment that is served.
-    pub fn look(py: Python<'py>, declared_in: Option<&Path>) -> PyResult<Self> {
+    /// Looks at the interpreter; `declared_in` is the file of the environment that is served, or
+    /// `None` in a notebook, which lies in `folder`.
+    pub fn look(py: Python<'py>, declared_in: Option<&Path>, folder: &Path) -> PyResult<Self> {
         let installed = installed(py)?;
         let loaded = loaded(py, &installed)?;
         let search = search_path(py)?;
-        let root = match settings::root_dir() {
-            Some(root) => root.canonicalize().unwrap_or(root),
-            None => infer_root(&loaded, &search, declared_in)?,
+        let root = match (settings::root_dir(), declared_in) {
+            (Some(root), _) => root.canonicalize().unwrap_or(root),
+            (None, Some(file)) => infer_root(&loaded, &search, file)?,
+            (None, None) => notebook_root(&loaded, &search, folder)?,
         };
         Ok(Self {
             loaded,
+            later: Vec::new(),
             installed,
             search,
             root,
         })
     }
 
-    /// Loaded modules of the project, but for the program itself.
-    pub fn own_modules(&self) -> Vec<Bound<'py, PyAny>> {
+    /// Loaded modules that are neither installed nor under the root folder.
+    pub fn modules_elsewhere(&self) -> Vec<Bound<'py, PyAny>> {
         self.loaded
             .iter()
-            .filter(|module| module.name != "__main__" && module.file.starts_with(&self.root))
+            .filter(|module| module.name != "__main__" && !module.file.starts_with(&self.root))
             .map(|module| module.module.clone())
             .collect()
     }
 
+    /// Takes in files of modules that will be imported once the app runs.
+    pub fn will_import(&mut self, files: Vec<PathBuf>) {
+        for file in self.own_files(files) {
+            if settings::root_dir().is_none() {
+                let root = std::mem::take(&mut self.root);
+                self.root = widened(root, &import_root(&file, &self.search));
+            }
+            self.later.push(file);
+        }
+    }
+
+    /// Takes in files that declare environments; `python -i` forgets that it has run one.
+    pub fn declared_in<'a>(&mut self, files: impl Iterator<Item = &'a Path>) {
+        let files = self.own_files(files.map(Path::to_path_buf).collect());
+        self.later.extend(files);
+    }
+
+    fn own_files(&self, files: Vec<PathBuf>) -> Vec<PathBuf> {
+        files
+            .into_iter()
+            .filter_map(|file| file.canonicalize().ok())
+            .filter(|file| file.is_file() && !is_installed(file, &self.installed))
+            .collect()
+    }
+
+    /// The folder of the bundle in which an app finds what its notebook found beside it.
+    pub fn working_folder(&self, notebook: &Path) -> PathBuf {
+        let current = std::env::current_dir().and_then(|folder| folder.canonicalize());
+        let candidates = [current.ok(), Some(notebook.to_path_buf())];
+        candidates
+            .into_iter()
+            .flatten()
+            .find_map(|folder| Some(folder.strip_prefix(&self.root).ok()?.to_path_buf()))
+            .unwrap_or_default()
+    }
+
     /// What is needed to bundle it.
-    pub fn source(&self, pickled: Option<Vec<u8>>) -> Source {
+    pub fn source(&self, interactive: Option<Interactive>) -> Source {
         let mut seen = BTreeSet::new();
         Source {
             root: self.root.clone(),
@@ -62,6 +103,7 @@ impl<'py> Program<'py> {
                 .loaded
                 .iter()
                 .map(|module| module.file.clone())
+                .chain(self.later.iter().cloned())
                 .collect(),
             installed: self.installed.clone(),
             source_roots: self
@@ -70,7 +112,7 @@ impl<'py> Program<'py> {
                 .filter(|path| path.starts_with(&self.root) && seen.insert((*path).clone()))
                 .cloned()
                 .collect(),
-            pickled,
+            interactive,
         }
     }
 
@@ -112,6 +154,8 @@ impl<'py> Program<'py> {
             });
         Ok(fallback
             .and_then(|module| self.module_name(module))
+            // A script that `python -i` has run to its end is no module any more.
+            .or_else(|| declared.and_then(|file| self.file_name(&file)))
             .map(|path| format!("{path}:@{name}")))
     }
 
@@ -125,14 +169,18 @@ impl<'py> Program<'py> {
         if module.name != "__main__" && module.name != "__mp_main__" && !is_file {
             return Some(module.name.clone());
         }
-        // A program has no name; it gets that of its file, seen from the nearest search folder.
+        self.file_name(&module.file)
+    }
+
+    /// A program has no name; it gets that of its file, seen from the nearest search folder.
+    fn file_name(&self, file: &Path) -> Option<String> {
         let folder = self
             .search
             .iter()
-            .filter(|folder| folder.starts_with(&self.root) && module.file.starts_with(folder))
+            .filter(|folder| folder.starts_with(&self.root) && file.starts_with(folder))
             .max_by_key(|folder| folder.components().count())
             .unwrap_or(&self.root);
-        let file = module.file.strip_prefix(folder).ok()?;
+        let file = file.strip_prefix(folder).ok()?;
         let relative = file.with_extension("");
         if relative.to_string_lossy().contains('.') {
             // No import can spell it; our runtime takes the file itself.
@@ -167,12 +215,7 @@ fn loaded<'py>(py: Python<'py>, installed: &[PathBuf]) -> PyResult<Vec<Loaded<'p
         let Ok(file) = file.canonicalize() else {
             continue;
         };
-        let is_installed = installed.iter().any(|folder| file.starts_with(folder))
-            || file.components().any(|part| {
-                let part = part.as_os_str();
-                part == "site-packages" || part == "dist-packages"
-            });
-        if !is_installed && file.is_file() {
+        if !is_installed(&file, installed) && file.is_file() {
             result.push(Loaded {
                 name: name.extract()?,
                 file,
@@ -182,6 +225,14 @@ fn loaded<'py>(py: Python<'py>, installed: &[PathBuf]) -> PyResult<Vec<Loaded<'p
     }
     result.sort_by(|a, b| a.file.cmp(&b.file).then(a.name.cmp(&b.name)));
     Ok(result)
+}
+
+fn is_installed(file: &Path, installed: &[PathBuf]) -> bool {
+    installed.iter().any(|folder| file.starts_with(folder))
+        || file.components().any(|part| {
+            let part = part.as_os_str();
+            part == "site-packages" || part == "dist-packages"
+        })
 }
 
 /// Folders of the standard library, of installed packages and of this SDK.
@@ -233,13 +284,9 @@ fn search_path(py: Python<'_>) -> PyResult<Vec<PathBuf>> {
 ///
 /// `cwd` only widens it: a script in `cwd/apps/x/` that imports nothing from above is its own
 /// root, so that `python server.py` in `args` finds `server.py`, wherever it was served from.
-fn infer_root(
-    loaded: &[Loaded<'_>],
-    search: &[PathBuf],
-    declared_in: Option<&Path>,
-) -> PyResult<PathBuf> {
+fn infer_root(loaded: &[Loaded<'_>], search: &[PathBuf], declared_in: &Path) -> PyResult<PathBuf> {
     let cwd = std::env::current_dir()?;
-    let Some(declared) = declared_in.and_then(|path| path.canonicalize().ok()) else {
+    let Ok(declared) = declared_in.canonicalize() else {
         return Ok(cwd);
     };
     let mut root = import_root(&declared, search);
@@ -251,6 +298,32 @@ fn infer_root(
         }
     }
     Ok(root)
+}
+
+/// The narrowest folder that holds a notebook, where it runs, and what it imports from around it.
+fn notebook_root(loaded: &[Loaded<'_>], search: &[PathBuf], notebook: &Path) -> PyResult<PathBuf> {
+    let cwd = std::env::current_dir()?;
+    let cwd = cwd.canonicalize().unwrap_or(cwd);
+    // One that runs further up opens files from there; one that runs elsewhere has no choice.
+    let start = if notebook.starts_with(&cwd) {
+        widened(notebook.to_path_buf(), &cwd)
+    } else {
+        notebook.to_path_buf()
+    };
+    Ok(loaded.iter().fold(start, |root, module| {
+        widened(root, &import_root(&module.file, search))
+    }))
+}
+
+/// The folder that holds `root` and `other`; `root` itself where that would be no project's folder.
+fn widened(root: PathBuf, other: &Path) -> PathBuf {
+    let both = common(&root, other);
+    let home = std::env::home_dir().and_then(|home| home.canonicalize().ok());
+    if both.parent().is_none() || home.is_some_and(|home| home.starts_with(&both)) {
+        root
+    } else {
+        both
+    }
 }
 
 /// The folder from which a file is imported: above all packages that it is in.

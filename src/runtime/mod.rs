@@ -36,6 +36,8 @@ const PARAMETERS_FILE_VARIABLES: [&str; 2] = ["FLYTE_PARAMETERS_FILE", PARAMETER
 const RAW_DATA_VARIABLE: &str = "_FLYTE_APP_RAW_DATA_PATH";
 const APP_NAME_VARIABLE: &str = "_FLYTE_APP_NAME";
 const SYS_PATH_VARIABLE: &str = "_F_SYS_PATH";
+/// Where in the bundle the app runs; in its root unless said.
+pub const WORKING_FOLDER_VARIABLE: &str = "_FLYTE_WORKING_FOLDER";
 const ENDPOINT_PATTERN_VARIABLE: &str = "INTERNAL_APP_ENDPOINT_PATTERN";
 
 /// The process that `fserve` runs in, and its helpers.
@@ -69,6 +71,8 @@ impl<'a> Host<'a> {
 pub struct Prepared {
     /// To be set before anything runs, in this order.
     pub env: Vec<(String, String)>,
+    /// To be entered before anything runs.
+    pub folder: PathBuf,
     pub run: Run,
 }
 
@@ -116,19 +120,20 @@ pub fn prepare(args: &Args, host: &Host<'_>) -> Result<Prepared, Error> {
     }
     let dest: PathBuf = host.cwd.join(&args.dest).components().collect();
     let pkl = fetch_code(args, host, &dest)?;
+    let folder = working_folder(host, &dest)?;
     let parameters = args
         .parameters
         .as_deref()
         .map(payload::decode)
         .transpose()?;
     let site = materialize::Site {
-        cwd: &host.cwd,
+        cwd: &folder,
         dest: &dest,
         endpoint_pattern: host.env.get(ENDPOINT_PATTERN_VARIABLE).map(String::as_str),
         lookup: host.lookup,
     };
     let all = materialize::materialize(&parameters.unwrap_or_default(), &site)?;
-    let env = variables(args, host, &all)?;
+    let env = variables(args, &folder, &all)?;
     let run = if args.command.is_empty() {
         Run::Server(ServerStart {
             loader: args.resolver_args.clone(),
@@ -139,9 +144,9 @@ pub fn prepare(args: &Args, host: &Host<'_>) -> Result<Prepared, Error> {
             kinds: all.kinds,
         })
     } else {
-        Run::Command(command_line(args, host, &env)?)
+        Run::Command(command_line(args, host, &folder, &env)?)
     };
-    Ok(Prepared { env, run })
+    Ok(Prepared { env, folder, run })
 }
 
 /// Unpacks the bundle, or finds the pickle.
@@ -163,6 +168,18 @@ fn fetch_code(args: &Args, host: &Host<'_>, dest: &Path) -> Result<Option<PathBu
         .transpose()
 }
 
+/// The folder that the app runs in: a notebook finds files where it found them at home.
+fn working_folder(host: &Host<'_>, dest: &Path) -> Result<PathBuf, Error> {
+    let named = host.env.get(WORKING_FOLDER_VARIABLE).map(String::as_str);
+    let Some(named) = named.filter(|named| !named.is_empty()) else {
+        return Ok(host.cwd.clone());
+    };
+    let folder = dest.join(named);
+    // A bundle holds no empty folders.
+    fs::create_dir_all(&folder).map_err(Error::WorkingFolder)?;
+    Ok(folder)
+}
+
 fn local_bundle(value: &str, cwd: &Path) -> Result<PathBuf, Error> {
     let path = materialize::local_path(value).map_err(|scheme| Error::BundleScheme {
         bundle: value.to_owned(),
@@ -181,10 +198,10 @@ fn local_bundle(value: &str, cwd: &Path) -> Result<PathBuf, Error> {
 /// All variables that the app finds beside those it already has.
 fn variables(
     args: &Args,
-    host: &Host<'_>,
+    folder: &Path,
     all: &Materialized,
 ) -> Result<Vec<(String, String)>, Error> {
-    let file = write_parameters(&host.cwd, &all.json)?
+    let file = write_parameters(folder, &all.json)?
         .to_string_lossy()
         .into_owned();
     let mut env = Vec::new();
@@ -246,6 +263,7 @@ fn sys_path(host: &Host<'_>, dest: &Path) -> Vec<PathBuf> {
 fn command_line(
     args: &Args,
     host: &Host<'_>,
+    folder: &Path,
     added: &[(String, String)],
 ) -> Result<Vec<String>, Error> {
     let mut env = host.env.clone();
@@ -255,7 +273,7 @@ fn command_line(
         return Ok(words);
     };
     let check = |program: &str| {
-        command::check_program(program, env.get("PATH").map(String::as_str), &host.cwd)
+        command::check_program(program, env.get("PATH").map(String::as_str), folder)
     };
     let Err(missing) = check(program) else {
         return Ok(words);
@@ -430,6 +448,28 @@ mod tests {
         };
         assert_eq!(start.pkl, Some(scene.cwd().join("../bundle.tar.gz")));
         assert_eq!(start.loader, None);
+    }
+
+    #[test]
+    fn a_notebook_runs_in_its_own_folder_with_its_files_beside_its_pickle() {
+        let scene = Scene::new();
+        let bundle = scene.0.path().join("bundle.tar.gz").display().to_string();
+        let mut given = args(&[]);
+        given.tgz = Some(bundle.clone());
+        given.pkl = Some(bundle);
+        let env = [
+            ("_FLYTE_WORKING_FOLDER", "notebooks/x"),
+            ("_F_SYS_PATH", "./src"),
+        ];
+        let prepared = scene.prepare(&given, &env).unwrap();
+        assert_eq!(prepared.folder, scene.cwd().join("notebooks/x"));
+        assert!(prepared.folder.join("flyte-parameters.json").is_file());
+        assert!(scene.cwd().join("model.bin").is_file());
+        let Run::Server(start) = prepared.run else {
+            panic!("a command was not given");
+        };
+        assert!(start.pkl.is_some());
+        assert_eq!(start.sys_path, [scene.cwd(), scene.cwd().join("src")]);
     }
 
     #[test]

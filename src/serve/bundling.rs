@@ -18,8 +18,6 @@ const LARGE_BYTES: u64 = 50_000_000;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bundled {
     pub uri: String,
-    /// A pickled environment rather than files.
-    pub pickled: bool,
     pub digest: String,
 }
 
@@ -30,17 +28,10 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// The files that go into the bundle; `None` where there is none to make.
 pub fn choose(plan: &Plan) -> Result<Option<FileList>, Error> {
-    if plan.source.pickled.is_some() {
-        return Ok(None);
-    }
     let include: Vec<Include> = plan
         .apps()
         .flat_map(|app| {
-            let base = app
-                .declared_in
-                .as_deref()
-                .and_then(std::path::Path::parent)
-                .map_or_else(|| plan.source.root.clone(), PathBuf::from);
+            let base = plan.source.folder_of(app).to_path_buf();
             app.include.iter().map(move |pattern| Include {
                 pattern: pattern.clone(),
                 base: base.clone(),
@@ -75,12 +66,6 @@ impl Server {
     ) -> Result<Option<Bundled>, Error> {
         let started = Instant::now();
         self.report(Progress::Started(Step::Bundle));
-        if let Some(pickled) = &plan.source.pickled {
-            let bundled = self.send_pickle(client, plan, pickled).await?;
-            let detail = format!("environment pickled, {}", size(pickled.len() as u64));
-            self.finished(Step::Bundle, detail, started);
-            return Ok(Some(bundled));
-        }
         let planned = plan.clone();
         let cache = self.settings.home.cache();
         let packed = blocking(move || pack(&planned, &cache)).await?;
@@ -150,43 +135,15 @@ impl Server {
         };
         let bundled = Bundled {
             uri: location.native_url,
-            pickled: false,
             digest: archive.digest.to_string(),
         };
         Ok((bundled, sent))
     }
 
     /// Shows how much of an upload is done.
-    fn meter(&self, total: u64) -> Box<dyn Fn(u64) + Send + Sync> {
+    pub(super) fn meter(&self, total: u64) -> Box<dyn Fn(u64) + Send + Sync> {
         let reporter = Arc::clone(&self.reporter);
         Box::new(move |done| reporter(Progress::Sent { done, total }))
-    }
-
-    async fn send_pickle(
-        &self,
-        client: &Client,
-        plan: &Plan,
-        pickled: &[u8],
-    ) -> Result<Bundled, Error> {
-        use md5::{Digest, Md5};
-        let file = tempfile::NamedTempFile::new().map_err(temporary)?;
-        std::fs::write(file.path(), pickled).map_err(temporary)?;
-        let piece = Piece {
-            path: file.path().to_path_buf(),
-            bytes: pickled.len() as u64,
-        };
-        let md5 = Md5::digest(pickled).into();
-        let upload = upload(plan, "code_bundle.pkl.gz", md5, vec![piece]);
-        let location = client.upload_location(&upload).await?;
-        if !location.exists {
-            let meter = self.meter(upload.bytes());
-            client.put(&location, &upload, &*meter).await?;
-        }
-        Ok(Bundled {
-            uri: location.native_url,
-            pickled: true,
-            digest: blake3::hash(pickled).to_hex().to_string(),
-        })
     }
 
     pub(super) fn warn_of_size(&self, files: &FileList) {
@@ -318,7 +275,12 @@ fn pieces(archive: &Archive) -> Vec<Piece> {
         .collect()
 }
 
-fn upload<'a>(plan: &'a Plan, filename: &'a str, md5: [u8; 16], pieces: Vec<Piece>) -> Upload<'a> {
+pub(super) fn upload<'a>(
+    plan: &'a Plan,
+    filename: &'a str,
+    md5: [u8; 16],
+    pieces: Vec<Piece>,
+) -> Upload<'a> {
     Upload {
         org: &plan.org,
         project: &plan.project,
@@ -329,7 +291,7 @@ fn upload<'a>(plan: &'a Plan, filename: &'a str, md5: [u8; 16], pieces: Vec<Piec
     }
 }
 
-fn temporary(source: std::io::Error) -> Error {
+pub(super) fn temporary(source: std::io::Error) -> Error {
     client::Error::BundleIo {
         path: std::env::temp_dir(),
         source,

@@ -126,19 +126,15 @@ fn holds_python(folder: &Path) -> bool {
 }
 
 fn folders(app: &AppSpec, source: &Source) -> Vec<PathBuf> {
-    let declared = app.declared_in.as_deref().and_then(Path::parent);
-    declared
-        .map(Path::to_path_buf)
+    [source.folder_of(app).to_path_buf(), source.root.clone()]
         .into_iter()
-        .chain([source.root.clone()])
         .chain(source.source_roots.iter().cloned())
         .collect()
 }
 
 /// As `include` wants it: relative to the folder of the declaring file.
 fn relative(path: &Path, app: &AppSpec, source: &Source) -> PathBuf {
-    let declared = app.declared_in.as_deref().and_then(Path::parent);
-    for folder in declared.into_iter().chain([source.root.as_path()]) {
+    for folder in [source.folder_of(app), source.root.as_path()] {
         if let Ok(relative) = path.strip_prefix(folder) {
             return relative.to_path_buf();
         }

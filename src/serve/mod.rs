@@ -10,11 +10,12 @@ mod bundling;
 mod hints;
 mod imaging;
 mod payload;
+mod pickles;
 pub mod plan;
 pub mod platform;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -43,8 +44,34 @@ pub struct Source {
     pub installed: Vec<PathBuf>,
     /// Folders of the project that modules are imported from.
     pub source_roots: Vec<PathBuf>,
-    /// The environment itself, pickled, where there is no file to load it from.
-    pub pickled: Option<Vec<u8>>,
+    /// What was typed into a notebook or a REPL.
+    pub interactive: Option<Interactive>,
+}
+
+impl Source {
+    /// The folder that relative names in a declaration start from.
+    pub fn folder_of<'a>(&'a self, app: &'a AppSpec) -> &'a Path {
+        let declared = app.declared_in.as_deref().and_then(Path::parent);
+        let notebook = || {
+            self.interactive
+                .as_ref()
+                .map(|typed| typed.folder.as_path())
+        };
+        declared.or_else(notebook).unwrap_or(&self.root)
+    }
+}
+
+/// Code that stands in no file.
+#[derive(Clone, Debug, Default)]
+pub struct Interactive {
+    /// The notebook's folder, or the current one.
+    pub folder: PathBuf,
+    /// The folder of the bundle that apps without a file run in.
+    pub working_folder: PathBuf,
+    /// Environments to unpickle, compressed, by the name of the app.
+    pub pickles: BTreeMap<String, Vec<u8>>,
+    /// What the user should know about them.
+    pub notes: Vec<String>,
 }
 
 /// One call of `serve` or `deploy`.
@@ -211,7 +238,7 @@ impl Server {
     /// Runs the five steps and returns the app that was asked for, serving.
     pub async fn serve(&self, request: Request) -> Result<App, Error> {
         let plan = Plan::make(&self.settings, request)?;
-        plan.check_pickle(self.toolchain.python_version)?;
+        plan.check_pickles(self.toolchain.python_version)?;
         if plan.options.dry_run {
             return self.rehearse(&plan);
         }
@@ -223,14 +250,14 @@ impl Server {
             &note,
         )
         .await?;
-        let (bundled, images) = tokio::try_join!(self.bundle(&client, &plan), self.images(&plan))?;
+        let (code, images) = tokio::try_join!(self.code(&client, &plan), self.images(&plan))?;
         // The same for all apps, so asked once.
         let console = platform::console(&self.settings, &client).await;
         let mut served = BTreeMap::new();
         for wave in &plan.waves {
             let apps = wave.iter().map(|spec| {
                 let image = &images[&spec.name];
-                self.bring_up((&client, &console), &plan, spec, image, bundled.as_ref())
+                self.bring_up((&client, &console), &plan, spec, image, &code)
             });
             for app in futures::future::try_join_all(apps).await? {
                 served.insert(app.name(), app);
@@ -248,11 +275,11 @@ impl Server {
         plan: &Plan,
         spec: &AppSpec,
         image: &str,
-        bundled: Option<&bundling::Bundled>,
+        code: &pickles::Code,
     ) -> Result<App, Error> {
         let started = Instant::now();
         self.report(Progress::Started(Step::Deploy));
-        let message = payload::message(plan, spec, image, bundled)?;
+        let message = payload::message(plan, spec, image, code)?;
         let created = Box::pin(client.create_or_replace(message)).await?;
         let app = App::new(
             client.clone(),
@@ -322,6 +349,12 @@ impl Server {
             self.report(Progress::Note(format!(
                 "bundle written to `{}`",
                 path.display()
+            )));
+        }
+        for (app, pickle) in plan.pickles() {
+            self.report(Progress::Note(format!(
+                "would pickle `{app}`, {}",
+                bundling::size(pickle.len() as u64)
             )));
         }
         for wave in &plan.waves {

@@ -1,8 +1,11 @@
 //! The message that deploys an app: its command line, variables and parameters.
 
-use super::bundling::Bundled;
+use std::path::Path;
+
+use super::pickles::Code;
 use super::plan::set;
 use super::{Error, Plan};
+use crate::runtime::WORKING_FOLDER_VARIABLE;
 use crate::runtime::payload::{self, SerializedParameter};
 use crate::spec::AppSpec;
 use crate::wire::app;
@@ -12,12 +15,7 @@ use crate::wire::build::{self, Deployment};
 const RESOLVER: &str = "flyte._internal.resolvers.app_env.AppEnvResolver";
 
 /// The `App` to create.
-pub fn message(
-    plan: &Plan,
-    spec: &AppSpec,
-    image: &str,
-    bundled: Option<&Bundled>,
-) -> Result<app::App, Error> {
+pub fn message(plan: &Plan, spec: &AppSpec, image: &str, code: &Code) -> Result<app::App, Error> {
     let parameters = spec
         .parameters
         .iter()
@@ -25,11 +23,11 @@ pub fn message(
         .collect::<Result<Vec<_>, _>>()?;
     let version = match &plan.options.version {
         Some(version) => version.clone(),
-        None => version(spec, image, bundled),
+        None => version(spec, image, code),
     };
     let command = match &spec.command {
         Some(command) => command.clone(),
-        None => fserve(plan, spec, &version, image, bundled, &parameters)?,
+        None => fserve(plan, spec, &version, image, code, &parameters)?,
     };
     Ok(build::app(&Deployment {
         spec,
@@ -49,7 +47,7 @@ pub fn message(
             .iter()
             .map(|parameter| (parameter.name.clone(), parameter.value.clone()))
             .collect(),
-        code_bundle_uri: bundled.map(|bundled| bundled.uri.clone()),
+        code_bundle_uri: code.files.as_ref().map(|files| files.uri.clone()),
         source_link: None,
         health: plan.options.health.clone(),
         sdk_version: env!("CARGO_PKG_VERSION"),
@@ -61,7 +59,7 @@ fn fserve(
     spec: &AppSpec,
     version: &str,
     image: &str,
-    bundled: Option<&Bundled>,
+    code: &Code,
     parameters: &[SerializedParameter],
 ) -> Result<Vec<String>, Error> {
     let mut line: Vec<String> = vec!["fserve".into()];
@@ -72,11 +70,14 @@ fn fserve(
     option("--org", &plan.org);
     let images = std::collections::BTreeMap::from([(spec.name.clone(), image.to_owned())]);
     option("--image-cache", &payload::encode_image_cache(&images)?);
-    if let Some(bundled) = bundled {
-        option(
-            if bundled.pickled { "--pkl" } else { "--tgz" },
-            &bundled.uri,
-        );
+    // Ours unpacks the files and loads the pickle; runtimes of the PyPI SDK take one of the two.
+    let (files, pickle) = (code.files.as_ref(), code.pickle(spec));
+    for (name, sent) in [("--tgz", files), ("--pkl", pickle)] {
+        if let Some(sent) = sent {
+            option(name, &sent.uri);
+        }
+    }
+    if files.or(pickle).is_some() {
         option("--dest", ".");
     }
     if !parameters.is_empty() {
@@ -125,11 +126,18 @@ fn variables(plan: &Plan, spec: &AppSpec) -> Vec<(String, String)> {
     if !roots.is_empty() {
         set(&mut variables, "_F_SYS_PATH", &roots.join(":"));
     }
+    if let Some(typed) = &plan.source.interactive
+        && spec.declared_in.is_none()
+        && typed.working_folder != Path::new("")
+    {
+        let folder = typed.working_folder.to_string_lossy();
+        set(&mut variables, WORKING_FOLDER_VARIABLE, &folder);
+    }
     variables
 }
 
 /// Equal deployments have equal versions, wherever and whenever they are made.
-fn version(spec: &AppSpec, image: &str, bundled: Option<&Bundled>) -> String {
+fn version(spec: &AppSpec, image: &str, code: &Code) -> String {
     let mut portable = spec.clone();
     portable.declared_in = None;
     let mut hash = blake3::Hasher::new();
@@ -138,6 +146,11 @@ fn version(spec: &AppSpec, image: &str, bundled: Option<&Bundled>) -> String {
     hash.update(&serde_json::to_vec(&portable).unwrap_or_default());
     hash.update(image.as_bytes());
     hash.update(&[0]);
-    hash.update(bundled.map_or("", |bundled| &bundled.digest).as_bytes());
+    for sent in [code.files.as_ref(), code.pickle(spec)]
+        .into_iter()
+        .flatten()
+    {
+        hash.update(sent.digest.as_bytes());
+    }
     hash.finalize().to_hex()[..32].to_owned()
 }

@@ -65,6 +65,8 @@ pub enum Error {
         here: PythonVersion,
         there: PythonVersion,
     },
+    #[error("app `{app}` was made without a file, so a replica can only get it pickled")]
+    NotPickled { app: String },
     #[error("the app that was asked for is not among those planned")]
     NoTarget,
 }
@@ -80,6 +82,7 @@ impl Diagnostic for Error {
             | Self::NoValue { .. }
             | Self::NameTooLong { .. }
             | Self::PickledByOther { .. }
+            | Self::NotPickled { .. }
             | Self::Unset { .. } => Code::ConfigInvalid,
             Self::NoTarget => Code::Internal,
         }
@@ -107,6 +110,9 @@ impl Diagnostic for Error {
                 "give the image python_version=({}, {}), or put the app into a file",
                 here.major, here.minor
             )],
+            Self::NotPickled { .. } => {
+                vec!["leave out `interactive_mode=False`, or put the app into a file".into()]
+            }
             Self::Cycle { .. } => {
                 vec!["take one of these apps out of the other's `depends_on`".into()]
             }
@@ -165,12 +171,18 @@ impl Plan {
         })
     }
 
-    /// Refuses a pickle that another Python would read: its bytecode means something else there.
-    pub fn check_pickle(&self, here: PythonVersion) -> Result<(), Error> {
-        if self.source.pickled.is_none() {
-            return Ok(());
-        }
+    /// Refuses functions that no replica would find, and a pickle that another Python would read:
+    /// its bytecode means something else there.
+    pub fn check_pickles(&self, here: PythonVersion) -> Result<(), Error> {
         for app in self.apps().filter(|app| app.has_server) {
+            if !self.pickles().any(|(name, _)| *name == app.name) {
+                let is_typed = app.declared_in.is_none() && app.loader.is_none();
+                if is_typed && app.command.is_none() {
+                    let app = app.name.clone();
+                    return Err(Error::NotPickled { app });
+                }
+                continue;
+            }
             if let ImageSpec::Declared(image) = &app.image
                 && image.python != here
             {
@@ -182,6 +194,14 @@ impl Plan {
             }
         }
         Ok(())
+    }
+
+    /// Environments that travel pickled, by the name of the app.
+    pub fn pickles(&self) -> impl Iterator<Item = (&String, &Vec<u8>)> {
+        self.source
+            .interactive
+            .iter()
+            .flat_map(|typed| &typed.pickles)
     }
 
     /// All apps, dependencies first.
@@ -351,6 +371,7 @@ fn circle(apps: &[AppSpec]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::image::{Base, Image};
     use crate::spec::{CopyStyle, Parameter, PortSpec, ResourceList, Scaling};
 
     fn app(name: &str, depends_on: &[&str]) -> AppSpec {
@@ -417,7 +438,7 @@ mod tests {
                 modules: Vec::new(),
                 installed: Vec::new(),
                 source_roots: Vec::new(),
-                pickled: None,
+                interactive: None,
             },
             options: Options {
                 overrides,
@@ -483,6 +504,49 @@ mod tests {
         assert_eq!(
             apps[1].parameters[0].value,
             Some(ParameterValue::Text("new".into()))
+        );
+    }
+
+    fn typed(pickles: &[&str], image: ImageSpec) -> Request {
+        let mut app = app("web", &[]);
+        app.has_server = true;
+        app.image = image;
+        let mut request = request(vec![app], Overrides::default());
+        let pickles = pickles.iter().map(|name| ((*name).to_owned(), vec![0]));
+        request.source.interactive = Some(crate::serve::Interactive {
+            pickles: pickles.collect(),
+            ..Default::default()
+        });
+        request
+    }
+
+    #[test]
+    fn a_pickle_is_read_by_the_python_that_wrote_it_or_not_at_all() {
+        let python = |minor| PythonVersion { major: 3, minor };
+        let image = || {
+            ImageSpec::Declared(Image {
+                name: None,
+                registry: None,
+                base: Base::Debian {
+                    install_flyte: true,
+                },
+                python: python(12),
+                python_is_explicit: true,
+                platforms: Vec::new(),
+                layers: Vec::new(),
+            })
+        };
+        let check = |request, here| {
+            let plan = Plan::make(&settings(), request).unwrap();
+            plan.check_pickles(here).map_err(|error| error.to_string())
+        };
+        assert_eq!(check(typed(&["web"], image()), python(12)), Ok(()));
+        let error = check(typed(&["web"], image()), python(11)).unwrap_err();
+        assert!(error.ends_with("pickled by Python 3.11, but its image has Python 3.12"));
+        let error = check(typed(&[], image()), python(12)).unwrap_err();
+        assert!(
+            error.ends_with("a replica can only get it pickled"),
+            "{error}"
         );
     }
 

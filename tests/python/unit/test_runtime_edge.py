@@ -562,3 +562,10 @@ def test_a_pickled_app_is_unpacked_and_run(replica: Replica) -> None:
     bundle.write_bytes(gzip.compress(data))
     code, out, err = replica.run(loader=None, pkl=str(bundle), **GIVEN)
     assert (code, out, err) == (0, ["port 80", "shutdown"], "")
+
+
+def test_a_pickle_and_an_image_that_is_too_old_for_it(replica: Replica) -> None:
+    (replica.cwd / "cloudpickle.py").write_text("__version__ = '2.2.1'")
+    code, out, err = replica.run(loader=None, pkl="code_bundle.pkl.gz", **GIVEN)
+    assert (code, out) == (78, [])
+    assert "the image has cloudpickle 2.2.1" in err
