@@ -6,7 +6,7 @@
 //! file system, installed tools or what was bundled before. Where a bundle goes is not known here.
 
 mod frame;
-mod imports;
+pub mod imports;
 mod include;
 mod layout;
 mod modules;
