@@ -208,7 +208,7 @@ impl Unpacking<'_> {
         if name.as_os_str().is_empty() && kind == Kind::Directory {
             return Ok(());
         }
-        if name.as_os_str().is_empty() || name == Path::new(self.marker) {
+        if name.as_os_str().is_empty() || name.starts_with(self.marker) {
             return Err(self.refused(&raw, "has a name that is not allowed"));
         }
         let target = self.staging.join(&name);

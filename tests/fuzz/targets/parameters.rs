@@ -74,7 +74,8 @@ fuzz_target!(|input: Input| match input {
             .collect();
         if let Ok(args) = Args::parse(&words, &BTreeMap::new()) {
             assert!(!args.dest.is_empty());
-            assert!(words.ends_with(&args.command), "the command is passed on whole");
+            let whole = words.ends_with(&args.command);
+            assert!(whole, "{words:?} became the command {:?}", args.command);
         }
     }
 });
