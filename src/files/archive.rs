@@ -6,17 +6,22 @@
 //! different archives the same has to unpack them to different folders.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
-use super::{Error, folder_of, lock_exclusive, write_atomic};
+use super::{Error, FileLock, folder_of, lock_exclusive, try_lock_exclusive, write_atomic};
 
 /// What an archive spends on headers and long names between two entries; more is an attack, since
 /// names are held in memory.
 const HEADER_BYTES: u64 = 1 << 20;
+const STAGING_PREFIX: &str = ".flyte-unpack-";
+#[cfg(target_os = "linux")]
+/// Up to so many files it is quicker to flush each than all that the machine has not written yet.
+const FLUSHED_ONE_BY_ONE: usize = 64;
 
 /// Bounds on what is unpacked.
 #[derive(Clone, Copy, Debug)]
@@ -53,9 +58,10 @@ pub fn extract(archive: &Path, dest: &Path, limits: Limits) -> Result<(), Error>
         return Ok(());
     }
     // Inside `dest`, which is sure to be writable and on the same file system, unlike its parent.
-    let staging = staging_in(dest)?;
-    unpack(archive, staging.path(), &marker, limits)?;
+    let staging = Staging::begin(dest)?;
+    let written = unpack(archive, staging.path(), &marker, limits)?;
     merge(archive, staging.path(), dest)?;
+    flush(dest, &written)?;
     write_atomic(&dest.join(&marker), b"", 0o644)
 }
 
@@ -63,20 +69,95 @@ pub fn extract(archive: &Path, dest: &Path, limits: Limits) -> Result<(), Error>
 fn extract_new(archive: &Path, dest: &Path, marker: &str, limits: Limits) -> Result<bool, Error> {
     let parent = folder_of(dest);
     fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
-    let staging = staging_in(parent)?;
-    unpack(archive, staging.path(), marker, limits)?;
+    let staging = {
+        let _lock = lock_exclusive(parent)?;
+        Staging::begin(parent)?
+    };
+    let written = unpack(archive, staging.path(), marker, limits)?;
+    flush(staging.path(), &written)?;
     write_atomic(&staging.path().join(marker), b"", 0o644)?;
     fs::set_permissions(staging.path(), fs::Permissions::from_mode(0o755))
         .map_err(Error::io("set the mode of", staging.path()))?;
     match fs::rename(staging.path(), dest) {
         Ok(()) => {
-            // It is in its place now; the guard must not remove what it does not hold.
-            let _ = staging.keep();
+            staging.keep();
             Ok(true)
         }
         Err(_) if dest.is_dir() => Ok(false),
         Err(error) => Err(Error::io("create", dest)(error)),
     }
+}
+
+/// A folder to unpack into, which goes when this is dropped.
+///
+/// A process that is killed leaves its folder behind, but not the lock on it: that is how the next
+/// one tells it from those in use.
+struct Staging {
+    // Dropped in this order: while the folder goes, it is still locked.
+    folder: tempfile::TempDir,
+    _lock: FileLock,
+}
+
+impl Staging {
+    /// Makes the folder in one that the caller has locked, and removes what others left there.
+    fn begin(parent: &Path) -> Result<Self, Error> {
+        remove_leftovers(parent);
+        let folder = tempfile::Builder::new()
+            .prefix(STAGING_PREFIX)
+            .tempdir_in(parent)
+            .map_err(Error::io("create a temporary folder in", parent))?;
+        Ok(Self {
+            _lock: lock_exclusive(folder.path())?,
+            folder,
+        })
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Leaves the folder where it was moved to.
+    fn keep(self) {
+        // What the guard does not hold any more it must not remove.
+        let _ = self.folder.keep();
+    }
+}
+
+/// Only saves space, so what cannot be removed is left to the next one.
+fn remove_leftovers(parent: &Path) {
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name();
+        if name.to_string_lossy().starts_with(STAGING_PREFIX)
+            && let Ok(Some(_lock)) = try_lock_exclusive(&entry.path())
+        {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Sees to it that the files are on the disk: after a crash of the machine, a marker without their
+/// content would be believed.
+fn flush(folder: &Path, written: &[PathBuf]) -> Result<(), Error> {
+    #[cfg(target_os = "linux")]
+    if written.len() > FLUSHED_ONE_BY_ONE {
+        let all = File::open(folder).map_err(Error::io("open", folder))?;
+        return rustix::fs::syncfs(&all).map_err(|errno| Error::io("flush", folder)(errno.into()));
+    }
+    let mut paths: BTreeSet<PathBuf> = BTreeSet::new();
+    for name in written {
+        // A name is only on the disk once its folder is.
+        paths.extend(name.ancestors().map(|name| folder.join(name)));
+    }
+    for path in paths {
+        match File::open(&path) {
+            Ok(file) => file.sync_all().map_err(Error::io("flush", &path))?,
+            // Its mode keeps us from opening it again; what is not ours to read is not ours to use.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            Err(error) => return Err(Error::io("flush", &path)(error)),
+        }
+    }
+    Ok(())
 }
 
 fn marker_name(archive: &Path) -> Result<String, Error> {
@@ -86,13 +167,6 @@ fn marker_name(archive: &Path) -> Result<String, Error> {
             io::ErrorKind::InvalidInput.into(),
         )),
     }
-}
-
-fn staging_in(folder: &Path) -> Result<tempfile::TempDir, Error> {
-    tempfile::Builder::new()
-        .prefix(".flyte-unpack-")
-        .tempdir_in(folder)
-        .map_err(Error::io("create a temporary folder in", folder))
 }
 
 /// The budget of bytes that the archive may still yield, shared by the reader under the tar
@@ -129,7 +203,13 @@ impl<R: Read> Read for Metered<R> {
     }
 }
 
-fn unpack(archive: &Path, staging: &Path, marker: &str, limits: Limits) -> Result<(), Error> {
+/// Returns the names of the files, each once.
+fn unpack(
+    archive: &Path,
+    staging: &Path,
+    marker: &str,
+    limits: Limits,
+) -> Result<Vec<PathBuf>, Error> {
     let budget = Rc::new(Budget::default());
     let mut tar = tar::Archive::new(Metered {
         inner: open(archive)?,
@@ -142,6 +222,7 @@ fn unpack(archive: &Path, staging: &Path, marker: &str, limits: Limits) -> Resul
         limits,
         budget: &budget,
         bytes: 0,
+        written: BTreeSet::new(),
         links: Vec::new(),
     };
     budget.left.set(HEADER_BYTES);
@@ -159,7 +240,8 @@ fn unpack(archive: &Path, staging: &Path, marker: &str, limits: Limits) -> Resul
     }
     // Reading to the end is what checks the checksum of the compressed stream.
     io::copy(&mut tar.into_inner(), &mut io::sink()).map_err(|e| unpacking.failed(e))?;
-    unpacking.make_links()
+    unpacking.make_links()?;
+    Ok(unpacking.written.into_iter().collect())
 }
 
 /// Opens an archive by what its first bytes say.
@@ -190,6 +272,7 @@ struct Unpacking<'a> {
     limits: Limits,
     budget: &'a Budget,
     bytes: u64,
+    written: BTreeSet<PathBuf>,
     /// Symbolic links are made last: until then every folder in `staging` is a real one, so that no
     /// entry can be written through a link.
     links: Vec<(PathBuf, PathBuf)>,
@@ -216,7 +299,11 @@ impl Unpacking<'_> {
             self.make_room(&raw, &target)?;
         }
         match kind {
-            Kind::Regular | Kind::Continuous => self.file(&target, &mut entry),
+            Kind::Regular | Kind::Continuous => {
+                self.file(&target, &mut entry)?;
+                self.written.insert(name);
+                Ok(())
+            }
             Kind::Directory => self.folder(&target, entry.header()),
             Kind::Symlink | Kind::Link => {
                 let link = entry.link_name().map_err(|e| self.failed(e))?;
@@ -256,7 +343,12 @@ impl Unpacking<'_> {
             Ok(there) if there.is_dir() => {
                 Err(self.refused(raw, "has the name of a folder in the same archive"))
             }
-            Ok(_) => fs::remove_file(target).map_err(Error::io("replace", target)),
+            Ok(_) => {
+                if let Ok(name) = target.strip_prefix(self.staging) {
+                    self.written.remove(name);
+                }
+                fs::remove_file(target).map_err(Error::io("replace", target))
+            }
         }
     }
 
@@ -580,6 +672,33 @@ mod tests {
     }
 
     #[test]
+    fn what_a_killed_process_left_is_removed_and_what_is_in_use_is_not() {
+        let scene = Scene::new();
+        let parent = scene.folder.path().join("box");
+        for (folder, dest_exists) in [(parent.clone(), false), (scene.dest(), true)] {
+            fs::create_dir_all(folder.join(".flyte-unpack-left/sub")).unwrap();
+            fs::create_dir_all(folder.join(".flyte-unpack-used")).unwrap();
+            let _in_use = lock_exclusive(&folder.join(".flyte-unpack-used")).unwrap();
+            assert_eq!(scene.dest().exists(), dest_exists);
+            scene.extract(&[file("a", "1")]).unwrap();
+            assert!(!folder.join(".flyte-unpack-left").exists(), "{folder:?}");
+            assert!(folder.join(".flyte-unpack-used").exists(), "{folder:?}");
+            fs::remove_file(scene.dest().join(".code.tar.zst.extracted")).unwrap();
+        }
+    }
+
+    #[test]
+    fn many_files_are_flushed_and_there() {
+        let scene = Scene::new();
+        let names: Vec<String> = (0..200).map(|i| format!("d{}/f{i}", i % 7)).collect();
+        let raws: Vec<Raw> = names.iter().map(|name| file(name, name)).collect();
+        scene.extract(&raws).unwrap();
+        for name in &names {
+            assert_eq!(read(scene.dest().join(name)), *name);
+        }
+    }
+
+    #[test]
     fn concurrent_calls_agree() {
         let scene = Scene::new();
         let entries: Vec<String> = (0..50).map(|i| format!("d{i}/f")).collect();
@@ -608,6 +727,7 @@ mod tests {
         Scene::refuses(&[file("a/../../../evil", "x")], "`..`");
         Scene::refuses(&[file("/tmp/evil", "x")], "absolute");
         Scene::refuses(&[file(".code.tar.zst.extracted", "")], "not allowed");
+        Scene::refuses(&[file(".code.tar.zst.extracted/x", "")], "not allowed");
         Scene::refuses(&[file(".", "")], "not allowed");
     }
 
