@@ -5,6 +5,8 @@
 //! yields what can be recognized. Computed imports are not seen. What a name resolves to is not
 //! known here.
 
+use unicode_normalization::UnicodeNormalization;
+
 /// One imported module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Import {
@@ -121,7 +123,18 @@ fn take_name(rest: &mut &[Placed]) -> Option<String> {
         return None;
     };
     *rest = after;
-    Some(name.to_owned())
+    Some(normal(name))
+}
+
+/// An identifier in the form in which Python compares it, and looks for its file.
+fn normal(name: &str) -> String {
+    let normal: String = name.nfkc().collect();
+    // Some signs turn into dots and slashes; no identifier holds those.
+    if normal.bytes().all(is_name) {
+        normal
+    } else {
+        name.to_owned()
+    }
 }
 
 /// A token and the line that it stands on.
@@ -171,7 +184,7 @@ impl<'a> Lexer<'a> {
             let begin = self.at;
             let token = match byte {
                 b'#' => self.skip_comment(),
-                b'"' | b'\'' => self.string(byte),
+                b'"' | b'\'' => Some(self.string(byte)),
                 b'\\' => self.skip_joined_line(),
                 b' ' | b'\t' | b'\x0c' | b'\r' => self.skip(1),
                 _ if is_name(byte) => self.name(),
@@ -189,7 +202,7 @@ impl<'a> Lexer<'a> {
     /// The line of a place that is not before the last one asked for.
     fn line_of(&mut self, place: usize) -> usize {
         let between = &self.source[self.counted..place];
-        self.line += between.iter().filter(|&&byte| byte == b'\n').count();
+        self.line += between.split(|&byte| byte == b'\n').skip(1).count();
         self.counted = place;
         self.line
     }
@@ -221,9 +234,9 @@ impl<'a> Lexer<'a> {
         })
     }
 
-    fn string(&mut self, quote: u8) -> Option<Token<'a>> {
+    fn string(&mut self, quote: u8) -> Token<'a> {
         self.skip_string(quote);
-        Some(Token::Mark(b'"'))
+        Token::Mark(b'"')
     }
 
     fn skip_string(&mut self, quote: u8) {
@@ -341,10 +354,14 @@ mod tests {
         assert_eq!(short("s = 'not closed\nimport a\n"), ["a()"]);
         assert_eq!(short("\u{feff}import größe\n"), ["größe()"]);
         assert_eq!(
+            short("import gro\u{308}ße, \u{fb01}x\n"),
+            ["größe()", "fix()"]
+        );
+        assert_eq!(
             short("from import x\nfrom\nimport\nimport ,\n"),
             Vec::<String>::new()
         );
-        assert_eq!(scan(b"\xff\xfe\nimport a"), scan(b"import a"));
+        assert_eq!(scan(b"\xff\xfe\nimport a"), scan(b"\nimport a"));
         assert!(scan(b"'\\").is_empty() && scan(b"\"\"\"\\").is_empty());
     }
 }

@@ -125,14 +125,20 @@ fn without_unknown_options(argv: &[String]) -> Vec<String> {
     let mut kept = Vec::with_capacity(argv.len());
     let mut rest = argv.iter().enumerate().peekable();
     while let Some((index, item)) = rest.next() {
-        if !item.starts_with('-') || item == "--" {
+        if !item.starts_with('-') || item == "--" || item == "-" {
             kept.extend_from_slice(&argv[index..]);
             break;
         }
         let takes_next = !item.contains('=')
             && (!item.starts_with('-') || item.starts_with("--") || item.len() == 2);
         if is_known(item) {
-            kept.push(item.clone());
+            match item.split_once('=') {
+                // As one word with no value behind it, clap takes it for the command.
+                Some((short, value)) if !short.starts_with("--") && short.len() == 2 => {
+                    kept.extend([short.to_owned(), value.to_owned()]);
+                }
+                Some(_) | None => kept.push(item.clone()),
+            }
             if takes_next {
                 kept.extend(rest.next().map(|(_, value)| value.clone()));
             }
@@ -262,6 +268,17 @@ mod tests {
     fn a_command_needs_no_separator() {
         let args = parse(&["--version=v", "python", "-m", "app"]).unwrap();
         assert_eq!(args.command, ["python", "-m", "app"]);
+    }
+
+    #[test]
+    fn a_short_option_without_a_value_and_a_lone_dash_are_no_command() {
+        let args = parse(&["--version=1", "-p=", "-", "x"]).unwrap();
+        assert_eq!(args.parameters, None);
+        assert_eq!(args.command, ["-", "x"]);
+        let args = parse(&["--version=1", "-p=H4s=", "-r=--", "x"]).unwrap();
+        assert_eq!(args.parameters.as_deref(), Some("H4s="));
+        assert_eq!(args.raw_data_path.as_deref(), Some("--"));
+        assert_eq!(args.command, ["x"]);
     }
 
     #[test]

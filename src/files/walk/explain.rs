@@ -76,6 +76,10 @@ pub enum Taken {
 }
 
 impl Explained {
+    pub fn is_left_out(&self) -> bool {
+        matches!(self.taken, Taken::No)
+    }
+
     /// The reason, and where it is about a folder above `name`, which one.
     pub fn clause(&self, name: &str, root: &Path) -> String {
         let mut text = self.reason.clause(root);

@@ -31,6 +31,10 @@ impl Identity {
 
 /// Which of the files that the walk looks for are in a folder.
 #[derive(Clone, Copy, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a file that is there or not"
+)]
 pub struct Marks {
     git_rules: bool,
     flyte_rules: bool,

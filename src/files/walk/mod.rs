@@ -27,6 +27,7 @@ mod standard;
 mod tests;
 
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::{self, FileType, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -43,14 +44,42 @@ use level::{Identity, Level, Marks, Name, VENV_MARK};
 use rules::Line;
 
 pub use entry::{FileEntry, Stamp};
-pub use explain::{Explained, Reason};
+pub use explain::{Explained, Reason, Taken};
 
 /// What a walk found, in no particular order.
 #[derive(Debug, Default)]
 pub struct Walked {
     pub files: Vec<FileEntry>,
-    /// Things left out that the user may miss, one sentence each.
+    pub unusable: Vec<Unusable>,
+    /// What is wrong with the rules, one sentence each.
     pub warnings: Vec<String>,
+}
+
+/// Something that no rule leaves out and that cannot be shipped all the same. The user may miss it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unusable {
+    path: PathBuf,
+    why: &'static str,
+}
+
+impl Unusable {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` is left out: {}", self.path.display(), self.why)
+    }
+}
+
+impl Walked {
+    /// All that the user should hear of.
+    pub fn into_sentences(self) -> impl Iterator<Item = String> {
+        let unusable = self.unusable.into_iter().map(|entry| entry.to_string());
+        unusable.chain(self.warnings)
+    }
 }
 
 /// What to walk.
@@ -77,10 +106,7 @@ impl Walk<'_> {
         } else {
             walker.list(&start)?
         };
-        Ok(Walked {
-            files,
-            warnings: walker.into_warnings(),
-        })
+        Ok(walker.told(files))
     }
 }
 
@@ -91,7 +117,8 @@ struct Walker<'a> {
     outermost: PathBuf,
     /// Where names relative to the root begin in names relative to the outermost folder.
     root_at: usize,
-    warnings: Mutex<Vec<String>>,
+    /// Without the files, which come back as results.
+    told: Mutex<Walked>,
 }
 
 /// A folder about to be listed.
@@ -136,19 +163,26 @@ impl<'a> Walker<'a> {
             walk,
             outermost,
             root_at,
-            warnings: Mutex::default(),
+            told: Mutex::default(),
         }
     }
 
     fn warn(&self, text: String) {
-        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
-        warnings.push(text);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.warnings.push(text);
     }
 
-    fn into_warnings(self) -> Vec<String> {
-        self.warnings
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn pass_over(&self, path: PathBuf, why: &'static str) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.unusable.push(Unusable { path, why });
+    }
+
+    fn told(self, files: Vec<FileEntry>) -> Walked {
+        let told = self.told.into_inner();
+        Walked {
+            files,
+            ..told.unwrap_or_else(PoisonError::into_inner)
+        }
     }
 
     /// The folder to start in, with the rules from the outermost folder down to it.
@@ -195,7 +229,7 @@ impl<'a> Walker<'a> {
         let entries = match entries {
             Ok(entries) => entries,
             Err(error) if folder.depth > 1 && error.kind() == io::ErrorKind::NotFound => {
-                self.warn(left_out(&folder.path, VANISHED));
+                self.pass_over(folder.path.clone(), VANISHED);
                 return Ok(Vec::new());
             }
             Err(error) => return Err(Error::io("list", &folder.path)(error)),
@@ -217,7 +251,7 @@ impl<'a> Walker<'a> {
                 path,
             };
             match self.look_at(candidate, folder, &level)? {
-                Seen::LeftOut(Reason::Unusable(path, why)) => self.warn(left_out(&path, why)),
+                Seen::LeftOut(Reason::Unusable(path, why)) => self.pass_over(path, why),
                 Seen::LeftOut(_) => {}
                 Seen::File(file, _) => files.push(file),
                 Seen::Folder(inner, _) => folders.push(inner),
@@ -404,10 +438,6 @@ fn unreachable_link(path: PathBuf, error: io::Error) -> Result<Seen, Error> {
     } else {
         Err(Error::io("resolve", &path)(error))
     }
-}
-
-fn left_out(path: &Path, why: &str) -> String {
-    format!("`{}` is left out: {why}", path.display())
 }
 
 fn leads_nowhere(error: &io::Error) -> bool {

@@ -32,6 +32,8 @@ fn walk_from(root: &Path, start: &str) -> Walked {
     .run()
     .unwrap();
     walked.files.sort_by(|a, b| a.name.cmp(&b.name));
+    let unusable = walked.unusable.iter().map(ToString::to_string);
+    walked.warnings.extend(unusable);
     walked
 }
 

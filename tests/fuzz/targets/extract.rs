@@ -47,7 +47,7 @@ fn name(parts: &[u8]) -> String {
     const PARTS: &[&str] = &["a", "b", "own", "..", ".", "", "/", "c.py", ".code.extracted"];
     let parts: Vec<&str> = parts
         .iter()
-        .take(8)
+        .take(6)
         .map(|&part| PARTS[usize::from(part) % PARTS.len()])
         .collect();
     parts.join("/")
