@@ -343,7 +343,8 @@ pub fn size(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{ignore_line, size};
+    use super::*;
+    use crate::files::walk::rules::Rules;
 
     #[test]
     fn the_line_offered_leaves_out_that_file_and_no_other() {
@@ -355,13 +356,17 @@ mod tests {
             "!odd",
             "w\\x",
         ] {
-            let mut rules = ignore::gitignore::GitignoreBuilder::new("/r");
-            rules.add_line(None, &ignore_line(name)).unwrap();
-            let rules = rules.build().unwrap();
-            let path = std::path::Path::new("/r").join(name);
-            assert!(rules.matched(&path, false).is_ignore(), "{name}");
-            let other = std::path::Path::new("/r/sub").join(name);
-            assert!(!rules.matched(&other, false).is_ignore(), "{name}");
+            let line = ignore_line(name);
+            let rules = Arc::new(Rules::parse(".flyteignore".as_ref(), line.into_bytes()));
+            let matches = |path: &str| {
+                let last = path.rfind('/').map_or(0, |slash| slash + 1);
+                let case = Default::default();
+                rules
+                    .last_match(path.as_bytes(), last, false, case)
+                    .is_some()
+            };
+            assert!(matches(name), "{name}");
+            assert!(!matches(&format!("sub/{name}")), "{name}");
         }
     }
 
