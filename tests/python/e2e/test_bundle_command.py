@@ -47,7 +47,11 @@ def test_ls_shows_names_sizes_and_the_sum(flyte, project):
 
 
 def test_ls_follows_environment_style_and_root(flyte, project):
-    assert listed(flyte("bundle", "ls", "app.py", "other", "-o", "json")) == ["app.py", "helper.py", "lazy.py"]
+    assert listed(flyte("bundle", "ls", "app.py", "other", "-o", "json")) == [
+        "app.py",
+        "helper.py",
+        "lazy.py",
+    ]
     style = listed(flyte("bundle", "ls", "app.py", "env", "--copy-style", "none", "-o", "json"))
     assert style == ["static/x.css"]
     above = str(project.folder.parent)
@@ -64,7 +68,10 @@ def test_ls_follows_environment_style_and_root(flyte, project):
     [
         (["data/a.csv"], "left out: `*.csv` in `data/.gitignore`, line 2"),
         (["unused.py"], "taken: no rule leaves it out"),
-        (["unused.py", "app.py", "env"], "left out: no module of the bundle imports it, and no `include` entry names it"),
+        (
+            ["unused.py", "app.py", "env"],
+            "left out: no module of the bundle imports it, and no `include` entry names it",
+        ),
         (["lazy.py", "app.py", "env"], "taken: imported by `helper.py`, line 2"),
         (["app.py", "app.py", "env"], "taken: Python has loaded it"),
         (["static/x.css", "app.py", "env"], "taken: `include` entry `static/`"),
