@@ -132,12 +132,12 @@ fn without_unknown_options(argv: &[String]) -> Vec<String> {
         let takes_next = !item.contains('=')
             && (!item.starts_with('-') || item.starts_with("--") || item.len() == 2);
         if is_known(item) {
-            match item.split_once('=') {
-                // As one word with no value behind it, clap takes it for the command.
-                Some((short, value)) if !short.starts_with("--") && short.len() == 2 => {
-                    kept.extend([short.to_owned(), value.to_owned()]);
-                }
-                Some(_) | None => kept.push(item.clone()),
+            if item.starts_with("--") || item.len() == 2 {
+                kept.push(item.clone());
+            } else {
+                // As one word with its value, clap may take it for the command.
+                let value = item[2..].strip_prefix('=').unwrap_or(&item[2..]);
+                kept.extend([item[..2].to_owned(), value.to_owned()]);
             }
             if takes_next {
                 kept.extend(rest.next().map(|(_, value)| value.clone()));
@@ -271,11 +271,11 @@ mod tests {
     }
 
     #[test]
-    fn a_short_option_without_a_value_and_a_lone_dash_are_no_command() {
+    fn short_options_in_one_word_and_a_lone_dash_are_told_apart() {
         let args = parse(&["--version=1", "-p=", "-", "x"]).unwrap();
         assert_eq!(args.parameters, None);
         assert_eq!(args.command, ["-", "x"]);
-        let args = parse(&["--version=1", "-p=H4s=", "-r=--", "x"]).unwrap();
+        let args = parse(&["--version=1", "-pH4s=", "-r=--", "x"]).unwrap();
         assert_eq!(args.parameters.as_deref(), Some("H4s="));
         assert_eq!(args.raw_data_path.as_deref(), Some("--"));
         assert_eq!(args.command, ["x"]);

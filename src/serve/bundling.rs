@@ -344,7 +344,7 @@ pub fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::files::walk::rules::Rules;
+    use crate::files::walk::rules::{Case, Rules};
 
     #[test]
     fn the_line_offered_leaves_out_that_file_and_no_other() {
@@ -360,7 +360,7 @@ mod tests {
             let rules = Arc::new(Rules::parse(".flyteignore".as_ref(), line.into_bytes()));
             let matches = |path: &str| {
                 let last = path.rfind('/').map_or(0, |slash| slash + 1);
-                let case = Default::default();
+                let case = Case::Sensitive;
                 rules
                     .last_match(path.as_bytes(), last, false, case)
                     .is_some()

@@ -15,10 +15,9 @@ use std::sync::{Arc, OnceLock};
 
 use gix_config::path::interpolate;
 use gix_config::{File, Source, file};
-use gix_ignore::glob::pattern::Case;
 use gix_index::hash;
 
-use super::rules::Rules;
+use super::rules::{Case, Rules};
 
 /// The folder, or the file that leads to it, which makes a folder a repository.
 pub const MARK: &str = ".git";

@@ -6,11 +6,9 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use gix_ignore::glob::pattern::Case;
-
 use super::git::{self, Repository};
 use super::leads_nowhere;
-use super::rules::{Line, Rules};
+use super::rules::{Case, Line, Rules};
 use crate::files::Error;
 
 const GIT_RULES: &str = ".gitignore";

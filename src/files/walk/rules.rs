@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gix_ignore::glob::Pattern;
-use gix_ignore::glob::pattern::Case;
 use gix_ignore::glob::wildmatch::Mode;
+
+pub use gix_ignore::glob::pattern::Case;
 
 /// The patterns of one file, in its order.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arbitrary::Arbitrary;
-use flyte_native::files::walk::rules::Rules;
+use flyte_native::files::walk::rules::{Case, Rules};
 use libfuzzer_sys::fuzz_target;
 
 #[derive(Arbitrary, Debug)]
@@ -22,7 +22,7 @@ fuzz_target!(|input: Input| {
     for name in input.names.iter().filter(|name| !name.starts_with('/')) {
         let last = name.rfind('/').map_or(0, |slash| slash + 1);
         let find = |rules: &Arc<Rules>| {
-            rules.last_match(name.as_bytes(), last, input.is_dir, Default::default())
+            rules.last_match(name.as_bytes(), last, input.is_dir, Case::Sensitive)
         };
         let Some(found) = find(&rules) else { continue };
         assert!((1..=lines.len()).contains(&found.number()));
