@@ -25,7 +25,8 @@ fn namespace_packages_and_src_layouts_are_followed() {
     );
     project.put("main.py", "import company.api\n");
     let mut selection = project.selection(CopyStyle::LoadedModules);
-    selection.modules = vec![project.root.join("main.py")];
+    let loaded = ["main.py", "src/company/api.py"];
+    selection.modules = loaded.iter().map(|name| project.root.join(name)).collect();
     selection.source_roots = vec![project.root.join("src")];
     let expected = [
         "main.py",
@@ -34,6 +35,10 @@ fn namespace_packages_and_src_layouts_are_followed() {
     ];
     assert_eq!(names(&choose(&selection).unwrap()), expected);
     assert_eq!(why(&selection, "main.py"), "taken: Python has loaded it");
+    assert_eq!(
+        why(&selection, "src/company/api.py"),
+        "taken: imported by `main.py`, line 1"
+    );
     assert_eq!(
         why(&selection, "src/company/tools/clean.py"),
         "taken: imported by `src/company/api.py`, line 3"

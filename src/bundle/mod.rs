@@ -248,6 +248,16 @@ impl Picked {
         self.files.entry(file.name.clone()).or_insert(file);
     }
 
+    /// Which line imports a module says more than that Python has loaded it.
+    fn tell_more(&mut self, name: &str, origin: &Origin) {
+        if self.watched.as_deref() == Some(name)
+            && self.origin == Some(Origin::Loaded)
+            && matches!(origin, Origin::Imported(file, _) if **file != *name)
+        {
+            self.origin = Some(origin.clone());
+        }
+    }
+
     fn take(&mut self, mut walked: Walked, origin: impl Fn() -> Origin) {
         for file in std::mem::take(&mut walked.files) {
             self.add(file, &origin);

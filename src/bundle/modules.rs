@@ -58,6 +58,9 @@ pub(super) fn pick(
         for (file, origin) in found.drain(..) {
             picked.add(file, || origin);
         }
+        for (name, origin) in &names {
+            picked.tell_more(name, origin);
+        }
         names.retain(|(name, _)| !seen.contains(name.as_str()));
         names.sort();
         names.dedup_by(|(name, _), (before, _)| name == before);
