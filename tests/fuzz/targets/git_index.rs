@@ -41,7 +41,11 @@ fn mode_of(choice: u16) -> u32 {
 
 fn read(bytes: &[u8]) -> Result<Tracked, String> {
     let memory = Path::new("/dev/shm");
-    let folder = if memory.is_dir() { memory } else { Path::new("/tmp") };
+    let folder = if memory.is_dir() {
+        memory
+    } else {
+        Path::new("/tmp")
+    };
     let file = tempfile::NamedTempFile::new_in(folder).expect("a temporary file");
     std::fs::write(file.path(), bytes).expect("a file can be written");
     Tracked::read(file.path(), gix_index::hash::Kind::Sha1)
@@ -63,13 +67,19 @@ fuzz_target!(|data: &[u8]| {
     let Ok(mut input) = Input::arbitrary_take_rest(Unstructured::new(rest)) else {
         return;
     };
-    input.entries.retain(|name, _| !name.is_empty() && name.len() < 300 && !name.contains('\0'));
+    input
+        .entries
+        .retain(|name, _| !name.is_empty() && name.len() < 300 && !name.contains('\0'));
     let read = read(&index_of(&input.entries, input.extensions));
     match read {
         Ok(tracked) => {
             for (name, mode) in &input.entries {
                 let is_submodule = mode_of(*mode) == 0o160_000;
-                assert_eq!(tracked.known(name.as_bytes(), is_submodule), Known::Itself, "{name:?}");
+                assert_eq!(
+                    tracked.known(name.as_bytes(), is_submodule),
+                    Known::Itself,
+                    "{name:?}"
+                );
             }
         }
         Err(reason) => assert!(!input.extensions.is_empty(), "{reason}"),

@@ -28,7 +28,10 @@ fuzz_target!(|input: Input| {
         assert!((1..=lines.len()).contains(&found.number()));
         let mut alone = lines[found.number() - 1].to_vec();
         if found.number() == 1 {
-            alone = alone.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&alone).to_vec();
+            alone = alone
+                .strip_prefix(b"\xef\xbb\xbf")
+                .unwrap_or(&alone)
+                .to_vec();
         }
         let again = find(&Arc::new(Rules::parse(Path::new("r"), alone)));
         let again = again.unwrap_or_else(|| panic!("`{found}` matches {name:?} in company only"));
