@@ -12,7 +12,7 @@ SOURCES := $(shell find src proto python -type f -not -name '*.pyc' 2>/dev/null)
 # Packages of the `dev` group of pyproject.toml, which an installer of the machine may be too old to read.
 DEV := $(shell sed -n 's/^dev = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
 
-.PHONY: install serve stop test test-rust test-python check format bench bench-bundle clean
+.PHONY: install serve stop test test-rust test-python fuzz check format bench bench-bundle clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -50,6 +50,14 @@ test-rust: $(BIN)/python
 
 test-python: install $(VENV)/.dev
 	$(BIN)/python -m pytest -q
+
+FUZZ_SECONDS ?= 600
+
+## fuzz: every reader of what is not trusted, FUZZ_SECONDS each; needs `cargo install cargo-fuzz` and a nightly toolchain
+fuzz:
+	for target in $(basename $(notdir $(wildcard tests/fuzz/targets/*.rs))); do \
+		cargo +nightly fuzz run --fuzz-dir tests/fuzz --sanitizer none $$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -timeout=10 || exit 1; done
 
 ## check: format, lints, types, layering
 check: install $(VENV)/.dev

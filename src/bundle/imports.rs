@@ -5,37 +5,43 @@
 //! yields what can be recognized. Computed imports are not seen. What a name resolves to is not
 //! known here.
 
+use unicode_normalization::UnicodeNormalization;
+
 /// One imported module.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Import {
+pub struct Import {
     /// Leading dots: 0 for an absolute import, 1 for "this package".
-    pub(super) level: usize,
+    pub level: usize,
     /// The dotted path, empty for `from . import x`.
-    pub(super) module: Vec<String>,
+    pub module: Vec<String>,
     /// What follows `import` in the `from` form: submodules or attributes.
-    pub(super) names: Vec<String>,
+    pub names: Vec<String>,
+    /// Where the statement begins, counted from 1.
+    pub line: usize,
 }
 
 /// All imports of a source text, in order of appearance.
-pub(super) fn scan(source: &[u8]) -> Vec<Import> {
+pub fn scan(source: &[u8]) -> Vec<Import> {
     let tokens = Lexer::new(source).tokens();
     let mut imports = Vec::new();
     let mut rest = tokens.as_slice();
     let mut at_start = true;
     while let Some((first, after)) = rest.split_first() {
         rest = after;
-        match first {
-            Token::Name("import") if at_start => plain_imports(&mut rest, &mut imports),
-            Token::Name("from") if at_start => from_import(&mut rest, &mut imports),
+        match first.token {
+            Token::Name("import") if at_start => {
+                plain_imports(&mut rest, first.line, &mut imports);
+            }
+            Token::Name("from") if at_start => from_import(&mut rest, first.line, &mut imports),
             Token::Name(_) | Token::Mark(_) | Token::Start => {}
         }
-        at_start = *first == Token::Start;
+        at_start = first.token == Token::Start;
     }
     imports
 }
 
 /// `import a.b as c, d`
-fn plain_imports(rest: &mut &[Token], imports: &mut Vec<Import>) {
+fn plain_imports(rest: &mut &[Placed], line: usize, imports: &mut Vec<Import>) {
     loop {
         let module = dotted(rest);
         if module.is_empty() {
@@ -45,6 +51,7 @@ fn plain_imports(rest: &mut &[Token], imports: &mut Vec<Import>) {
             level: 0,
             module,
             names: Vec::new(),
+            line,
         });
         skip_alias(rest);
         if !take(rest, Token::Mark(b',')) {
@@ -54,14 +61,14 @@ fn plain_imports(rest: &mut &[Token], imports: &mut Vec<Import>) {
 }
 
 /// `from ..a.b import (c as d, e)`
-fn from_import(rest: &mut &[Token], imports: &mut Vec<Import>) {
+fn from_import(rest: &mut &[Placed], line: usize, imports: &mut Vec<Import>) {
     let mut level = 0;
     while take(rest, Token::Mark(b'.')) {
         level += 1;
     }
-    let module = match rest.first() {
+    let module = match rest.first().map(|first| first.token) {
         Some(Token::Name("import")) => Vec::new(),
-        _ => dotted(rest),
+        Some(Token::Name(_) | Token::Mark(_) | Token::Start) | None => dotted(rest),
     };
     if !take(rest, Token::Name("import")) || (level == 0 && module.is_empty()) {
         return;
@@ -79,10 +86,11 @@ fn from_import(rest: &mut &[Token], imports: &mut Vec<Import>) {
         level,
         module,
         names,
+        line,
     });
 }
 
-fn dotted(rest: &mut &[Token]) -> Vec<String> {
+fn dotted(rest: &mut &[Placed]) -> Vec<String> {
     let mut parts = Vec::new();
     while let Some(part) = take_name(rest) {
         parts.push(part);
@@ -93,15 +101,15 @@ fn dotted(rest: &mut &[Token]) -> Vec<String> {
     parts
 }
 
-fn skip_alias(rest: &mut &[Token]) {
+fn skip_alias(rest: &mut &[Placed]) {
     if take(rest, Token::Name("as")) {
         take_name(rest);
     }
 }
 
-fn take(rest: &mut &[Token], expected: Token) -> bool {
+fn take(rest: &mut &[Placed], expected: Token) -> bool {
     match rest.split_first() {
-        Some((first, after)) if *first == expected => {
+        Some((first, after)) if first.token == expected => {
             *rest = after;
             true
         }
@@ -109,14 +117,30 @@ fn take(rest: &mut &[Token], expected: Token) -> bool {
     }
 }
 
-fn take_name(rest: &mut &[Token]) -> Option<String> {
-    match rest.split_first() {
-        Some((Token::Name(name), after)) => {
-            *rest = after;
-            Some((*name).to_owned())
-        }
-        _ => None,
+fn take_name(rest: &mut &[Placed]) -> Option<String> {
+    let (first, after) = rest.split_first()?;
+    let Token::Name(name) = first.token else {
+        return None;
+    };
+    *rest = after;
+    Some(normal(name))
+}
+
+/// An identifier in the form in which Python compares it, and looks for its file.
+fn normal(name: &str) -> String {
+    let normal: String = name.nfkc().collect();
+    // Some signs turn into dots and slashes; no identifier holds those.
+    if normal.bytes().all(is_name) {
+        normal
+    } else {
+        name.to_owned()
     }
+}
+
+/// A token and the line that it stands on.
+struct Placed<'a> {
+    token: Token<'a>,
+    line: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,6 +157,9 @@ struct Lexer<'a> {
     source: &'a [u8],
     at: usize,
     open_brackets: usize,
+    /// The line that `counted` is on.
+    line: usize,
+    counted: usize,
 }
 
 impl<'a> Lexer<'a> {
@@ -142,30 +169,52 @@ impl<'a> Lexer<'a> {
             source,
             at: 0,
             open_brackets: 0,
+            line: 1,
+            counted: 0,
         }
     }
 
-    fn tokens(mut self) -> Vec<Token<'a>> {
-        let mut tokens = vec![Token::Start];
+    fn tokens(mut self) -> Vec<Placed<'a>> {
+        let start = Token::Start;
+        let mut tokens = vec![Placed {
+            token: start,
+            line: 1,
+        }];
         while let Some(&byte) = self.source.get(self.at) {
-            match byte {
+            let begin = self.at;
+            let token = match byte {
                 b'#' => self.skip_comment(),
-                b'"' | b'\'' => {
-                    self.skip_string(byte);
-                    tokens.push(Token::Mark(b'"'));
-                }
+                b'"' | b'\'' => Some(self.string(byte)),
                 b'\\' => self.skip_joined_line(),
-                b' ' | b'\t' | b'\x0c' | b'\r' => self.at += 1,
-                _ if is_name(byte) => tokens.extend(self.name()),
-                b'\n' if self.open_brackets > 0 => self.at += 1,
-                _ => tokens.push(self.mark(byte)),
+                b' ' | b'\t' | b'\x0c' | b'\r' => self.skip(1),
+                _ if is_name(byte) => self.name(),
+                b'\n' if self.open_brackets > 0 => self.skip(1),
+                _ => Some(self.mark(byte)),
+            };
+            if let Some(token) = token {
+                let line = self.line_of(begin);
+                tokens.push(Placed { token, line });
             }
         }
         tokens
     }
 
-    fn skip_comment(&mut self) {
+    /// The line of a place that is not before the last one asked for.
+    fn line_of(&mut self, place: usize) -> usize {
+        let between = &self.source[self.counted..place];
+        self.line += between.split(|&byte| byte == b'\n').skip(1).count();
+        self.counted = place;
+        self.line
+    }
+
+    fn skip(&mut self, bytes: usize) -> Option<Token<'a>> {
+        self.at += bytes;
+        None
+    }
+
+    fn skip_comment(&mut self) -> Option<Token<'a>> {
         self.at = self.find(self.at, b'\n');
+        None
     }
 
     /// Where `byte` stands next, or the end.
@@ -177,13 +226,17 @@ impl<'a> Lexer<'a> {
     }
 
     /// A backslash and the line end behind it.
-    fn skip_joined_line(&mut self) {
-        let after = &self.source[self.at + 1..];
-        self.at += match after {
+    fn skip_joined_line(&mut self) -> Option<Token<'a>> {
+        self.skip(match &self.source[self.at + 1..] {
             [b'\r', b'\n', ..] => 3,
             [b'\n', ..] => 2,
             _ => 1,
-        };
+        })
+    }
+
+    fn string(&mut self, quote: u8) -> Token<'a> {
+        self.skip_string(quote);
+        Token::Mark(b'"')
     }
 
     fn skip_string(&mut self, quote: u8) {
@@ -280,6 +333,16 @@ mod tests {
     }
 
     #[test]
+    fn lines_are_those_where_statements_begin() {
+        let source = "\"\"\"a\nb\"\"\"\nimport a, \\\n  b\n\nif x: from c import (\n  d)\nimport e";
+        let lines: Vec<usize> = scan(source.as_bytes())
+            .iter()
+            .map(|import| import.line)
+            .collect();
+        assert_eq!(lines, [3, 3, 6, 8]);
+    }
+
+    #[test]
     fn what_only_looks_like_an_import() {
         let source = "# import a\n'import b'\n\"\"\"\nimport c\n\"\\\"\"\"\"\nraise E from d\n\
                       yield from e\nimportant = 1\nx.import_(f)\nr'\\'; import g'\nf(\nimport_h)\n";
@@ -291,10 +354,14 @@ mod tests {
         assert_eq!(short("s = 'not closed\nimport a\n"), ["a()"]);
         assert_eq!(short("\u{feff}import größe\n"), ["größe()"]);
         assert_eq!(
+            short("import gro\u{308}ße, \u{fb01}x\n"),
+            ["größe()", "fix()"]
+        );
+        assert_eq!(
             short("from import x\nfrom\nimport\nimport ,\n"),
             Vec::<String>::new()
         );
-        assert_eq!(scan(b"\xff\xfe\nimport a"), scan(b"import a"));
+        assert_eq!(scan(b"\xff\xfe\nimport a"), scan(b"\nimport a"));
         assert!(scan(b"'\\").is_empty() && scan(b"\"\"\"\\").is_empty());
     }
 }

@@ -3,15 +3,16 @@
 //! A file named in full is taken whatever the ignore rules say; folders and globs respect them. An
 //! entry that exists is never read as a glob, so that `a[1].txt` can be named.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Component, Path, PathBuf};
 
-use globset::GlobBuilder;
+use globset::{GlobBuilder, GlobMatcher};
 
 use super::root::Root;
-use super::{Error, Include, Picked, normalized};
+use super::{BundleFile, Error, Include, Origin, Picked, normalized};
 use crate::error::did_you_mean;
-use crate::files::walk::Walk;
+use crate::files;
+use crate::files::walk::{Explained, Walk, special_kind};
 
 /// Adds what one entry names.
 pub(super) fn pick(root: &Root, include: &Include, picked: &mut Picked) -> Result<(), Error> {
@@ -30,14 +31,24 @@ fn pick_file(
     picked: &mut Picked,
 ) -> Result<(), Error> {
     let name = name_of(root, include, path)?;
-    match root.file(name) {
-        Some(file) => picked.add(file),
-        None => picked.warnings.push(format!(
-            "`{}` is left out: it is no regular file",
-            path.display()
-        )),
+    let metadata = fs::metadata(path).map_err(files::Error::io("read", path))?;
+    if let Some(why) = special_kind(&metadata) {
+        return Err(Error::NotAFile {
+            pattern: include.pattern.clone(),
+            path: path.to_path_buf(),
+            why,
+        });
+    }
+    // Who names a file needs it; better to fail now than when the others are read.
+    File::open(path).map_err(files::Error::io("read", path))?;
+    if let Some(file) = BundleFile::of(name, &metadata) {
+        picked.add(file, || origin(include));
     }
     Ok(())
+}
+
+fn origin(include: &Include) -> Origin {
+    Origin::Include(include.pattern.clone())
 }
 
 fn pick_folder(
@@ -47,22 +58,28 @@ fn pick_folder(
     picked: &mut Picked,
 ) -> Result<(), Error> {
     let name = name_of(root, include, path)?;
-    let walked = Walk {
-        root: root.real(),
-        start: &name,
-        skip: root.installed(),
-        max_depth: usize::MAX,
-    }
-    .run()?;
+    let walk = from(root, &name, usize::MAX);
+    let walked = walk.run()?;
     if walked.files.is_empty() {
-        picked.warnings.push(format!(
-            "`include` entry `{}` holds no file that no ignore rule leaves out",
-            include.pattern
-        ));
+        let because = match walk.explain(&name)? {
+            Some(answer) if answer.is_left_out() => answer.clause(&name, root.real()),
+            Some(_) | None => "every file in it is left out by a rule".to_owned(),
+        };
+        let pattern = &include.pattern;
+        let warning = format!("`include` entry `{pattern}` takes nothing: {because}");
+        picked.warnings.push(warning);
     }
-    walked.files.into_iter().for_each(|file| picked.add(file));
-    picked.warnings.extend(walked.warnings);
+    picked.take(walked, || origin(include));
     Ok(())
+}
+
+fn from<'a>(root: &'a Root, start: &'a str, max_depth: usize) -> Walk<'a> {
+    Walk {
+        root: root.real(),
+        start,
+        skip: root.installed(),
+        max_depth,
+    }
 }
 
 fn pick_glob(
@@ -76,34 +93,64 @@ fn pick_glob(
     if glob.is_empty() || !folder.is_dir() {
         return Err(missing(include, &folder));
     }
-    let matcher = GlobBuilder::new(&glob)
+    let matcher = matcher(include, &glob)?;
+    let mut walked = from(root, &name, depth(&glob)).run()?;
+    let is_meant = |path: &Path| {
+        let own = root.name_of(path);
+        own.is_some_and(|own| matcher.is_match(below(&own, &name)))
+    };
+    walked
+        .files
+        .retain(|file| matcher.is_match(below(&file.name, &name)));
+    walked.unusable.retain(|entry| is_meant(entry.path()));
+    if walked.files.is_empty() {
+        return Err(missing(include, &folder));
+    }
+    picked.take(walked, || origin(include));
+    Ok(())
+}
+
+fn matcher(include: &Include, glob: &str) -> Result<GlobMatcher, Error> {
+    GlobBuilder::new(glob)
         .literal_separator(true)
         .build()
+        .map(|glob| glob.compile_matcher())
         .map_err(|source| Error::BadGlob {
             pattern: include.pattern.clone(),
             source,
-        })?
-        .compile_matcher();
-    let walked = Walk {
-        root: root.real(),
-        start: &name,
-        skip: root.installed(),
-        max_depth: depth(&glob),
-    }
-    .run()?;
-    let mut matched = false;
-    for file in walked.files {
-        let below = file.name.strip_prefix(&name).unwrap_or(&file.name);
-        if matcher.is_match(below.trim_start_matches('/')) {
-            matched = true;
-            picked.add(file);
-        }
-    }
-    if matched {
-        Ok(())
+        })
+}
+
+/// A name relative to a folder around it.
+fn below<'a>(name: &'a str, folder: &str) -> &'a str {
+    let rest = name.strip_prefix(folder).unwrap_or(name);
+    rest.trim_start_matches('/')
+}
+
+/// Why an entry that means the file of that name does not take it; `None` if it means others.
+pub(super) fn why_not(
+    root: &Root,
+    include: &Include,
+    name: &str,
+) -> Result<Option<Explained>, Error> {
+    let path = normalized(&include.base.join(&include.pattern));
+    let (folder, glob) = if path.is_dir() {
+        (path, None)
     } else {
-        Err(missing(include, &folder))
+        let (folder, glob) = split(&path);
+        (folder, Some(glob))
+    };
+    let start = name_of(root, include, &folder)?;
+    let levels = glob.as_deref().map_or(usize::MAX, depth);
+    let is_below = Path::new(name).strip_prefix(&start).is_ok();
+    let is_meant = match &glob {
+        Some(glob) => matcher(include, glob)?.is_match(below(name, &start)),
+        None => true,
+    };
+    if !is_below || !is_meant {
+        return Ok(None);
     }
+    Ok(from(root, &start, levels).explain(name)?)
 }
 
 /// The leading folders without glob characters, and the rest.

@@ -5,8 +5,9 @@
 //! and executable bits alone, never on the machine, the folder of the checkout, the order of the
 //! file system, installed tools or what was bundled before. Where a bundle goes is not known here.
 
+mod explain;
 mod frame;
-mod imports;
+pub mod imports;
 mod include;
 mod layout;
 mod modules;
@@ -19,13 +20,16 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use unicode_normalization::UnicodeNormalization;
+
 use crate::error::{Code, Diagnostic, Retry};
 use crate::files;
 use crate::files::archive::Limits;
-use crate::files::walk::Walk;
+use crate::files::walk::{Walk, Walked};
 use crate::spec::CopyStyle;
 
 pub use crate::files::walk::FileEntry as BundleFile;
+pub use explain::{Explanation, Outcome, explain};
 pub use pack::{Archive, Format, Part, pack};
 pub use store::Store;
 
@@ -89,6 +93,17 @@ pub enum Error {
         /// The deepest folder that holds both.
         common: PathBuf,
     },
+    #[error("`include` entry `{pattern}` leads to `{path}`, which cannot be bundled: {why}")]
+    NotAFile {
+        pattern: String,
+        path: PathBuf,
+        why: &'static str,
+    },
+    #[error("there is no `{path}`")]
+    NoSuchPath {
+        path: PathBuf,
+        similar: Option<String>,
+    },
     #[error("`{path}` changed while it was bundled")]
     Changed { path: PathBuf },
     #[error("the bundle holds {found} {unit}, and replicas unpack at most {limit}")]
@@ -110,7 +125,8 @@ impl Diagnostic for Error {
             Self::Empty { .. } => Code::BundleEmpty,
             Self::Missing { .. } | Self::BadGlob { .. } => Code::BundleMissing,
             Self::OutsideRoot { .. } => Code::BundleOutsideRoot,
-            Self::Changed { .. } | Self::Output(_) => Code::BundleIo,
+            Self::NoSuchPath { .. } => Code::ConfigInvalid,
+            Self::NotAFile { .. } | Self::Changed { .. } | Self::Output(_) => Code::BundleIo,
             Self::TooLarge { .. } => Code::BundleTooLarge,
         }
     }
@@ -119,8 +135,14 @@ impl Diagnostic for Error {
         match self {
             Self::File(error) => error.hints(),
             Self::Empty { style, .. } => empty_hints(*style),
-            Self::Missing { similar, .. } => missing_hints(similar.as_deref()),
-            Self::BadGlob { .. } | Self::Output(_) => Vec::new(),
+            Self::Missing {
+                pattern, similar, ..
+            } => missing_hints(pattern, similar.as_deref()),
+            Self::NoSuchPath { similar, .. } => similar
+                .iter()
+                .map(|similar| format!("did you mean `{similar}`?"))
+                .collect(),
+            Self::NotAFile { .. } | Self::BadGlob { .. } | Self::Output(_) => Vec::new(),
             Self::OutsideRoot { common, .. } => vec![outside_hint(common)],
             Self::Changed { .. } => {
                 vec!["stop what writes to it, or leave it out with `.flyteignore`".to_owned()]
@@ -141,6 +163,8 @@ impl Diagnostic for Error {
             | Self::BadGlob { .. }
             | Self::OutsideRoot { .. }
             | Self::TooLarge { .. }
+            | Self::NotAFile { .. }
+            | Self::NoSuchPath { .. }
             | Self::Output(_) => Retry::Never,
         }
     }
@@ -162,10 +186,18 @@ fn empty_hints(style: CopyStyle) -> Vec<String> {
     }
 }
 
-fn missing_hints(similar: Option<&str>) -> Vec<String> {
+fn missing_hints(pattern: &str, similar: Option<&str>) -> Vec<String> {
     let mut hints = Vec::new();
     if let Some(similar) = similar {
-        hints.push(format!("did you mean `{similar}`?"));
+        let composed = |text: &str| text.nfc().collect::<String>();
+        hints.push(if composed(pattern).ends_with(&composed(similar)) {
+            format!(
+                "the name `{similar}` looks the same but is another sequence of Unicode \
+                 characters (composed or decomposed); rename the file"
+            )
+        } else {
+            format!("did you mean `{similar}`?")
+        });
     }
     hints.push(
         "relative entries start from the folder of the file that declares the app, and a glob \
@@ -183,16 +215,54 @@ fn outside_hint(common: &Path) -> String {
     }
 }
 
+/// How a file came into the bundle.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Origin {
+    /// Python had loaded it.
+    Loaded,
+    /// This file imports it, in this line.
+    Imported(Box<str>, usize),
+    /// It makes a package of a folder around this file.
+    Package(Box<str>),
+    /// This entry of `include` means it.
+    Include(String),
+    /// The walk over all files came by.
+    Walk,
+}
+
 /// Files by name while they are collected; a name that is found twice counts once.
 #[derive(Default)]
 struct Picked {
     files: BTreeMap<Box<str>, BundleFile>,
     warnings: Vec<String>,
+    /// The one file whose origin is asked for.
+    watched: Option<Box<str>>,
+    origin: Option<Origin>,
 }
 
 impl Picked {
-    fn add(&mut self, file: BundleFile) {
+    fn add(&mut self, file: BundleFile, origin: impl FnOnce() -> Origin) {
+        if self.watched.as_ref() == Some(&file.name) && self.origin.is_none() {
+            self.origin = Some(origin());
+        }
         self.files.entry(file.name.clone()).or_insert(file);
+    }
+
+    /// Which line imports a module says more than that Python has loaded it.
+    fn tell_more(&mut self, name: &str, origin: &Origin) {
+        if self.watched.as_deref() == Some(name)
+            && self.origin == Some(Origin::Loaded)
+            && matches!(origin, Origin::Imported(file, _) if **file != *name)
+        {
+            self.origin = Some(origin.clone());
+        }
+    }
+
+    fn take(&mut self, mut walked: Walked, origin: impl Fn() -> Origin) {
+        for file in std::mem::take(&mut walked.files) {
+            self.add(file, &origin);
+        }
+        self.warnings.extend(walked.into_sentences());
     }
 }
 
@@ -202,31 +272,7 @@ impl Picked {
 pub fn choose(selection: &Selection) -> Result<FileList, Error> {
     let root = Root::open(&selection.root, &selection.installed)?;
     let mut picked = Picked::default();
-    match selection.style {
-        CopyStyle::LoadedModules => {
-            modules::pick(
-                &root,
-                &selection.modules,
-                &selection.source_roots,
-                &mut picked,
-            )?;
-        }
-        CopyStyle::All => {
-            let walked = Walk {
-                root: root.real(),
-                start: "",
-                skip: root.installed(),
-                max_depth: usize::MAX,
-            }
-            .run()?;
-            walked.files.into_iter().for_each(|file| picked.add(file));
-            picked.warnings.extend(walked.warnings);
-        }
-        CopyStyle::None => {}
-    }
-    for include in &selection.include {
-        include::pick(&root, include, &mut picked)?;
-    }
+    pick(&root, selection, &mut picked)?;
     if picked.files.is_empty() && needs_files(selection) {
         return Err(Error::Empty {
             root: root.real().to_path_buf(),
@@ -234,6 +280,33 @@ pub fn choose(selection: &Selection) -> Result<FileList, Error> {
         });
     }
     Ok(FileList::new(root.real().to_path_buf(), picked))
+}
+
+/// Everything that decides: [`choose`] lists the outcome, [`explain`] asks for one file of it.
+fn pick(root: &Root, selection: &Selection, picked: &mut Picked) -> Result<(), Error> {
+    match selection.style {
+        CopyStyle::LoadedModules => {
+            modules::pick(root, &selection.modules, &selection.source_roots, picked)?;
+        }
+        CopyStyle::All => {
+            picked.take(everything(root).run()?, || Origin::Walk);
+        }
+        CopyStyle::None => {}
+    }
+    for include in &selection.include {
+        include::pick(root, include, picked)?;
+    }
+    Ok(())
+}
+
+/// The walk of [`CopyStyle::All`].
+fn everything(root: &Root) -> Walk<'_> {
+    Walk {
+        root: root.real(),
+        start: "",
+        skip: root.installed(),
+        max_depth: usize::MAX,
+    }
 }
 
 fn needs_files(selection: &Selection) -> bool {
@@ -333,6 +406,10 @@ fn normalized(path: &Path) -> PathBuf {
 }
 
 #[cfg(test)]
+mod choice_tests;
+#[cfg(test)]
 mod pack_tests;
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;

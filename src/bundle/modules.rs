@@ -5,7 +5,7 @@
 //! of several folders an absolute import means is decided like `sys.path` does: first come. Ignore
 //! rules do not hold here: what is imported is needed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -13,9 +13,12 @@ use rayon::prelude::*;
 
 use super::imports::{Import, scan};
 use super::root::Root;
-use super::{BundleFile, Error, Picked};
+use super::{BundleFile, Error, Origin, Picked};
 use crate::files;
 use crate::files::walk::join;
+
+/// A file by its name, and how it was found.
+type Found<F> = (F, Origin);
 
 /// Adds the modules below the root and what they import there.
 pub(super) fn pick(
@@ -25,39 +28,57 @@ pub(super) fn pick(
     picked: &mut Picked,
 ) -> Result<(), Error> {
     let mut resolver = Resolver::new(root, source_roots);
+    let mut elsewhere = Elsewhere::new(root, modules);
     let mut seen = HashSet::new();
-    let mut found: Vec<BundleFile> = modules
+    let mut found: Vec<Found<BundleFile>> = modules
         .par_iter()
-        .filter_map(|path| root.module(path))
+        .filter_map(|path| Some((root.module(path)?, Origin::Loaded)))
         .collect();
     loop {
-        found.retain(|file| seen.insert(file.name.clone()));
+        found.retain(|(file, _)| seen.insert(file.name.clone()));
         if found.is_empty() {
+            picked.warnings.extend(elsewhere.into_warnings());
             return Ok(());
         }
-        let mut names = Vec::new();
-        for (file, imports) in found.iter().zip(read_imports(root, &found)?) {
-            resolver.packages_around(&file.name, &mut names);
+        let mut names: Vec<Found<String>> = Vec::new();
+        for ((file, _), imports) in found.iter().zip(read_imports(root, &found)?) {
+            let mut reached = Vec::new();
+            resolver.packages_around(&file.name, &mut reached);
+            let package = |name| (name, Origin::Package(file.name.clone()));
+            names.extend(reached.drain(..).map(package));
             for import in &imports {
-                resolver.resolve(&file.name, import, &mut names);
+                resolver.resolve(&file.name, import, &mut reached);
+                if reached.is_empty() {
+                    elsewhere.note(file, import);
+                }
+                let imported = |name| (name, Origin::Imported(file.name.clone(), import.line));
+                names.extend(reached.drain(..).map(imported));
             }
         }
-        found.drain(..).for_each(|file| picked.add(file));
-        names.retain(|name| !seen.contains(name.as_str()));
+        for (file, origin) in found.drain(..) {
+            picked.add(file, || origin);
+        }
+        for (name, origin) in &names {
+            picked.tell_more(name, origin);
+        }
+        names.retain(|(name, _)| !seen.contains(name.as_str()));
         names.sort();
-        names.dedup();
+        names.dedup_by(|(name, _), (before, _)| name == before);
         found = names
-            .par_iter()
-            .filter_map(|name| root.module(&root.real().join(name)))
+            .into_par_iter()
+            .filter_map(|(name, origin)| Some((root.module(&root.real().join(name))?, origin)))
             .collect();
     }
 }
 
 /// The imports of each file; none for what is not Python source.
-fn read_imports(root: &Root, found: &[BundleFile]) -> Result<Vec<Vec<Import>>, files::Error> {
+fn read_imports(
+    root: &Root,
+    found: &[Found<BundleFile>],
+) -> Result<Vec<Vec<Import>>, files::Error> {
     found
         .par_iter()
-        .map(|file| {
+        .map(|(file, _)| {
             if file.name.strip_suffix(".py").is_none() {
                 return Ok(Vec::new());
             }
@@ -66,6 +87,66 @@ fn read_imports(root: &Root, found: &[BundleFile]) -> Result<Vec<Vec<Import>>, f
             Ok(scan(&source))
         })
         .collect()
+}
+
+/// Loaded modules that the bundle needs and cannot hold: those of a project beside the root, such as
+/// one that is installed in editable form.
+struct Elsewhere<'a> {
+    root: &'a Root,
+    /// By the name that an import begins with.
+    modules: BTreeMap<String, &'a Path>,
+    warnings: BTreeMap<String, String>,
+}
+
+impl<'a> Elsewhere<'a> {
+    fn new(root: &'a Root, modules: &'a [PathBuf]) -> Self {
+        let outside = modules.iter().filter(|path| root.is_elsewhere(path));
+        Self {
+            root,
+            modules: outside
+                .filter_map(|path| Some((top_level_name(path)?, path.as_path())))
+                .collect(),
+            warnings: BTreeMap::new(),
+        }
+    }
+
+    /// Told of each import that leads to nothing below the root.
+    fn note(&mut self, file: &BundleFile, import: &Import) {
+        let Some(name) = import.module.first().filter(|_| import.level == 0) else {
+            return;
+        };
+        let Some(path) = self.modules.get(name) else {
+            return;
+        };
+        self.warnings.entry(name.clone()).or_insert_with(|| {
+            format!(
+                "`{name}`, which `{}` imports in line {}, is not bundled: `{}` lies outside the root \
+                 folder `{}`; install it in the image, or set `root_dir` to a folder that holds both",
+                file.name,
+                import.line,
+                path.display(),
+                self.root.real().display()
+            )
+        });
+    }
+
+    fn into_warnings(self) -> impl Iterator<Item = String> {
+        self.warnings.into_values()
+    }
+}
+
+/// The first part of the name under which a file is imported: that of its outermost package.
+fn top_level_name(file: &Path) -> Option<String> {
+    let mut module = file.to_path_buf();
+    while let Some(folder) = module
+        .parent()
+        .filter(|folder| folder.join("__init__.py").exists())
+    {
+        module = folder.to_path_buf();
+    }
+    let name = module.file_name()?.to_str()?;
+    // Compiled modules are named `x.cpython-312-x86_64-linux-gnu.so`.
+    name.split('.').next().map(str::to_owned)
 }
 
 /// What a dotted path leads to.

@@ -72,7 +72,7 @@ impl Root {
     /// A link below the root keeps its own name, under which it is imported, wherever it leads.
     pub(super) fn module(&self, path: &Path) -> Option<BundleFile> {
         let real = fs::canonicalize(path).ok()?;
-        if self.is_installed(&real) {
+        if self.is_installed(&real) || self.virtualenv_of(&real).is_some() {
             return None;
         }
         let own_name = (!self.is_installed(path))
@@ -82,10 +82,21 @@ impl Root {
             Some(name) => name,
             None => real.strip_prefix(&self.real).ok()?.to_str()?.to_owned(),
         };
-        if self.is_in_venv(&name) {
+        if self.virtualenv_of(&self.real.join(&name)).is_some() {
             return None;
         }
         self.file(name)
+    }
+
+    /// Whether a loaded module is neither installed nor below the root.
+    pub(super) fn is_elsewhere(&self, path: &Path) -> bool {
+        !self.is_installed(path)
+            && self.name_of(path).is_none()
+            && fs::canonicalize(path).is_ok_and(|real| {
+                !real.starts_with(&self.real)
+                    && !self.is_installed(&real)
+                    && self.virtualenv_of(&real).is_none()
+            })
     }
 
     /// The regular file of that name, if there is one.
@@ -94,15 +105,16 @@ impl Root {
         BundleFile::of(name, &metadata)
     }
 
-    fn is_installed(&self, path: &Path) -> bool {
+    pub(super) fn is_installed(&self, path: &Path) -> bool {
         self.installed.iter().any(|folder| path.starts_with(folder))
     }
 
-    fn is_in_venv(&self, name: &str) -> bool {
-        Path::new(name)
-            .ancestors()
+    /// The virtualenv that a path lies in, be it below the root or elsewhere; one that holds the
+    /// root itself does not count.
+    pub(super) fn virtualenv_of<'p>(&self, path: &'p Path) -> Option<&'p Path> {
+        path.ancestors()
             .skip(1)
-            .filter(|folder| !folder.as_os_str().is_empty())
-            .any(|folder| self.real.join(folder).join("pyvenv.cfg").exists())
+            .take_while(|folder| !self.real.starts_with(folder))
+            .find(|folder| folder.join("pyvenv.cfg").exists())
     }
 }

@@ -7,14 +7,14 @@ use std::path::PathBuf;
 use super::*;
 
 /// A project folder, with room for other folders beside it.
-struct Project {
+pub(super) struct Project {
     _folder: tempfile::TempDir,
-    beside: PathBuf,
-    root: PathBuf,
+    pub beside: PathBuf,
+    pub root: PathBuf,
 }
 
 impl Project {
-    fn new(files: &[&str]) -> Self {
+    pub fn new(files: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let beside = fs::canonicalize(folder.path()).unwrap();
         let root = beside.join("project");
@@ -30,13 +30,13 @@ impl Project {
         project
     }
 
-    fn put(&self, name: &str, content: &str) {
+    pub fn put(&self, name: &str, content: &str) {
         let path = self.root.join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
     }
 
-    fn selection(&self, style: CopyStyle) -> Selection {
+    pub fn selection(&self, style: CopyStyle) -> Selection {
         Selection {
             root: self.root.clone(),
             style,
@@ -48,13 +48,13 @@ impl Project {
     }
 
     /// The bundle of these loaded modules.
-    fn loaded(&self, modules: &[&str]) -> Vec<String> {
+    pub fn loaded(&self, modules: &[&str]) -> Vec<String> {
         let mut selection = self.selection(CopyStyle::LoadedModules);
         selection.modules = modules.iter().map(|name| self.root.join(name)).collect();
         names(&choose(&selection).unwrap())
     }
 
-    fn included(&self, patterns: &[&str]) -> Result<FileList, Error> {
+    pub fn included(&self, patterns: &[&str]) -> Result<FileList, Error> {
         let mut selection = self.selection(CopyStyle::None);
         selection.include = patterns
             .iter()
@@ -65,9 +65,13 @@ impl Project {
             .collect();
         choose(&selection)
     }
+
+    pub fn all(&self) -> FileList {
+        choose(&self.selection(CopyStyle::All)).unwrap()
+    }
 }
 
-fn names(list: &FileList) -> Vec<String> {
+pub(super) fn names(list: &FileList) -> Vec<String> {
     list.files()
         .iter()
         .map(|file| file.name.to_string())

@@ -79,6 +79,8 @@ pub enum Command {
     Update(Update),
     /// Delete an app
     Delete(Delete),
+    /// Show what a code bundle holds, and why
+    Bundle(Bundle),
     /// Control the local platform
     Local(Local),
 }
@@ -240,6 +242,51 @@ pub enum DeleteWhat {
         #[command(flatten)]
         scope: Scope,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct Bundle {
+    #[command(subcommand)]
+    pub what: BundleWhat,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BundleWhat {
+    /// List the files that serving an app would send
+    Ls {
+        /// Python file that declares the app
+        file: PathBuf,
+        /// Variable or name of the environment; may be left out when the file declares one
+        environment: Option<String>,
+        #[command(flatten)]
+        choice: Choice,
+    },
+    /// Tell which rule takes a file into the bundle or leaves it out
+    #[command(
+        after_help = "Examples:\n  flyte bundle why data/x.csv\n  flyte bundle why static/app.css app.py env"
+    )]
+    Why {
+        /// File or folder to explain
+        path: PathBuf,
+        /// Python file that declares the app; without one, the rules of copy style `all` are
+        /// explained, from the working directory
+        file: Option<PathBuf>,
+        /// Variable or name of the environment; may be left out when the file declares one
+        environment: Option<String>,
+        #[command(flatten)]
+        choice: Choice,
+    },
+}
+
+/// How the files of a bundle are chosen.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Choice {
+    /// Which files are bundled
+    #[arg(long, value_parser = ["loaded_modules", "all", "none", "custom"])]
+    pub copy_style: Option<String>,
+    /// Folder that the names in the bundle are relative to
+    #[arg(long, value_name = "FOLDER")]
+    pub root_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

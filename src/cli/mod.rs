@@ -86,6 +86,7 @@ fn dispatch(host: &impl Host, arguments: Arguments, printer: &Printer) -> Result
         Command::Get(get) => commands::get::run(host, printer, given, get),
         Command::Update(update) => commands::update::run(host, printer, given, update),
         Command::Delete(delete) => commands::delete::run(host, printer, given, delete),
+        Command::Bundle(bundle) => commands::bundle::run(host, printer, given, bundle),
         Command::Local(local) => commands::local::run(host, printer, given, local),
     }
 }

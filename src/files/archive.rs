@@ -6,17 +6,22 @@
 //! different archives the same has to unpack them to different folders.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
-use super::{Error, folder_of, lock_exclusive, write_atomic};
+use super::{Error, FileLock, folder_of, lock_exclusive, try_lock_exclusive, write_atomic};
 
 /// What an archive spends on headers and long names between two entries; more is an attack, since
 /// names are held in memory.
 const HEADER_BYTES: u64 = 1 << 20;
+const STAGING_PREFIX: &str = ".flyte-unpack-";
+#[cfg(target_os = "linux")]
+/// Up to so many files it is quicker to flush each than all that the machine has not written yet.
+const FLUSHED_ONE_BY_ONE: usize = 64;
 
 /// Bounds on what is unpacked.
 #[derive(Clone, Copy, Debug)]
@@ -53,9 +58,10 @@ pub fn extract(archive: &Path, dest: &Path, limits: Limits) -> Result<(), Error>
         return Ok(());
     }
     // Inside `dest`, which is sure to be writable and on the same file system, unlike its parent.
-    let staging = staging_in(dest)?;
-    unpack(archive, staging.path(), &marker, limits)?;
+    let staging = Staging::begin(dest)?;
+    let written = unpack(archive, staging.path(), &marker, limits)?;
     merge(archive, staging.path(), dest)?;
+    flush(dest, &written)?;
     write_atomic(&dest.join(&marker), b"", 0o644)
 }
 
@@ -63,20 +69,95 @@ pub fn extract(archive: &Path, dest: &Path, limits: Limits) -> Result<(), Error>
 fn extract_new(archive: &Path, dest: &Path, marker: &str, limits: Limits) -> Result<bool, Error> {
     let parent = folder_of(dest);
     fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
-    let staging = staging_in(parent)?;
-    unpack(archive, staging.path(), marker, limits)?;
+    let staging = {
+        let _lock = lock_exclusive(parent)?;
+        Staging::begin(parent)?
+    };
+    let written = unpack(archive, staging.path(), marker, limits)?;
+    flush(staging.path(), &written)?;
     write_atomic(&staging.path().join(marker), b"", 0o644)?;
     fs::set_permissions(staging.path(), fs::Permissions::from_mode(0o755))
         .map_err(Error::io("set the mode of", staging.path()))?;
     match fs::rename(staging.path(), dest) {
         Ok(()) => {
-            // It is in its place now; the guard must not remove what it does not hold.
-            let _ = staging.keep();
+            staging.keep();
             Ok(true)
         }
         Err(_) if dest.is_dir() => Ok(false),
         Err(error) => Err(Error::io("create", dest)(error)),
     }
+}
+
+/// A folder to unpack into, which goes when this is dropped.
+///
+/// A process that is killed leaves its folder behind, but not the lock on it: that is how the next
+/// one tells it from those in use.
+struct Staging {
+    // Dropped in this order: while the folder goes, it is still locked.
+    folder: tempfile::TempDir,
+    _lock: FileLock,
+}
+
+impl Staging {
+    /// Makes the folder in one that the caller has locked, and removes what others left there.
+    fn begin(parent: &Path) -> Result<Self, Error> {
+        remove_leftovers(parent);
+        let folder = tempfile::Builder::new()
+            .prefix(STAGING_PREFIX)
+            .tempdir_in(parent)
+            .map_err(Error::io("create a temporary folder in", parent))?;
+        Ok(Self {
+            _lock: lock_exclusive(folder.path())?,
+            folder,
+        })
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Leaves the folder where it was moved to.
+    fn keep(self) {
+        // What the guard does not hold any more it must not remove.
+        let _ = self.folder.keep();
+    }
+}
+
+/// Only saves space, so what cannot be removed is left to the next one.
+fn remove_leftovers(parent: &Path) {
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name();
+        if name.to_string_lossy().starts_with(STAGING_PREFIX)
+            && let Ok(Some(_lock)) = try_lock_exclusive(&entry.path())
+        {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Sees to it that the files are on the disk: after a crash of the machine, a marker without their
+/// content would be believed.
+fn flush(folder: &Path, written: &[PathBuf]) -> Result<(), Error> {
+    #[cfg(target_os = "linux")]
+    if written.len() > FLUSHED_ONE_BY_ONE {
+        let all = File::open(folder).map_err(Error::io("open", folder))?;
+        return rustix::fs::syncfs(&all).map_err(|errno| Error::io("flush", folder)(errno.into()));
+    }
+    let mut paths: BTreeSet<PathBuf> = BTreeSet::new();
+    for name in written {
+        // A name is only on the disk once its folder is.
+        paths.extend(name.ancestors().map(|name| folder.join(name)));
+    }
+    for path in paths {
+        match File::open(&path) {
+            Ok(file) => file.sync_all().map_err(Error::io("flush", &path))?,
+            // Its mode keeps us from opening it again; what is not ours to read is not ours to use.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            Err(error) => return Err(Error::io("flush", &path)(error)),
+        }
+    }
+    Ok(())
 }
 
 fn marker_name(archive: &Path) -> Result<String, Error> {
@@ -86,13 +167,6 @@ fn marker_name(archive: &Path) -> Result<String, Error> {
             io::ErrorKind::InvalidInput.into(),
         )),
     }
-}
-
-fn staging_in(folder: &Path) -> Result<tempfile::TempDir, Error> {
-    tempfile::Builder::new()
-        .prefix(".flyte-unpack-")
-        .tempdir_in(folder)
-        .map_err(Error::io("create a temporary folder in", folder))
 }
 
 /// The budget of bytes that the archive may still yield, shared by the reader under the tar
@@ -129,7 +203,13 @@ impl<R: Read> Read for Metered<R> {
     }
 }
 
-fn unpack(archive: &Path, staging: &Path, marker: &str, limits: Limits) -> Result<(), Error> {
+/// Returns the names of the files, each once.
+fn unpack(
+    archive: &Path,
+    staging: &Path,
+    marker: &str,
+    limits: Limits,
+) -> Result<Vec<PathBuf>, Error> {
     let budget = Rc::new(Budget::default());
     let mut tar = tar::Archive::new(Metered {
         inner: open(archive)?,
@@ -142,6 +222,7 @@ fn unpack(archive: &Path, staging: &Path, marker: &str, limits: Limits) -> Resul
         limits,
         budget: &budget,
         bytes: 0,
+        written: BTreeSet::new(),
         links: Vec::new(),
     };
     budget.left.set(HEADER_BYTES);
@@ -159,7 +240,8 @@ fn unpack(archive: &Path, staging: &Path, marker: &str, limits: Limits) -> Resul
     }
     // Reading to the end is what checks the checksum of the compressed stream.
     io::copy(&mut tar.into_inner(), &mut io::sink()).map_err(|e| unpacking.failed(e))?;
-    unpacking.make_links()
+    unpacking.make_links()?;
+    Ok(unpacking.written.into_iter().collect())
 }
 
 /// Opens an archive by what its first bytes say.
@@ -190,6 +272,7 @@ struct Unpacking<'a> {
     limits: Limits,
     budget: &'a Budget,
     bytes: u64,
+    written: BTreeSet<PathBuf>,
     /// Symbolic links are made last: until then every folder in `staging` is a real one, so that no
     /// entry can be written through a link.
     links: Vec<(PathBuf, PathBuf)>,
@@ -208,7 +291,7 @@ impl Unpacking<'_> {
         if name.as_os_str().is_empty() && kind == Kind::Directory {
             return Ok(());
         }
-        if name.as_os_str().is_empty() || name == Path::new(self.marker) {
+        if name.as_os_str().is_empty() || name.starts_with(self.marker) {
             return Err(self.refused(&raw, "has a name that is not allowed"));
         }
         let target = self.staging.join(&name);
@@ -216,7 +299,11 @@ impl Unpacking<'_> {
             self.make_room(&raw, &target)?;
         }
         match kind {
-            Kind::Regular | Kind::Continuous => self.file(&target, &mut entry),
+            Kind::Regular | Kind::Continuous => {
+                self.file(&target, &mut entry)?;
+                self.written.insert(name);
+                Ok(())
+            }
             Kind::Directory => self.folder(&target, entry.header()),
             Kind::Symlink | Kind::Link => {
                 let link = entry.link_name().map_err(|e| self.failed(e))?;
@@ -256,7 +343,12 @@ impl Unpacking<'_> {
             Ok(there) if there.is_dir() => {
                 Err(self.refused(raw, "has the name of a folder in the same archive"))
             }
-            Ok(_) => fs::remove_file(target).map_err(Error::io("replace", target)),
+            Ok(_) => {
+                if let Ok(name) = target.strip_prefix(self.staging) {
+                    self.written.remove(name);
+                }
+                fs::remove_file(target).map_err(Error::io("replace", target))
+            }
         }
     }
 
@@ -407,316 +499,4 @@ fn merge(archive: &Path, from: &Path, into: &Path) -> Result<(), Error> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::error::{Code, Diagnostic};
-    use std::io::Write;
-    use tar::EntryType as Kind;
-
-    /// One entry as raw as a hostile archive may hold it.
-    struct Raw<'a> {
-        name: &'a str,
-        kind: Kind,
-        link: &'a str,
-        content: &'a [u8],
-        mode: u32,
-    }
-
-    fn file<'a>(name: &'a str, content: &'a str) -> Raw<'a> {
-        Raw {
-            name,
-            kind: Kind::Regular,
-            link: "",
-            content: content.as_bytes(),
-            mode: 0o644,
-        }
-    }
-
-    fn special<'a>(name: &'a str, kind: Kind, link: &'a str) -> Raw<'a> {
-        Raw {
-            kind,
-            link,
-            ..file(name, "")
-        }
-    }
-
-    fn tar_of(entries: &[Raw]) -> Vec<u8> {
-        let mut builder = tar::Builder::new(Vec::new());
-        for entry in entries {
-            let mut header = tar::Header::new_ustar();
-            let bytes = header.as_ustar_mut().unwrap();
-            bytes.name[..entry.name.len()].copy_from_slice(entry.name.as_bytes());
-            bytes.linkname[..entry.link.len()].copy_from_slice(entry.link.as_bytes());
-            header.set_entry_type(entry.kind);
-            header.set_mode(entry.mode);
-            header.set_size(entry.content.len() as u64);
-            header.set_cksum();
-            builder.append(&header, entry.content).unwrap();
-        }
-        builder.into_inner().unwrap()
-    }
-
-    struct Scene {
-        folder: tempfile::TempDir,
-    }
-
-    impl Scene {
-        fn new() -> Self {
-            Self {
-                folder: tempfile::tempdir().unwrap(),
-            }
-        }
-
-        fn dest(&self) -> PathBuf {
-            self.folder.path().join("box/dest")
-        }
-
-        fn archive(&self) -> PathBuf {
-            self.folder.path().join("code.tar.zst")
-        }
-
-        fn extract(&self, entries: &[Raw]) -> Result<(), Error> {
-            self.extract_bytes(&zstd::encode_all(&*tar_of(entries), 1).unwrap())
-        }
-
-        fn extract_bytes(&self, bytes: &[u8]) -> Result<(), Error> {
-            fs::write(self.archive(), bytes).unwrap();
-            extract(&self.archive(), &self.dest(), Limits::default())
-        }
-
-        /// That the archive is refused with this reason and has left nothing behind.
-        fn refuses(entries: &[Raw], reason: &str) {
-            for dest_exists in [false, true] {
-                let scene = Self::new();
-                if dest_exists {
-                    fs::create_dir_all(scene.dest()).unwrap();
-                }
-                let error = scene.extract(entries).unwrap_err();
-                assert!(error.to_string().contains(reason), "{error}");
-                assert_eq!(error.code(), Code::BundleUnsafe, "{error}");
-                let around = scene.folder.path().join("box");
-                assert_eq!(count(&around), usize::from(dest_exists));
-                assert!(!dest_exists || count(&scene.dest()) == 0);
-                assert!(!scene.folder.path().join("evil").exists());
-            }
-        }
-    }
-
-    fn count(folder: &Path) -> usize {
-        fs::read_dir(folder).unwrap().count()
-    }
-
-    fn read(path: PathBuf) -> String {
-        fs::read_to_string(path).unwrap()
-    }
-
-    #[test]
-    fn unpacks_files_folders_links_and_modes() {
-        let scene = Scene::new();
-        let script = Raw {
-            mode: 0o104_755,
-            ..file("bin/run", "#!")
-        };
-        scene
-            .extract(&[
-                file("./a/b.txt", "hello"),
-                script,
-                special("empty", Kind::Directory, ""),
-                special("a/up", Kind::Symlink, "../bin/run"),
-                special("same", Kind::Link, "a/b.txt"),
-            ])
-            .unwrap();
-        let dest = scene.dest();
-        assert_eq!(read(dest.join("a/b.txt")), "hello");
-        assert_eq!(read(dest.join("a/up")), "#!");
-        assert_eq!(read(dest.join("same")), "hello");
-        assert!(dest.join("empty").is_dir());
-        let mode = fs::metadata(dest.join("bin/run")).unwrap().permissions();
-        assert_eq!(mode.mode() & 0o7777, 0o755);
-        assert!(dest.join(".code.tar.zst.extracted").exists());
-        assert_eq!(count(&scene.folder.path().join("box")), 1);
-    }
-
-    #[test]
-    fn a_second_call_does_nothing() {
-        let scene = Scene::new();
-        scene.extract(&[file("a", "1")]).unwrap();
-        fs::write(scene.dest().join("a"), "mine").unwrap();
-        fs::write(scene.archive(), "garbage").unwrap();
-        extract(&scene.archive(), &scene.dest(), Limits::default()).unwrap();
-        assert_eq!(read(scene.dest().join("a")), "mine");
-    }
-
-    #[test]
-    fn merges_into_a_folder_with_other_files() {
-        let scene = Scene::new();
-        let dest = scene.dest();
-        fs::create_dir_all(dest.join("pkg")).unwrap();
-        fs::write(dest.join("pkg/own.txt"), "own").unwrap();
-        fs::write(dest.join("pkg/main.py"), "old").unwrap();
-        symlink("/nowhere", dest.join("link")).unwrap();
-        scene
-            .extract(&[
-                file("pkg/main.py", "new"),
-                file("pkg/in/x", "x"),
-                file("link/y", "y"),
-            ])
-            .unwrap();
-        assert_eq!(read(dest.join("pkg/own.txt")), "own");
-        assert_eq!(read(dest.join("pkg/main.py")), "new");
-        assert_eq!(read(dest.join("pkg/in/x")), "x");
-        assert_eq!(read(dest.join("link/y")), "y");
-        assert_eq!(count(&dest), 3, "no temporary folder stays");
-    }
-
-    #[test]
-    fn a_folder_in_the_way_is_not_removed_and_leaves_no_marker() {
-        let scene = Scene::new();
-        fs::create_dir_all(scene.dest().join("a/b")).unwrap();
-        let error = scene.extract(&[file("a", "1")]).unwrap_err();
-        assert!(matches!(error, Error::InTheWay { .. }), "{error}");
-        assert!(scene.dest().join("a/b").is_dir());
-        assert_eq!(count(&scene.dest()), 1);
-    }
-
-    #[test]
-    fn concurrent_calls_agree() {
-        let scene = Scene::new();
-        let entries: Vec<String> = (0..50).map(|i| format!("d{i}/f")).collect();
-        let raws: Vec<Raw> = entries.iter().map(|name| file(name, name)).collect();
-        fs::write(
-            scene.archive(),
-            zstd::encode_all(&*tar_of(&raws), 1).unwrap(),
-        )
-        .unwrap();
-        std::thread::scope(|scope| {
-            let calls: Vec<_> = (0..4)
-                .map(|_| {
-                    scope.spawn(|| extract(&scene.archive(), &scene.dest(), Limits::default()))
-                })
-                .collect();
-            for call in calls {
-                call.join().unwrap().unwrap();
-            }
-        });
-        assert_eq!(count(&scene.dest()), 51);
-    }
-
-    #[test]
-    fn hostile_names_are_refused() {
-        Scene::refuses(&[file("../evil", "x")], "`..`");
-        Scene::refuses(&[file("a/../../../evil", "x")], "`..`");
-        Scene::refuses(&[file("/tmp/evil", "x")], "absolute");
-        Scene::refuses(&[file(".code.tar.zst.extracted", "")], "not allowed");
-        Scene::refuses(&[file(".", "")], "not allowed");
-    }
-
-    #[test]
-    fn hostile_links_are_refused() {
-        let link = |name, to| special(name, Kind::Symlink, to);
-        Scene::refuses(&[link("l", "/etc/passwd")], "leaves the folder");
-        Scene::refuses(&[link("l", "../../evil")], "leaves the folder");
-        Scene::refuses(&[link("a/l", "../../x")], "leaves the folder");
-        // By its text `l` stays inside, but `d/e` leads to the top and `..` from there leaves.
-        let climbing = [link("d/e", ".."), link("l", "d/e/../x")];
-        Scene::refuses(&climbing, "leaves the folder");
-        Scene::refuses(&[link("l", "sub"), file("l/x", "x")], "another entry");
-        Scene::refuses(&[special("h", Kind::Link, "../evil")], "`..`");
-        Scene::refuses(&[special("h", Kind::Link, "gone")], "no earlier file");
-        let through = [link("l", "sub"), special("h", Kind::Link, "l")];
-        Scene::refuses(&through, "no earlier file");
-    }
-
-    #[test]
-    fn devices_and_pipes_are_refused() {
-        for kind in [Kind::Char, Kind::Block, Kind::Fifo] {
-            Scene::refuses(&[special("x", kind, "")], "a device, a pipe");
-        }
-    }
-
-    #[test]
-    fn the_last_entry_of_a_name_wins() {
-        let scene = Scene::new();
-        let entries = [
-            special("a", Kind::Symlink, "b"),
-            file("a", "1"),
-            file("a", "2"),
-        ];
-        scene.extract(&entries).unwrap();
-        assert_eq!(read(scene.dest().join("a")), "2");
-        Scene::refuses(&[file("d/x", ""), file("d", "")], "a folder in the same");
-    }
-
-    #[test]
-    fn limits_hold() {
-        let scene = Scene::new();
-        let tar = tar_of(&[file("a", "12345"), file("b", "12345")]);
-        fs::write(scene.archive(), zstd::encode_all(&*tar, 1).unwrap()).unwrap();
-        let limited = |max_bytes, max_entries| {
-            let limits = Limits {
-                max_bytes,
-                max_entries,
-            };
-            extract(&scene.archive(), &scene.dest(), limits)
-        };
-        let error = limited(9, 2).unwrap_err();
-        assert!(error.to_string().ends_with("more than 9 bytes"), "{error}");
-        let error = limited(10, 1).unwrap_err();
-        assert!(
-            error.to_string().ends_with("more than 1 entries"),
-            "{error}"
-        );
-        assert!(!scene.dest().exists());
-        limited(10, 2).unwrap();
-    }
-
-    #[test]
-    fn a_bomb_in_a_header_or_behind_the_end_is_refused() {
-        let name = "x".repeat(2 << 20);
-        let long = Raw {
-            kind: Kind::GNULongName,
-            ..file("n", &name)
-        };
-        Scene::refuses(&[long, file("a", "")], "headers or padding");
-        let mut tar = tar_of(&[file("a", "")]);
-        tar.resize(tar.len() + (2 << 20), 0);
-        let scene = Scene::new();
-        let error = scene
-            .extract_bytes(&zstd::encode_all(&*tar, 1).unwrap())
-            .unwrap_err();
-        assert!(matches!(error, Error::TooLarge { .. }), "{error}");
-    }
-
-    #[test]
-    fn gzip_of_several_members_is_read_to_its_end() {
-        let scene = Scene::new();
-        let tar = tar_of(&[file("a", "1"), file("b", "2")]);
-        let mut bytes = Vec::new();
-        for part in tar.chunks(700) {
-            let mut encoder =
-                flate2::write::GzEncoder::new(&mut bytes, flate2::Compression::default());
-            encoder.write_all(part).unwrap();
-            encoder.finish().unwrap();
-        }
-        scene.extract_bytes(&bytes).unwrap();
-        assert_eq!(read(scene.dest().join("b")), "2");
-    }
-
-    #[test]
-    fn every_cut_and_every_foreign_format_is_an_error() {
-        let tar = tar_of(&[file("a", "1"), file("b", "2")]);
-        let scene = Scene::new();
-        let whole = zstd::encode_all(&*tar, 1).unwrap();
-        let uncompressed_cuts = (0..=2048).step_by(256);
-        let cuts = uncompressed_cuts.map(|cut| zstd::encode_all(&tar[..cut], 1).unwrap());
-        for bytes in cuts.chain((4..whole.len()).map(|cut| whole[..cut].to_vec())) {
-            let error = scene.extract_bytes(&bytes).unwrap_err();
-            assert_eq!(error.code(), Code::BundleIo, "{error}");
-            assert!(!scene.dest().exists());
-        }
-        for bytes in [&tar[..], b"", b"PK\x03\x04"] {
-            let error = scene.extract_bytes(bytes).unwrap_err();
-            assert!(matches!(error, Error::UnknownFormat { .. }), "{error}");
-        }
-    }
-}
+mod tests;

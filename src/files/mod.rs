@@ -248,6 +248,19 @@ pub fn lock_exclusive(path: &Path) -> Result<FileLock, Error> {
     Ok(FileLock { file })
 }
 
+/// The same without waiting; `None` if somebody else holds the lock.
+fn try_lock_exclusive(path: &Path) -> Result<Option<FileLock>, Error> {
+    let file = open_to_lock(path)?;
+    let locked = rustix::io::retry_on_intr(|| {
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
+    });
+    match locked {
+        Ok(()) => Ok(Some(FileLock { file })),
+        Err(errno) if errno == rustix::io::Errno::WOULDBLOCK => Ok(None),
+        Err(errno) => Err(Error::io("lock", path)(errno.into())),
+    }
+}
+
 fn open_to_lock(path: &Path) -> Result<File, Error> {
     let opened = if path.is_dir() {
         File::open(path)
@@ -300,8 +313,7 @@ mod tests {
     }
 
     fn is_free(path: &Path) -> bool {
-        let file = open_to_lock(path).unwrap();
-        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+        try_lock_exclusive(path).unwrap().is_some()
     }
 
     #[test]

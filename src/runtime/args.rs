@@ -125,14 +125,20 @@ fn without_unknown_options(argv: &[String]) -> Vec<String> {
     let mut kept = Vec::with_capacity(argv.len());
     let mut rest = argv.iter().enumerate().peekable();
     while let Some((index, item)) = rest.next() {
-        if !item.starts_with('-') || item == "--" {
+        if !item.starts_with('-') || item == "--" || item == "-" {
             kept.extend_from_slice(&argv[index..]);
             break;
         }
         let takes_next = !item.contains('=')
             && (!item.starts_with('-') || item.starts_with("--") || item.len() == 2);
         if is_known(item) {
-            kept.push(item.clone());
+            if item.starts_with("--") || item.len() == 2 {
+                kept.push(item.clone());
+            } else {
+                // As one word with its value, clap may take it for the command.
+                let value = item[2..].strip_prefix('=').unwrap_or(&item[2..]);
+                kept.extend([item[..2].to_owned(), value.to_owned()]);
+            }
             if takes_next {
                 kept.extend(rest.next().map(|(_, value)| value.clone()));
             }
@@ -262,6 +268,17 @@ mod tests {
     fn a_command_needs_no_separator() {
         let args = parse(&["--version=v", "python", "-m", "app"]).unwrap();
         assert_eq!(args.command, ["python", "-m", "app"]);
+    }
+
+    #[test]
+    fn short_options_in_one_word_and_a_lone_dash_are_told_apart() {
+        let args = parse(&["--version=1", "-p=", "-", "x"]).unwrap();
+        assert_eq!(args.parameters, None);
+        assert_eq!(args.command, ["-", "x"]);
+        let args = parse(&["--version=1", "-pH4s=", "-r=--", "x"]).unwrap();
+        assert_eq!(args.parameters.as_deref(), Some("H4s="));
+        assert_eq!(args.raw_data_path.as_deref(), Some("--"));
+        assert_eq!(args.command, ["x"]);
     }
 
     #[test]

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Error, Plan, Progress, Server, Step};
+use super::{Error, Plan, Progress, Server, Source, Step};
 use crate::bundle::{self, Archive, FileList, Format, Include, Selection, Store};
 use crate::client::{self, Client, Piece, Upload};
 use crate::error::{Code, Diagnostic};
 use crate::files::archive::Limits;
-use crate::spec::{CopyStyle, ImageSpec};
+use crate::spec::{AppSpec, CopyStyle, ImageSpec};
 
 /// A bundle larger than this is worth a word.
 const LARGE_BYTES: u64 = 50_000_000;
@@ -28,33 +28,39 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// The files that go into the bundle; `None` where there is none to make.
 pub fn choose(plan: &Plan) -> Result<Option<FileList>, Error> {
-    let include: Vec<Include> = plan
-        .apps()
-        .flat_map(|app| {
-            let base = plan.source.folder_of(app).to_path_buf();
-            app.include.iter().map(move |pattern| Include {
-                pattern: pattern.clone(),
-                base: base.clone(),
-            })
-        })
-        .collect();
-    if plan.options.copy_style == CopyStyle::None && include.is_empty() {
+    let selection = selection(&plan.source, plan.options.copy_style, plan.apps());
+    if selection.style == CopyStyle::None && selection.include.is_empty() {
         return Ok(None);
     }
     // Made in a REPL, an app of arguments alone needs no file; where there are some, they come along.
     let may_be_empty = plan.apps().all(|app| app.declared_in.is_none());
-    let chosen = bundle::choose(&Selection {
-        root: plan.source.root.clone(),
-        style: plan.options.copy_style,
-        modules: plan.source.modules.clone(),
-        installed: plan.source.installed.clone(),
-        source_roots: plan.source.source_roots.clone(),
-        include,
-    });
-    match chosen {
+    match bundle::choose(&selection) {
         Ok(files) => Ok((!files.is_empty()).then_some(files)),
         Err(error) if may_be_empty && error.code() == Code::BundleEmpty => Ok(None),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// What the files of these apps are chosen from.
+pub fn selection<'a>(
+    source: &Source,
+    style: CopyStyle,
+    apps: impl IntoIterator<Item = &'a AppSpec>,
+) -> Selection {
+    let include = |app: &'a AppSpec| {
+        let base = source.folder_of(app).to_path_buf();
+        app.include.iter().map(move |pattern| Include {
+            pattern: pattern.clone(),
+            base: base.clone(),
+        })
+    };
+    Selection {
+        root: source.root.clone(),
+        style,
+        modules: source.modules.clone(),
+        installed: source.installed.clone(),
+        source_roots: source.source_roots.clone(),
+        include: apps.into_iter().flat_map(include).collect(),
     }
 }
 
@@ -337,7 +343,8 @@ pub fn size(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{ignore_line, size};
+    use super::*;
+    use crate::files::walk::rules::{Case, Rules};
 
     #[test]
     fn the_line_offered_leaves_out_that_file_and_no_other() {
@@ -349,13 +356,17 @@ mod tests {
             "!odd",
             "w\\x",
         ] {
-            let mut rules = ignore::gitignore::GitignoreBuilder::new("/r");
-            rules.add_line(None, &ignore_line(name)).unwrap();
-            let rules = rules.build().unwrap();
-            let path = std::path::Path::new("/r").join(name);
-            assert!(rules.matched(&path, false).is_ignore(), "{name}");
-            let other = std::path::Path::new("/r/sub").join(name);
-            assert!(!rules.matched(&other, false).is_ignore(), "{name}");
+            let line = ignore_line(name);
+            let rules = Arc::new(Rules::parse(".flyteignore".as_ref(), line.into_bytes()));
+            let matches = |path: &str| {
+                let last = path.rfind('/').map_or(0, |slash| slash + 1);
+                let case = Case::Sensitive;
+                rules
+                    .last_match(path.as_bytes(), last, false, case)
+                    .is_some()
+            };
+            assert!(matches(name), "{name}");
+            assert!(!matches(&format!("sub/{name}")), "{name}");
         }
     }
 

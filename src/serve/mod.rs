@@ -6,7 +6,7 @@
 
 mod activate;
 mod app;
-mod bundling;
+pub mod bundling;
 mod hints;
 mod imaging;
 mod payload;
