@@ -1,19 +1,16 @@
-//! Work on numbered pieces in parallel, results in their order, a bounded number ahead.
+//! Work on numbered pieces in parallel, results in their order.
 //!
-//! A slow consumer stops the workers instead of filling memory with what they made.
+//! Workers never wait for the consumer. What they send ahead of it stays in memory until its turn,
+//! so it has to be small; how that is seen to is not known here.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-
-/// How far workers may be ahead of the consumer, for each of them.
-const AHEAD: usize = 3;
 
 /// Calls `work` for `0..count` on `threads` threads and `take` with the results in order, on the
 /// caller's thread. `state` makes what each worker keeps between pieces.
 ///
-/// The first error, in the order of the pieces that were finished, ends everything.
+/// The first error that is met ends everything.
 pub(super) fn for_each<S, T: Send, E: Send>(
     count: usize,
     threads: usize,
@@ -21,23 +18,20 @@ pub(super) fn for_each<S, T: Send, E: Send>(
     work: impl Fn(&mut S, usize) -> Result<T, E> + Sync,
     mut take: impl FnMut(T) -> Result<(), E>,
 ) -> Result<(), E> {
-    let threads = threads.clamp(1, count.max(1));
     let line = Line {
         count,
-        ahead: threads * AHEAD,
         next: AtomicUsize::new(0),
-        progress: Mutex::default(),
-        moved: Condvar::new(),
+        stopped: AtomicBool::new(false),
     };
     std::thread::scope(|scope| {
         let (sender, results) = channel();
-        for _ in 0..threads {
+        for _ in 0..threads.clamp(1, count.max(1)) {
             let sender = sender.clone();
             scope.spawn(|| line.work(sender, &state, &work));
         }
         drop(sender);
         let outcome = line.consume(&results, &mut take);
-        line.stop();
+        line.stopped.store(true, Ordering::Relaxed);
         outcome
     })
 }
@@ -45,27 +39,8 @@ pub(super) fn for_each<S, T: Send, E: Send>(
 /// What the workers and the consumer share.
 struct Line {
     count: usize,
-    ahead: usize,
     next: AtomicUsize,
-    progress: Mutex<Progress>,
-    moved: Condvar,
-}
-
-#[derive(Default)]
-struct Progress {
-    taken: usize,
-    stopped: bool,
-}
-
-/// Lets nobody wait for a worker that panicked.
-struct StopOnPanic<'a>(&'a Line);
-
-impl Drop for StopOnPanic<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.stop();
-        }
-    }
+    stopped: AtomicBool,
 }
 
 impl Line {
@@ -75,35 +50,20 @@ impl Line {
         state: &impl Fn() -> Result<S, E>,
         work: &impl Fn(&mut S, usize) -> Result<T, E>,
     ) {
-        let _guard = StopOnPanic(self);
         let mut own = match state() {
             Ok(own) => own,
             Err(error) => {
-                // The consumer takes this for the piece it waits for; if it is gone, nobody cares.
+                // Any number will do: the consumer ends at the first error.
                 let _ = results.send((0, Err(error)));
                 return;
             }
         };
-        loop {
+        while !self.stopped.load(Ordering::Relaxed) {
             let index = self.next.fetch_add(1, Ordering::Relaxed);
-            if index >= self.count || !self.wait_for_turn(index) {
-                return;
-            }
-            if results.send((index, work(&mut own, index))).is_err() {
+            if index >= self.count || results.send((index, work(&mut own, index))).is_err() {
                 return;
             }
         }
-    }
-
-    /// Waits until the consumer is near enough; false if there is no need to go on.
-    fn wait_for_turn(&self, index: usize) -> bool {
-        let progress = self
-            .moved
-            .wait_while(self.lock(), |progress| {
-                !progress.stopped && index >= progress.taken + self.ahead
-            })
-            .unwrap_or_else(PoisonError::into_inner);
-        !progress.stopped
     }
 
     fn consume<T, E>(
@@ -122,27 +82,15 @@ impl Line {
             while let Some(result) = early.remove(&wanted) {
                 take(result)?;
                 wanted += 1;
-                self.lock().taken = wanted;
-                self.moved.notify_all();
             }
         }
         Ok(())
-    }
-
-    fn stop(&self) {
-        self.lock().stopped = true;
-        self.moved.notify_all();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicIsize;
 
     fn squares(count: usize, threads: usize) -> Result<Vec<usize>, String> {
         let mut seen = Vec::new();
@@ -190,27 +138,6 @@ mod tests {
         assert_eq!(refused, Err("full"));
         let unready = for_each(9, 2, || Err::<(), _>("no"), |(), _| Ok(()), |()| Ok(()));
         assert_eq!(unready, Err("no"));
-    }
-
-    #[test]
-    fn workers_do_not_run_away_from_the_consumer() {
-        let (ahead, worst) = (AtomicIsize::new(0), AtomicIsize::new(0));
-        let made = |(): &mut (), _| {
-            worst.fetch_max(ahead.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
-            Ok::<_, ()>(())
-        };
-        for_each(
-            300,
-            2,
-            || Ok(()),
-            made,
-            |()| {
-                ahead.fetch_sub(1, Ordering::SeqCst);
-                Ok(())
-            },
-        )
-        .unwrap();
-        assert!(worst.into_inner() <= 2 * 3 + 2);
     }
 
     #[test]

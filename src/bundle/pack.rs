@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use md5::digest::common::hazmat::{SerializableState, SerializedState};
@@ -168,13 +169,15 @@ struct Worker {
 }
 
 /// One frame as it leaves a worker.
-struct Made {
+struct Finished {
     key: Digest,
     bytes: u64,
+    /// As many if it was compressed now, none if it was there.
+    made_bytes: u64,
     segments: Vec<Segment>,
     /// What reading has shown; empty where nothing had to be read.
     seen: Vec<Seen>,
-    /// The compressed bytes, where they were made now.
+    /// The compressed bytes, if they are still in memory.
     fresh: Option<Vec<u8>>,
 }
 
@@ -268,14 +271,14 @@ impl<'a> Packing<'a> {
             },
         );
         let mut found = Vec::new();
-        let spare = Spare::default();
+        let memory = Memory::default();
         let maker = Maker {
             list: self.list,
             format: self.format,
             store: self.store,
             known: &known,
             expected: self.resumption.lengths(),
-            spare: &spare,
+            memory: &memory,
         };
         let worker = || {
             Ok(Worker {
@@ -293,8 +296,8 @@ impl<'a> Packing<'a> {
                     found.push((segment, *seen));
                 }
                 self.take(&made)?;
-                if let Some(memory) = made.fresh.take() {
-                    spare.put(memory);
+                if let Some(bytes) = made.fresh.take() {
+                    memory.put_back(bytes);
                 }
                 Ok(())
             },
@@ -309,7 +312,7 @@ impl<'a> Packing<'a> {
     }
 
     /// Adds a frame to the end of the archive.
-    fn take(&mut self, made: &Made) -> Result<(), Error> {
+    fn take(&mut self, made: &Finished) -> Result<(), Error> {
         let index = self.note.frames.len();
         let earlier = self.resumption.state(index, &made.key);
         if let Some(md5) = earlier.and_then(restore) {
@@ -321,9 +324,7 @@ impl<'a> Packing<'a> {
             let bytes = fs::read(&path).map_err(files::Error::io("read", &path))?;
             self.md5.update(&bytes);
         }
-        if made.fresh.is_some() {
-            self.made_bytes += made.bytes;
-        }
+        self.made_bytes += made.made_bytes;
         self.note.bytes += made.bytes;
         self.note.frames.push(FrameNote {
             key: made.key,
@@ -398,30 +399,50 @@ struct Maker<'a> {
     store: &'a Store,
     known: &'a Contents,
     expected: HashMap<Digest, u64>,
-    spare: &'a Spare,
+    memory: &'a Memory,
 }
 
-/// Memory for compressed frames on its way back from the consumer: asking the system for 2 MiB
-/// each time costs as much as hashing what comes into them.
+/// Memory for compressed frames. It goes round: asking the system for 2 MiB each time costs as much
+/// as hashing what comes into them.
+///
+/// The MD5 of the archive is slower than all else, and cannot be shared between processors. So
+/// workers hand over the bytes of a frame only as long as few are waiting for it; it reads the
+/// others back from where they are stored, while the workers are long at the next ones.
 #[derive(Default)]
-struct Spare(Mutex<Vec<Vec<u8>>>);
+struct Memory {
+    free: Mutex<Vec<Vec<u8>>>,
+    handed_over: AtomicUsize,
+}
 
-impl Spare {
+/// Frames in memory that wait for their turn.
+const MAX_HANDED_OVER: usize = 8;
+
+impl Memory {
     fn take(&self) -> Vec<u8> {
-        self.lock().pop().unwrap_or_default()
+        self.free().pop().unwrap_or_default()
     }
 
-    fn put(&self, memory: Vec<u8>) {
-        self.lock().push(memory);
+    /// Gives the bytes of a frame to the consumer, if not too many wait there.
+    fn hand_over(&self, bytes: Vec<u8>) -> Option<Vec<u8>> {
+        if self.handed_over.fetch_add(1, Ordering::Relaxed) < MAX_HANDED_OVER {
+            return Some(bytes);
+        }
+        self.put_back(bytes);
+        None
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn put_back(&self, bytes: Vec<u8>) {
+        self.handed_over.fetch_sub(1, Ordering::Relaxed);
+        self.free().push(bytes);
+    }
+
+    fn free(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Maker<'_> {
-    fn make(&self, worker: &mut Worker, layout: &Layout, frame: &Frame) -> Result<Made, Error> {
+    fn make(&self, worker: &mut Worker, layout: &Layout, frame: &Frame) -> Result<Finished, Error> {
         let segments = segments(layout, frame);
         let known: Option<Vec<Digest>> = segments
             .iter()
@@ -430,9 +451,10 @@ impl Maker<'_> {
         if let Some(digests) = known {
             let key = frame::key(self.list, self.format, &segments, digests.into_iter());
             if let Some(bytes) = self.stored(&key) {
-                return Ok(Made {
+                return Ok(Finished {
                     key,
                     bytes,
+                    made_bytes: 0,
                     segments,
                     seen: Vec::new(),
                     fresh: None,
@@ -442,19 +464,22 @@ impl Maker<'_> {
         let seen = frame::read(self.list, frame, &segments, &mut worker.raw)?;
         let digests = seen.iter().map(|seen| seen.digest);
         let key = frame::key(self.list, self.format, &segments, digests);
+        let mut made_bytes = 0;
         let (bytes, fresh) = match self.stored(&key) {
             Some(bytes) => (bytes, None),
             None => {
-                let mut out = self.spare.take();
+                let mut out = self.memory.take();
                 let compressed = worker.compressor.compress(worker.raw.bytes(), &mut out);
                 compressed.map_err(Error::Output)?;
                 self.store.put_frame(&key, &out)?;
-                (out.len() as u64, Some(out))
+                made_bytes = out.len() as u64;
+                (made_bytes, self.memory.hand_over(out))
             }
         };
-        Ok(Made {
+        Ok(Finished {
             key,
             bytes,
+            made_bytes,
             segments,
             seen,
             fresh,

@@ -188,6 +188,23 @@ fn what_a_killed_process_left_is_removed_and_what_is_in_use_is_not() {
 }
 
 #[test]
+fn a_marker_holds_until_the_machine_is_started_again() {
+    let scene = Scene::new();
+    let archive = [file("a", "1"), file("b", "2")];
+    scene.extract(&archive).unwrap();
+    let marker = scene.dest().join(".code.tar.zst.extracted");
+    // What a crash may leave: the marker of before, and a file without its content.
+    for before in ["", "6f1c0e7e-0000-4000-8000-000000000000\n"] {
+        fs::write(scene.dest().join("a"), "").unwrap();
+        fs::write(&marker, before).unwrap();
+        if before.as_bytes() != machine_start() {
+            scene.extract(&archive).unwrap();
+            assert_eq!(read(scene.dest().join("a")), "1");
+        }
+    }
+}
+
+#[test]
 fn many_files_are_flushed_and_there() {
     let scene = Scene::new();
     let names: Vec<String> = (0..200).map(|i| format!("d{}/f{i}", i % 7)).collect();
@@ -196,6 +213,13 @@ fn many_files_are_flushed_and_there() {
     for name in &names {
         assert_eq!(read(scene.dest().join(name)), *name);
     }
+    let written: Vec<PathBuf> = names.iter().map(PathBuf::from).collect();
+    for few_or_all in [3, 200] {
+        flush(&scene.dest(), &written[..few_or_all]).unwrap();
+    }
+    let gone = [PathBuf::from("gone")];
+    let error = flush(&scene.dest(), &gone).unwrap_err();
+    assert!(error.to_string().contains("gone`"), "{error}");
 }
 
 #[test]
