@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -86,17 +86,9 @@ impl Archive {
     /// Whether the parts still are what they were when they were written.
     pub fn is_intact(&self) -> bool {
         let mut md5 = Md5::new();
-        let mut read = |part: &Part| -> io::Result<()> {
-            let mut file = fs::File::open(&part.path)?;
-            let mut buffer = vec![0; 1 << 18];
-            loop {
-                match file.read(&mut buffer)? {
-                    0 => return Ok(()),
-                    count => md5.update(&buffer[..count]),
-                }
-            }
-        };
-        let all_read = self.parts.iter().all(|part| read(part).is_ok());
+        let mut buffer = buffer();
+        let mut parts = self.parts.iter();
+        let all_read = parts.all(|part| read_into(&mut md5, &part.path, &mut buffer).is_ok());
         all_read && <[u8; 16]>::from(md5.finalize()) == self.md5
     }
 
@@ -115,6 +107,21 @@ impl Archive {
                     bytes: frame.bytes,
                 })
                 .collect(),
+        }
+    }
+}
+
+/// Small enough to stay in the cache of a processor between reading and hashing.
+fn buffer() -> Vec<u8> {
+    vec![0; 1 << 17]
+}
+
+fn read_into(md5: &mut Md5, path: &Path, buffer: &mut [u8]) -> io::Result<()> {
+    let mut file = fs::File::open(path)?;
+    loop {
+        match file.read(buffer)? {
+            0 => return Ok(()),
+            count => md5.update(&buffer[..count]),
         }
     }
 }
@@ -233,6 +240,8 @@ struct Packing<'a> {
     anything_read: bool,
     resumption: Resumption,
     md5: Md5,
+    /// For frames that are read back.
+    buffer: Vec<u8>,
     note: Note,
     made_bytes: u64,
 }
@@ -249,6 +258,7 @@ impl<'a> Packing<'a> {
             anything_read: false,
             resumption: Resumption::new(store.recent(format)),
             md5: Md5::new(),
+            buffer: buffer(),
             note: Note {
                 format: format.extension().to_owned(),
                 digest: blake3::hash(b"").into(),
@@ -321,8 +331,8 @@ impl<'a> Packing<'a> {
             self.md5.update(bytes);
         } else {
             let path = self.store.frame_path(&made.key);
-            let bytes = fs::read(&path).map_err(files::Error::io("read", &path))?;
-            self.md5.update(&bytes);
+            read_into(&mut self.md5, &path, &mut self.buffer)
+                .map_err(files::Error::io("read", &path))?;
         }
         self.made_bytes += made.made_bytes;
         self.note.bytes += made.bytes;

@@ -147,6 +147,7 @@ impl Walker<'_> {
             path,
             file_name: part.into(),
             kind: metadata.file_type(),
+            listed: None,
         };
         self.look_at(candidate, folder, &level).map(Some)
     }

@@ -137,6 +137,18 @@ struct Candidate {
     path: PathBuf,
     file_name: OsString,
     kind: FileType,
+    /// Where it was listed, if it was: asked there, the system need not look the whole path up.
+    listed: Option<fs::DirEntry>,
+}
+
+impl Candidate {
+    /// What is behind it, links followed.
+    fn metadata(&self) -> io::Result<Metadata> {
+        match &self.listed {
+            Some(entry) if !self.kind.is_symlink() => entry.metadata(),
+            Some(_) | None => fs::metadata(&self.path),
+        }
+    }
 }
 
 /// What is decided about an entry.
@@ -249,6 +261,7 @@ impl<'a> Walker<'a> {
                 kind: entry.file_type().map_err(Error::io("read", &path))?,
                 file_name: entry.file_name(),
                 path,
+                listed: Some(entry),
             };
             match self.look_at(candidate, folder, &level)? {
                 Seen::LeftOut(Reason::Unusable(path, why)) => self.pass_over(path, why),
@@ -283,13 +296,9 @@ impl<'a> Walker<'a> {
         folder: &Folder,
         level: &Arc<Level>,
     ) -> Result<Seen, Error> {
-        let Candidate {
-            path,
-            file_name,
-            kind,
-        } = candidate;
-        let Some(text) = file_name.to_str() else {
-            return Ok(unusable(path, "its name is not UTF-8"));
+        let kind = candidate.kind;
+        let Some(text) = candidate.file_name.to_str() else {
+            return Ok(unusable(candidate.path, "its name is not UTF-8"));
         };
         let at_top = folder.name.len() < self.root_at.max(1);
         if let Some(entry) = standard::entry(text, at_top) {
@@ -297,15 +306,16 @@ impl<'a> Walker<'a> {
         }
         let name = Name::new(&folder.name, text.as_bytes());
         // Git takes a link for a file; who writes `data/` into `.flyteignore` means what is there.
-        let is_folder = kind.is_dir() || (kind.is_symlink() && path.is_dir());
+        let is_folder = kind.is_dir() || (kind.is_symlink() && candidate.path.is_dir());
         let (reason, excluded) = match self.judge(&name, kind.is_dir(), is_folder, level) {
             Judged::LeftOut(reason) => return Ok(Seen::LeftOut(reason)),
             Judged::Taken(reason, excluded) => (reason, excluded),
         };
-        let metadata = match fs::metadata(&path) {
+        let metadata = match candidate.metadata() {
             Ok(metadata) => metadata,
-            Err(error) => return unreachable_entry(path, kind, error),
+            Err(error) => return unreachable_entry(candidate.path, kind, error),
         };
+        let path = candidate.path;
         if metadata.is_dir() {
             let folder = Folder {
                 path,
