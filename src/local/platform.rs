@@ -86,12 +86,26 @@ impl Platform {
                     Some(latest) if !latest.failed => row.latest,
                     _ => row.serving.unwrap_or(row.latest),
                 };
-                handle.send(Command::Deploy(revision));
+                let at_rest = revision == row.serving.unwrap_or(0) && self.was_at_rest(&row.key)?;
+                handle.send(if at_rest {
+                    Command::Rest(revision)
+                } else {
+                    Command::Deploy(revision)
+                });
             } else {
                 handle.finish(Command::Stop).await;
             }
         }
         Ok(())
+    }
+
+    /// Whether the app had no replica, for want of traffic, when it was last heard of.
+    fn was_at_rest(&self, key: &AppKey) -> Result<bool, Refused> {
+        let conditions = self.workshop.store.conditions(key)?;
+        Ok(conditions.last().is_some_and(|last| {
+            status::is_active(status::condition_status(last))
+                && last.substate.as_known() == Some(Substate::SCALED_TO_ZERO)
+        }))
     }
 
     async fn change(&self, key: &AppKey) -> OwnedMutexGuard<()> {

@@ -24,6 +24,13 @@ pub fn condition_status(condition: &app::Condition) -> DeploymentStatus {
         .unwrap_or(DeploymentStatus::DEPLOYMENT_STATUS_UNSPECIFIED)
 }
 
+/// What a condition says beyond the state, such as `SCALED_TO_ZERO`.
+pub fn substate(condition: &app::Condition) -> Option<&'static str> {
+    let substate = condition.substate.as_known()?;
+    let said = substate != app::status::Substate::SUBSTATE_UNSPECIFIED;
+    said.then(|| buffa::Enumeration::proto_name(&substate))
+}
+
 /// `ACTIVE` rather than `DEPLOYMENT_STATUS_ACTIVE`.
 pub fn short_name(status: DeploymentStatus) -> &'static str {
     let name = buffa::Enumeration::proto_name(&status);

@@ -59,9 +59,12 @@ fn one(
         return Ok(());
     }
     for field in [
-        "name", "status", "message", "revision", "replicas", "endpoint", "url", "project", "domain",
+        "name", "status", "substate", "message", "revision", "replicas", "endpoint", "url",
+        "project", "domain",
     ] {
-        printer.line(&format!("{field:<9} {}", readable(&document[field])));
+        if !document[field].is_null() {
+            printer.line(&format!("{field:<9} {}", readable(&document[field])));
+        }
     }
     Ok(())
 }

@@ -72,6 +72,7 @@ pub fn describe(app: &crate::serve::App) -> serde_json::Value {
         "project": id.project,
         "domain": id.domain,
         "status": status::short_name(app.deployment_status()),
+        "substate": latest.and_then(status::substate),
         "message": latest.map(|condition| condition.message.clone()),
         "desired_state": buffa::Enumeration::proto_name(&app.desired_state()),
         "revision": app.revision(),

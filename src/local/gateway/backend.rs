@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -25,6 +25,7 @@ use tokio::time::{Instant, timeout};
 
 use super::body::{Upload, UploadWatch};
 use super::headers::Head;
+use super::meter::Visit;
 
 /// Longest rest of a connection that is used again. Below the shortest keep-alive of common app
 /// servers (gunicorn 2 s, uvicorn and node 5 s), so that they do not hang up while we pick up; a
@@ -40,10 +41,29 @@ const RETIRED: usize = 1 << (usize::BITS - 1);
 /// A replica that requests are sent to.
 pub struct Backend {
     addr: SocketAddr,
-    request_timeout: Option<Duration>,
+    terms: Terms,
     load: AtomicUsize,
     idle: Notify,
     pool: Mutex<Pool>,
+}
+
+/// How a replica wants its requests.
+#[derive(Clone, Debug, Default)]
+pub struct Terms {
+    /// Runs from the moment a request is handed to the backend until the *headers* of the response
+    /// arrive, connecting and the upload included; the client then gets a 504. It does not limit
+    /// the response body nor a connection that was upgraded.
+    pub request_timeout: Option<Duration>,
+    /// `None` for any number of requests at the same time.
+    pub room: Option<Room>,
+}
+
+/// A bound for the requests that one replica has at the same time.
+#[derive(Clone, Debug)]
+pub struct Room {
+    pub limit: usize,
+    /// Told when there is room again; see [`Route::freed`](super::Route::freed).
+    pub freed: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -68,15 +88,22 @@ impl fmt::Debug for Backend {
 }
 
 impl Backend {
-    /// A backend at `addr`; nothing is connected yet.
-    ///
-    /// `request_timeout` runs from the moment a request is handed to the backend until the
-    /// *headers* of the response arrive, connecting and the upload included; the client then gets
-    /// a 504. It does not limit the response body nor a connection that was upgraded.
+    /// A backend at `addr` that takes any number of requests; nothing is connected yet.
     pub fn new(addr: SocketAddr, request_timeout: Option<Duration>) -> Arc<Self> {
+        Self::with(
+            addr,
+            Terms {
+                request_timeout,
+                ..Terms::default()
+            },
+        )
+    }
+
+    /// A backend on terms of its own.
+    pub fn with(addr: SocketAddr, terms: Terms) -> Arc<Self> {
         Arc::new(Self {
             addr,
-            request_timeout,
+            terms,
             load: AtomicUsize::new(0),
             idle: Notify::new(),
             pool: Mutex::default(),
@@ -109,16 +136,48 @@ impl Backend {
     }
 
     pub(super) fn request_timeout(&self) -> Option<Duration> {
-        self.request_timeout
+        self.terms.request_timeout
     }
 
-    /// Counts a request in flight, unless the backend is retired.
+    /// Counts a request in flight, unless the backend is retired or full.
     pub(super) fn enter(self: &Arc<Self>) -> Option<InFlight> {
-        let before = self.load.fetch_add(1, Ordering::AcqRel);
-        let slot = InFlight {
-            backend: Arc::clone(self),
-        };
-        (before & RETIRED == 0).then_some(slot)
+        let limit = self.limit();
+        let mut before = self.load.load(Ordering::Acquire);
+        // A retired one is over every limit: its highest bit is set.
+        while before < limit {
+            match self.load.compare_exchange_weak(
+                before,
+                before + 1,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => {
+                    return Some(InFlight {
+                        backend: Arc::clone(self),
+                    });
+                }
+                Err(now) => before = now,
+            }
+        }
+        None
+    }
+
+    fn limit(&self) -> usize {
+        self.terms.room.as_ref().map_or(RETIRED, |room| room.limit)
+    }
+
+    pub(super) fn is_bounded(&self) -> bool {
+        self.terms.room.is_some()
+    }
+
+    /// Whether it would take a request now.
+    pub(super) fn has_room(&self) -> bool {
+        self.load.load(Ordering::Acquire) < self.limit()
+    }
+
+    /// Whether it has as many requests as it may; a retired one is not waited for.
+    pub(super) fn is_full(&self) -> bool {
+        !self.has_room() && !self.is_retired()
     }
 
     fn is_retired(&self) -> bool {
@@ -194,6 +253,9 @@ impl Drop for InFlight {
         if before & !RETIRED == 1 {
             self.backend.idle.notify_waiters();
         }
+        if let Some(room) = &self.backend.terms.room {
+            room.freed.notify_one();
+        }
     }
 }
 
@@ -248,9 +310,19 @@ pub(super) struct Lease {
     connection: Connection,
     upload: UploadWatch,
     slot: InFlight,
+    /// The request in the app's figures, for as long as it lasts.
+    visit: Option<Visit>,
 }
 
 impl Lease {
+    /// Lets the request count for as long as the connection is in use for it.
+    pub(super) fn accompany(&mut self, visit: Option<Visit>, status: StatusCode) {
+        if let Some(visit) = &visit {
+            visit.answered(status);
+        }
+        self.visit = visit;
+    }
+
     /// Returns the connection after the whole response was read.
     ///
     /// An app may answer before it has read the request to its end: then the upload goes on, and
@@ -260,6 +332,7 @@ impl Lease {
             mut connection,
             upload,
             slot,
+            visit,
         } = self;
         if upload.finished() {
             slot.backend.put_back(connection);
@@ -269,7 +342,7 @@ impl Lease {
             if connection.sender.ready().await.is_ok() {
                 slot.backend.put_back(connection);
             }
-            drop((slot, upload));
+            drop((slot, upload, visit));
         });
     }
 }
@@ -334,6 +407,7 @@ impl InFlight {
             connection,
             upload,
             slot: self,
+            visit: None,
         }
     }
 }

@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use super::backend::{Failure, InFlight, Lease, Outgoing};
 use super::body::Download;
 use super::headers::{Ends, Head, clean_response};
+use super::meter::Visit;
 use super::refusal::{Refusal, new_request_id, request_id_of};
 use super::route::{Route, Trouble};
 
@@ -38,11 +39,20 @@ impl Site {
     /// Answers a request, whatever happens.
     pub(super) async fn answer(&self, request: Request<Incoming>, ends: Ends) -> Answer {
         let client_id = request_id_of(request.headers());
-        match self.forward(request, ends, client_id.as_ref()).await {
+        let mut visit = Some(self.route.meter().enter());
+        match self
+            .forward(request, ends, client_id.as_ref(), &mut visit)
+            .await
+        {
             Ok(answer) => answer,
-            Err(refusal) => refusal
-                .into_response(&client_id.unwrap_or_else(new_request_id))
-                .map(Either::Right),
+            Err(refusal) => {
+                if let Some(visit) = visit {
+                    visit.answered(refusal.status());
+                }
+                refusal
+                    .into_response(&client_id.unwrap_or_else(new_request_id))
+                    .map(Either::Right)
+            }
         }
     }
 
@@ -51,6 +61,7 @@ impl Site {
         mut request: Request<Incoming>,
         ends: Ends,
         client_id: Option<&HeaderValue>,
+        visit: &mut Option<Visit>,
     ) -> Result<Answer, Refusal> {
         let arrived = Instant::now();
         let client = hyper::upgrade::on(&mut request);
@@ -58,10 +69,13 @@ impl Site {
         let client = outgoing.head.wants_upgrade().then_some(client);
         let mut trouble = Trouble::default();
         loop {
-            let slot = self.route.admit(arrived).await?;
+            let slot = self.route.admit(arrived, &trouble).await?;
             let backend = Arc::clone(slot.backend());
             let cause = match send(slot, outgoing).await? {
-                Ok((response, lease)) => return self.pass_on(response, lease, client),
+                Ok((response, mut lease)) => {
+                    lease.accompany(visit.take(), response.status());
+                    return self.pass_on(response, lease, client);
+                }
                 Err(Failure::BrokenOff { cause }) => {
                     tracing::warn!(?backend, %cause, ?client_id, "app broke off a request");
                     return Err(Refusal::broken_off());
@@ -78,7 +92,7 @@ impl Site {
                 tracing::warn!(?backend, %cause, ?client_id, "app takes no connection");
                 return Err(Refusal::unreachable());
             };
-            self.route.pause(&backend, pause).await?;
+            self.route.pause(&trouble, pause).await?;
         }
     }
 

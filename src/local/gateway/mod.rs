@@ -1,7 +1,7 @@
 //! Traffic: the stable address of an app, in front of a replica that comes and goes.
 //!
 //! A request lives in four steps, one file each: `listener` accepts it, `route` finds the backend
-//! (and lets the request wait while there is none), `backend` sends it over a pooled connection,
+//! (the least busy of them; a request waits while there is none), `backend` sends it over a pooled connection,
 //! `forward` ties them together and answers when there is nobody to send to. The invariant is that
 //! replacing a backend loses no request: whatever was not yet told to the old one goes to the new
 //! one, and the old one is told when its last request is over.
@@ -16,6 +16,7 @@ mod body;
 mod forward;
 mod headers;
 mod listener;
+mod meter;
 mod refusal;
 mod route;
 #[cfg(test)]
@@ -25,8 +26,9 @@ use std::io;
 
 use crate::error::{Code, Diagnostic, Retry};
 
-pub use backend::Backend;
+pub use backend::{Backend, Room, Terms};
 pub use listener::AppListener;
+pub use meter::{Meter, Reading, Totals};
 pub use route::{Route, Target};
 
 /// Why an app's address could not be opened.

@@ -49,6 +49,17 @@ impl Refusal {
         Self::come_back("app.overloaded", message)
     }
 
+    pub(super) fn busy(replicas: usize, patience: Duration) -> Self {
+        let seconds = patience.as_secs_f64();
+        let message = match replicas {
+            1 => format!("the app's replica has as many requests as it may, for {seconds} s now"),
+            _ => format!(
+                "all {replicas} replicas of the app have as many requests as they may, for {seconds} s now"
+            ),
+        };
+        Self::come_back("app.overloaded", message)
+    }
+
     pub(super) fn unreachable() -> Self {
         let message = "the app takes no connection".to_owned();
         Self::new(StatusCode::BAD_GATEWAY, "app.unreachable", message)
@@ -76,6 +87,10 @@ impl Refusal {
     pub(super) fn no_tunnels() -> Self {
         let message = "the method `CONNECT` is not served here".to_owned();
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "app.bad_request", message)
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
     }
 
     fn come_back(code: &'static str, message: String) -> Self {

@@ -5,14 +5,16 @@
 //! waiter listens before it looks, so no change is missed. Nothing here does I/O.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::StatusCode;
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::backend::{Backend, InFlight};
+use super::meter::Meter;
 use super::refusal::Refusal;
 
 /// Requests that may wait at the same time, per app; a client sees a 503 beyond that.
@@ -20,6 +22,9 @@ const MAX_WAITING: usize = 1000;
 
 /// How long a request tries to reach a backend that takes no connection.
 const UNREACHABLE_BUDGET: Duration = Duration::from_secs(2);
+
+/// How long a request waits while every replica has as many as it may.
+const BUSY_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Pause before the first repetition; each later one is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -33,8 +38,8 @@ const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 /// What happens to a request.
 #[derive(Clone, Debug)]
 pub enum Target {
-    /// It is sent there.
-    Backend(Arc<Backend>),
+    /// It is sent to the one of these that has the least to do.
+    Backends(Vec<Arc<Backend>>),
     /// It waits for another target, and gets a 503 with `retry-after` when none comes.
     Starting {
         /// How long a request waits, counted from its arrival.
@@ -61,6 +66,15 @@ struct Shared {
     current: ArcSwap<Target>,
     changed: watch::Sender<()>,
     room: Semaphore,
+    /// Somebody waits; heard by whoever could start a replica.
+    knock: Notify,
+    /// A replica with as many requests as it may have got rid of one.
+    freed: Arc<Notify>,
+    /// Requests that wait for that.
+    queued: AtomicUsize,
+    /// Where the search for the least busy one begins, so that equals take turns.
+    turn: AtomicUsize,
+    meter: Arc<Meter>,
 }
 
 impl Route {
@@ -71,6 +85,11 @@ impl Route {
                 current: ArcSwap::from_pointee(initial),
                 changed: watch::Sender::new(()),
                 room: Semaphore::new(MAX_WAITING),
+                knock: Notify::new(),
+                freed: Arc::default(),
+                queued: AtomicUsize::new(0),
+                turn: AtomicUsize::new(0),
+                meter: Meter::new(),
             }),
         }
     }
@@ -85,45 +104,99 @@ impl Route {
         Target::clone(&previous)
     }
 
+    /// The traffic of this app.
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.shared.meter
+    }
+
+    /// What a bounded backend of this route tells when there is room again.
+    pub fn freed(&self) -> Arc<Notify> {
+        Arc::clone(&self.shared.freed)
+    }
+
+    /// Requests that wait for a backend.
+    pub fn waiting(&self) -> usize {
+        MAX_WAITING - self.shared.room.available_permits()
+    }
+
+    /// Resolves when a request waits: at once, if one does already.
+    pub async fn knocked(&self) {
+        while self.waiting() == 0 {
+            self.shared.knock.notified().await;
+        }
+    }
+
     /// The backend to send to, with this request counted in flight; waits while there is none.
-    pub(super) async fn admit(&self, arrived: Instant) -> Result<InFlight, Refusal> {
-        match self.look(arrived, arrived) {
+    ///
+    /// Those that gave `trouble` are passed over where there is another one.
+    pub(super) async fn admit(
+        &self,
+        arrived: Instant,
+        trouble: &Trouble,
+    ) -> Result<InFlight, Refusal> {
+        let first = self.shared.queued.load(Ordering::Acquire) == 0;
+        match self.look(first, arrived, arrived, trouble) {
             Look::Enter(slot) => return Ok(slot),
             Look::Refuse(refusal) => return Err(refusal),
             Look::Wait { .. } => {}
         }
         let _place = self.take_place()?;
+        self.shared.knock.notify_one();
+        self.wait(arrived, trouble).await
+    }
+
+    async fn wait(&self, arrived: Instant, trouble: &Trouble) -> Result<InFlight, Refusal> {
         let mut changes = self.shared.changed.subscribe();
         let unreachable_at = Instant::now() + UNREACHABLE_BUDGET;
+        let queue = Queue::join(&self.shared);
+        let mut first = queue.ahead == 0;
         loop {
-            match self.look(arrived, unreachable_at) {
-                Look::Enter(slot) => return Ok(slot),
-                Look::Refuse(refusal) => return Err(refusal),
-                Look::Wait { until, in_vain } => {
-                    if timeout_at(until, changes.changed()).await.is_err() {
-                        return Err(in_vain);
+            let mut freed = std::pin::pin!(self.shared.freed.notified());
+            freed.as_mut().enable();
+            let (until, in_vain) = match self.look(first, arrived, unreachable_at, trouble) {
+                Look::Enter(slot) => {
+                    drop(queue);
+                    // Whoever is woken in vain goes to the end of the line.
+                    if self.has_room() {
+                        self.shared.freed.notify_one();
                     }
+                    return Ok(slot);
                 }
+                Look::Refuse(refusal) => return Err(refusal),
+                Look::Wait { until, in_vain } => (until, in_vain),
+            };
+            first = true;
+            let told = async {
+                tokio::select! {
+                    _ = changes.changed() => {}
+                    () = freed => {}
+                }
+            };
+            if timeout_at(until, told).await.is_err() {
+                return Err(in_vain);
             }
         }
     }
 
-    /// Waits after `backend` took no connection: `pause` long, or until it is no longer the target.
-    pub(super) async fn pause(
-        &self,
-        backend: &Arc<Backend>,
-        pause: Duration,
-    ) -> Result<(), Refusal> {
+    /// Waits after a backend took no connection: `pause` long, or until there is one to try.
+    pub(super) async fn pause(&self, trouble: &Trouble, pause: Duration) -> Result<(), Refusal> {
         let _place = self.take_place()?;
         let mut changes = self.shared.changed.subscribe();
         let until = Instant::now() + pause;
-        while self.leads_to(backend) && timeout_at(until, changes.changed()).await.is_ok() {}
+        while self.leads_only_to(trouble) && timeout_at(until, changes.changed()).await.is_ok() {}
         Ok(())
     }
 
-    fn leads_to(&self, backend: &Arc<Backend>) -> bool {
+    fn leads_only_to(&self, trouble: &Trouble) -> bool {
         match &**self.shared.current.load() {
-            Target::Backend(current) => Arc::ptr_eq(current, backend),
+            Target::Backends(current) => current.iter().all(|one| trouble.is_with(one)),
+            Target::Starting { .. } | Target::Unavailable { .. } => false,
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        match &**self.shared.current.load() {
+            Target::Backends(backends) => backends.iter().any(|one| one.has_room()),
             Target::Starting { .. } | Target::Unavailable { .. } => false,
         }
     }
@@ -135,16 +208,31 @@ impl Route {
             .map_err(|_| Refusal::overloaded(MAX_WAITING))
     }
 
-    fn look(&self, arrived: Instant, unreachable_at: Instant) -> Look {
+    /// Where there is a line for places, only the `first` in it may take one.
+    fn look(
+        &self,
+        first: bool,
+        arrived: Instant,
+        unreachable_at: Instant,
+        trouble: &Trouble,
+    ) -> Look {
         match &**self.shared.current.load() {
-            Target::Backend(backend) => match backend.enter() {
-                Some(slot) => Look::Enter(slot),
-                // Retired but still the target: its successor is about to be named.
-                None => Look::Wait {
-                    until: unreachable_at,
-                    in_vain: Refusal::unreachable(),
-                },
-            },
+            Target::Backends(backends) => {
+                if !first && backends.iter().any(|one| one.is_bounded()) {
+                    return Look::busy(backends, arrived);
+                }
+                match self.enter_one(backends, trouble) {
+                    Some(slot) => Look::Enter(slot),
+                    None if backends.iter().any(|one| one.is_full()) => {
+                        Look::busy(backends, arrived)
+                    }
+                    // Retired but still the target: its successor is about to be named.
+                    None => Look::Wait {
+                        until: unreachable_at,
+                        in_vain: Refusal::unreachable(),
+                    },
+                }
+            }
             Target::Starting { patience } => Look::Wait {
                 until: arrived.checked_add(*patience).unwrap_or(arrived + FOREVER),
                 in_vain: Refusal::starting(*patience),
@@ -156,6 +244,45 @@ impl Route {
             } => Look::Refuse(Refusal::new(*status, code, message.clone())),
         }
     }
+
+    /// Enters the backend with the fewest requests that still takes one.
+    fn enter_one(&self, backends: &[Arc<Backend>], trouble: &Trouble) -> Option<InFlight> {
+        if let [only] = backends {
+            return only.enter();
+        }
+        let turn = self.shared.turn.fetch_add(1, Ordering::Relaxed);
+        // Somebody else may take the last place in between; then the next best is looked for.
+        for _ in 0..=backends.len() {
+            let best = (0..backends.len())
+                .map(|step| &backends[turn.wrapping_add(step) % backends.len()])
+                .filter(|one| one.has_room())
+                .min_by_key(|one| (trouble.is_with(one), one.in_flight()))?;
+            if let Some(slot) = best.enter() {
+                return Some(slot);
+            }
+        }
+        None
+    }
+}
+
+/// A place in the line of those who wait for room.
+struct Queue<'a> {
+    queued: &'a AtomicUsize,
+    ahead: usize,
+}
+
+impl<'a> Queue<'a> {
+    fn join(shared: &'a Shared) -> Self {
+        let queued = &shared.queued;
+        let ahead = queued.fetch_add(1, Ordering::AcqRel);
+        Self { queued, ahead }
+    }
+}
+
+impl Drop for Queue<'_> {
+    fn drop(&mut self) {
+        self.queued.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 enum Look {
@@ -164,22 +291,32 @@ enum Look {
     Refuse(Refusal),
 }
 
+impl Look {
+    fn busy(backends: &[Arc<Backend>], arrived: Instant) -> Self {
+        Self::Wait {
+            until: arrived + BUSY_PATIENCE,
+            in_vain: Refusal::busy(backends.len(), BUSY_PATIENCE),
+        }
+    }
+}
+
 /// The time left for a request whose backend takes no connection, and the pauses in it.
 ///
 /// Each backend that is tried gets the whole budget: a new one is no part of the old one's trouble.
 #[derive(Default)]
 pub(super) struct Trouble {
-    with: Option<(Arc<Backend>, Instant)>,
+    with: Vec<(Arc<Backend>, Instant)>,
     pause: Duration,
 }
 
 impl Trouble {
     /// How long to pause before the next try; `None` once the budget is spent.
     pub(super) fn next_pause(&mut self, backend: &Arc<Backend>, now: Instant) -> Option<Duration> {
-        let since = match &self.with {
-            Some((same, since)) if Arc::ptr_eq(same, backend) => *since,
-            Some(_) | None => {
-                self.with = Some((Arc::clone(backend), now));
+        let same = |(one, _): &&(Arc<Backend>, Instant)| Arc::ptr_eq(one, backend);
+        let since = match self.with.iter().find(same) {
+            Some((_, since)) => *since,
+            None => {
+                self.with.push((Arc::clone(backend), now));
                 self.pause = FIRST_PAUSE;
                 now
             }
@@ -188,10 +325,15 @@ impl Trouble {
         self.pause = (pause * 2).min(LONGEST_PAUSE);
         (now < since + UNREACHABLE_BUDGET).then_some(pause)
     }
+
+    fn is_with(&self, backend: &Arc<Backend>) -> bool {
+        self.with.iter().any(|(one, _)| Arc::ptr_eq(one, backend))
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::backend::{Room, Terms};
     use super::*;
 
     fn backend() -> Arc<Backend> {
@@ -209,12 +351,17 @@ mod tests {
         let route = Route::new(starting());
         let waiting = {
             let route = route.clone();
-            tokio::spawn(async move { route.admit(Instant::now()).await.is_ok() })
+            tokio::spawn(async move {
+                route
+                    .admit(Instant::now(), &Trouble::default())
+                    .await
+                    .is_ok()
+            })
         };
         while route.shared.room.available_permits() == MAX_WAITING {
             tokio::task::yield_now().await;
         }
-        route.set(Target::Backend(backend()));
+        route.set(Target::Backends(vec![backend()]));
         assert!(waiting.await.unwrap());
         assert_eq!(route.shared.room.available_permits(), MAX_WAITING);
     }
@@ -227,7 +374,10 @@ mod tests {
             .room
             .acquire_many(u32::try_from(MAX_WAITING).unwrap())
             .await;
-        let refusal = route.admit(Instant::now()).await.unwrap_err();
+        let refusal = route
+            .admit(Instant::now(), &Trouble::default())
+            .await
+            .unwrap_err();
         assert!(format!("{refusal:?}").contains("app.overloaded"));
     }
 
@@ -235,9 +385,9 @@ mod tests {
     async fn a_retired_target_is_given_up_after_the_budget() {
         let retired = backend();
         retired.retire();
-        let route = Route::new(Target::Backend(retired));
+        let route = Route::new(Target::Backends(vec![retired]));
         let began = Instant::now();
-        assert!(route.admit(began).await.is_err());
+        assert!(route.admit(began, &Trouble::default()).await.is_err());
         assert!(began.elapsed() >= UNREACHABLE_BUDGET);
     }
 
@@ -251,5 +401,121 @@ mod tests {
         let later = now + UNREACHABLE_BUDGET;
         assert_eq!(trouble.next_pause(&first, later), None);
         assert_eq!(trouble.next_pause(&second, later), Some(FIRST_PAUSE));
+    }
+
+    fn bounded(route: &Route, limit: usize) -> Arc<Backend> {
+        let room = Room {
+            limit,
+            freed: route.freed(),
+        };
+        Backend::with(
+            ([127, 0, 0, 1], 9).into(),
+            Terms {
+                room: Some(room),
+                ..Terms::default()
+            },
+        )
+    }
+
+    async fn admitted(route: &Route) -> InFlight {
+        route
+            .admit(Instant::now(), &Trouble::default())
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_least_busy_backend_is_chosen_and_equals_take_turns() {
+        let (first, second) = (backend(), backend());
+        let route = Route::new(Target::Backends(vec![first.clone(), second.clone()]));
+        let mut slots = Vec::new();
+        for _ in 0..10 {
+            slots.push(admitted(&route).await);
+        }
+        assert_eq!((first.in_flight(), second.in_flight()), (5, 5));
+        slots.retain(|slot| Arc::ptr_eq(slot.backend(), &first));
+        for _ in 0..4 {
+            slots.push(admitted(&route).await);
+        }
+        assert_eq!((first.in_flight(), second.in_flight()), (5, 4));
+    }
+
+    #[tokio::test]
+    async fn a_backend_that_took_no_connection_is_passed_over() {
+        let (dead, alive) = (backend(), backend());
+        let route = Route::new(Target::Backends(vec![dead.clone(), alive.clone()]));
+        let mut trouble = Trouble::default();
+        trouble.next_pause(&dead, Instant::now());
+        let mut slots = Vec::new();
+        for _ in 0..3 {
+            slots.push(route.admit(Instant::now(), &trouble).await.unwrap());
+        }
+        assert_eq!((dead.in_flight(), alive.in_flight()), (0, 3));
+    }
+
+    #[tokio::test]
+    async fn full_backends_let_requests_wait_in_order() {
+        let route = Route::new(starting());
+        let one = bounded(&route, 2);
+        route.set(Target::Backends(vec![one.clone()]));
+        let mut slots = vec![admitted(&route).await, admitted(&route).await];
+        let (done, mut order) = tokio::sync::mpsc::unbounded_channel();
+        for number in 0..3 {
+            let (route, done) = (route.clone(), done.clone());
+            let before = route.waiting();
+            tokio::spawn({
+                let route = route.clone();
+                async move {
+                    let slot = admitted(&route).await;
+                    done.send((number, slot)).unwrap();
+                }
+            });
+            while route.waiting() == before {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert_eq!((one.in_flight(), route.waiting()), (2, 3));
+        for expected in 0..3 {
+            slots.remove(0);
+            let (number, slot) = order.recv().await.unwrap();
+            assert_eq!(number, expected);
+            slots.push(slot);
+            assert_eq!(one.in_flight(), 2);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_second_replica_takes_those_who_wait() {
+        let route = Route::new(starting());
+        let one = bounded(&route, 1);
+        route.set(Target::Backends(vec![one.clone()]));
+        let _busy = admitted(&route).await;
+        let waiting: Vec<_> = (0..2)
+            .map(|_| {
+                let route = route.clone();
+                tokio::spawn(async move { admitted(&route).await })
+            })
+            .collect();
+        while route.waiting() < 2 {
+            tokio::task::yield_now().await;
+        }
+        let two = bounded(&route, 2);
+        route.set(Target::Backends(vec![one, two.clone()]));
+        let _slots = futures::future::try_join_all(waiting).await.unwrap();
+        assert_eq!(two.in_flight(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_waiting_request_is_heard() {
+        let route = Route::new(starting());
+        let request = {
+            let route = route.clone();
+            tokio::spawn(
+                async move { drop(route.admit(Instant::now(), &Trouble::default()).await) },
+            )
+        };
+        route.knocked().await;
+        assert_eq!(route.waiting(), 1);
+        request.abort();
     }
 }

@@ -86,7 +86,7 @@ impl App {
     }
 
     fn target(&self) -> Target {
-        Target::Backend(Arc::clone(&self.backend))
+        Target::Backends(vec![Arc::clone(&self.backend)])
     }
 }
 
@@ -107,7 +107,7 @@ fn url(listener: &AppListener, path: &str) -> String {
 /// A backend on a port that nobody listens on.
 async fn nobody() -> Target {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    Target::Backend(Backend::new(socket.local_addr().unwrap(), None))
+    Target::Backends(vec![Backend::new(socket.local_addr().unwrap(), None)])
 }
 
 /// Sends bytes and returns all that comes back until the gateway closes.
@@ -468,9 +468,10 @@ async fn swapping_under_load_loses_nothing() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let next = App::start(named(i)).await;
-        let Target::Backend(old) = listener.route().set(next.target()) else {
+        let Target::Backends(before) = listener.route().set(next.target()) else {
             panic!("there was a backend before")
         };
+        let [old] = before.try_into().expect("one backend");
         old.retire();
         within(old.drained()).await;
         assert_eq!(old.in_flight(), 0);

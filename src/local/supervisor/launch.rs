@@ -82,11 +82,12 @@ pub fn container(app: &app::App) -> Result<&core::Container, Failure> {
     }
 }
 
-/// Prepares the run folder of a revision and tells what to start in it.
+/// Prepares the run folder of a replica and tells what to start in it.
 pub fn prepare(
     setting: &Setting,
     key: &AppKey,
     app: &app::App,
+    root: &Path,
     revision: u64,
     number: u64,
 ) -> Result<Launch, Failure> {
@@ -95,13 +96,12 @@ pub fn prepare(
         .environments
         .locate(&container.image)
         .map_err(|reason| Failure::new(Code::ImageNeedsContainer, reason))?;
-    let root = app_folder(&setting.home, key).join(revision.to_string());
     let folder = match &environment.workdir {
-        Some(workdir) => inside(&root, workdir),
-        None => root.clone(),
+        Some(workdir) => inside(root, workdir),
+        None => root.to_path_buf(),
     };
     std::fs::create_dir_all(&folder)
-        .and_then(|()| place_files(&root, &environment.files))
+        .and_then(|()| place_files(root, &environment.files))
         .map_err(|error| {
             Failure::new(
                 Code::AppFailed,
@@ -287,16 +287,21 @@ mod tests {
         AppKey::of(&identifier("", "p", "d", "web"))
     }
 
+    fn launch_of(setting: &Setting, app: &app::App) -> Result<Launch, Failure> {
+        let root = app_folder(&setting.home, &key()).join("1");
+        prepare(setting, &key(), app, &root, 1, 1)
+    }
+
     #[test]
     fn fserve_lines_are_kept_and_own_commands_are_wrapped() {
         let folder = tempfile::tempdir().unwrap();
         let setting = setting(folder.path(), Environment::default());
         let app_ = app("known", &["fserve", "--version", "1", "--"], &["python"]);
-        let launch = prepare(&setting, &key(), &app_, 1, 1).unwrap();
+        let launch = launch_of(&setting, &app_).unwrap();
         assert_eq!(launch.args, ["--version", "1", "--", "python"]);
 
         let app_ = app("known", &["gunicorn", "x:y"], &["-w", "2"]);
-        let launch = prepare(&setting, &key(), &app_, 1, 1).unwrap();
+        let launch = launch_of(&setting, &app_).unwrap();
         assert_eq!(
             launch.args[2..],
             [
@@ -318,7 +323,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let setting = setting(folder.path(), Environment::default());
         let app_ = app("known", &["fserve"], &[]);
-        let launch = prepare(&setting, &key(), &app_, 1, 1).unwrap();
+        let launch = launch_of(&setting, &app_).unwrap();
         let get = |name: &str| {
             launch
                 .env
@@ -336,7 +341,7 @@ mod tests {
     fn an_unknown_image_says_why() {
         let folder = tempfile::tempdir().unwrap();
         let setting = setting(folder.path(), Environment::default());
-        let failure = prepare(&setting, &key(), &app("other", &["fserve"], &[]), 1, 1)
+        let failure = launch_of(&setting, &app("other", &["fserve"], &[]))
             .err()
             .unwrap();
         assert_eq!(failure.code, Code::ImageNeedsContainer);
@@ -354,7 +359,7 @@ mod tests {
             ..Environment::default()
         };
         let setting = setting(folder.path(), environment);
-        let launch = prepare(&setting, &key(), &app("known", &["fserve"], &[]), 1, 1).unwrap();
+        let launch = launch_of(&setting, &app("known", &["fserve"], &[])).unwrap();
         assert!(launch.folder.ends_with("p/d/web/1/app"));
         assert!(launch.folder.join("data.txt").is_file());
     }

@@ -11,5 +11,8 @@ pub mod replica;
 pub mod spawner;
 pub mod sweep;
 
+mod fleet;
 mod idle;
 mod readiness;
+mod scale;
+mod task;

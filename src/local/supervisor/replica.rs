@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -195,9 +196,24 @@ impl Drop for Replica {
     }
 }
 
-/// A port of loopback that is free now.
+/// Ports that replicas are led to: below those that the kernel takes for outgoing connections, of
+/// which a loaded gateway makes many between here and the moment when the app binds.
+const PORTS: std::ops::Range<u16> = 10_000..20_000;
+
+/// A port of loopback that is free now, and that was not given to another replica just before.
 fn free_port() -> io::Result<SocketAddr> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let span = u32::from(PORTS.end - PORTS.start);
+    // Platforms of several homes begin at places of their own.
+    let home = std::process::id().wrapping_mul(7919);
+    for _ in 0..span {
+        let step = home.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % span;
+        let port = PORTS.start + u16::try_from(step).unwrap_or(0);
+        if let Ok(socket) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            return socket.local_addr();
+        }
+    }
+    Err(io::ErrorKind::AddrInUse.into())
 }
 
 fn wait(mut child: Child) -> watch::Receiver<Option<Ending>> {

@@ -1,0 +1,403 @@
+//! The replicas of one revision: those that serve, and those that are being started.
+//!
+//! A fleet knows how replicas begin and end; whether they should is decided by the task that owns
+//! it. Ending one is always in the same order: no new request, those under way, then the process.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::select_all;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::app::Workshop;
+use super::diagnose::Failure;
+use super::launch;
+use super::logs::LogBook;
+use super::replica::Replica;
+use super::scale::{Plan, Scaler};
+use crate::error::Code;
+use crate::local::gateway::{Backend, Reading, Room, Route, Terms};
+use crate::local::store::{AppKey, Revision};
+use crate::wire::app::status::{DeploymentStatus, Substate};
+use crate::wire::build::Health;
+use crate::wire::{app, status};
+
+/// How long requests of a replaced replica may take to finish.
+const DRAIN_GRACE: Duration = Duration::from_secs(30);
+/// How long a process may take to end by itself.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+/// The same for one that never served.
+const FAILED_GRACE: Duration = Duration::from_secs(2);
+/// How long an app may take to begin an answer where it does not say so, as on the clusters.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// What starting a replica of an app takes.
+#[derive(Clone)]
+pub struct Yard {
+    pub workshop: Workshop,
+    pub key: AppKey,
+    pub logs: Arc<LogBook>,
+    pub route: Route,
+}
+
+/// The run folder of a replica. The first of a revision has the revision's own; another one that
+/// is there at the same time has a folder that ends with it.
+struct Folder {
+    path: PathBuf,
+    /// Held by whoever has the revision's own.
+    own: Option<OwnedSemaphorePermit>,
+}
+
+/// Who has which revision's own folder.
+#[derive(Default)]
+pub struct Folders {
+    claims: HashMap<Revision, Arc<Semaphore>>,
+}
+
+impl Folders {
+    fn claim(&mut self, yard: &Yard, revision: Revision, number: u64) -> Folder {
+        let claim = self
+            .claims
+            .entry(revision)
+            .or_insert_with(|| Arc::new(Semaphore::new(1)));
+        let own = Arc::clone(claim).try_acquire_owned().ok();
+        let name = match own {
+            Some(_) => revision.to_string(),
+            None => format!("{revision}-{number}"),
+        };
+        let path = launch::app_folder(&yard.workshop.setting.home, &yard.key).join(name);
+        Folder { path, own }
+    }
+}
+
+impl Folder {
+    /// Removes what nobody will come back to.
+    async fn leave(self, replaced: bool) {
+        if replaced || self.own.is_none() {
+            // The bundle can be unpacked again, should this revision come back.
+            let _ = tokio::fs::remove_dir_all(&self.path).await;
+        }
+    }
+}
+
+/// A replica that serves.
+pub struct Member {
+    pub replica: Replica,
+    pub since: Instant,
+    backend: Arc<Backend>,
+    folder: Folder,
+}
+
+/// How a start went.
+pub type Outcome = Result<Member, Failure>;
+
+/// What happens to a fleet by itself.
+pub enum Event {
+    Started(Outcome),
+    /// The member at this place has ended.
+    Ended(usize),
+}
+
+/// The replicas of one revision.
+pub struct Fleet {
+    pub revision: Revision,
+    pub plan: Plan,
+    /// Members it shall have before it takes over from another one.
+    pub goal: usize,
+    app: Arc<app::App>,
+    scaler: Scaler,
+    members: Vec<Member>,
+    starts: JoinSet<Outcome>,
+    cancel: CancellationToken,
+}
+
+impl Fleet {
+    pub fn new(revision: Revision, app: app::App, now: Reading) -> Self {
+        let plan = Plan::of(&app);
+        Self {
+            revision,
+            goal: 1,
+            scaler: Scaler::new(plan.clone(), now),
+            plan,
+            app: Arc::new(app),
+            members: Vec::new(),
+            starts: JoinSet::new(),
+            cancel: CancellationToken::new(),
+        }
+    }
+
+    /// Starts one more replica after a pause.
+    pub fn start(&mut self, yard: &Yard, folders: &mut Folders, number: u64, pause: Duration) {
+        let folder = folders.claim(yard, self.revision, number);
+        let start = start(
+            yard.clone(),
+            Arc::clone(&self.app),
+            self.revision,
+            number,
+            folder,
+            // Where others serve, what one more lacks is no news about the app.
+            self.members.is_empty(),
+            self.cancel.clone(),
+        );
+        let cancel = self.cancel.clone();
+        self.starts.spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => start.await,
+                () = cancel.cancelled() => Err(cancelled()),
+            }
+        });
+    }
+
+    /// The next thing that happens.
+    pub async fn event(&mut self) -> Event {
+        let ended = async {
+            if self.members.is_empty() {
+                return std::future::pending().await;
+            }
+            let ends = self
+                .members
+                .iter()
+                .map(|member| Box::pin(member.replica.ended()));
+            select_all(ends).await.1
+        };
+        let started = async {
+            match self.starts.join_next().await {
+                Some(Ok(outcome)) => outcome,
+                Some(Err(error)) => Err(Failure::new(
+                    Code::Internal,
+                    format!("starting the app failed inside the platform: {error}"),
+                )),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            outcome = started => Event::Started(outcome),
+            index = ended => Event::Ended(index),
+        }
+    }
+
+    pub fn add(&mut self, member: Member) {
+        self.members.push(member);
+    }
+
+    /// Takes a member out; what becomes of it is the caller's business.
+    pub fn remove(&mut self, index: usize) -> Member {
+        let member = self.members.remove(index);
+        member.backend.retire();
+        member
+    }
+
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// What it is doing, in the words of the protocol.
+    pub fn substate(&self) -> Substate {
+        if self.is_asleep() {
+            Substate::SCALED_TO_ZERO
+        } else {
+            Substate::RUNNING
+        }
+    }
+
+    /// Replicas on their way.
+    pub fn starting(&self) -> usize {
+        self.starts.len()
+    }
+
+    /// Whether it is at zero and nothing is done about it.
+    pub fn is_asleep(&self) -> bool {
+        self.members.is_empty() && self.starts.is_empty()
+    }
+
+    pub fn backends(&self) -> Vec<Arc<Backend>> {
+        self.members
+            .iter()
+            .map(|member| Arc::clone(&member.backend))
+            .collect()
+    }
+
+    /// Name and process of each member.
+    pub fn processes(&self) -> Vec<(String, i32)> {
+        self.members
+            .iter()
+            .map(|member| (member.replica.name.clone(), member.replica.pid()))
+            .collect()
+    }
+
+    /// How many replicas its traffic asks for.
+    pub fn wanted(&mut self, now: Reading) -> usize {
+        let ready = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
+        self.scaler.decide(now, ready) as usize
+    }
+
+    /// Begins the windows of its traffic anew.
+    pub fn awake(&mut self, now: Reading) {
+        self.scaler = Scaler::new(self.plan.clone(), now);
+    }
+
+    /// The same, where its only replica has just come up.
+    pub fn awake_if_first(&mut self, now: Reading) {
+        if self.members.len() == 1 {
+            self.awake(now);
+        }
+    }
+
+    /// Takes out all but `count` members, those with the least to do first.
+    pub fn shrink(&mut self, count: usize) -> Vec<Member> {
+        self.members
+            .sort_by_key(|member| std::cmp::Reverse(member.backend.in_flight()));
+        self.members.split_off(count.min(self.members.len()))
+    }
+
+    /// Lets all members finish what they have begun, without being waited for.
+    pub fn retire(mut self, replaced: bool) {
+        for member in std::mem::take(&mut self.members) {
+            tokio::spawn(member.retire(replaced));
+        }
+        // What is still starting never had a request.
+        tokio::spawn(self.end());
+    }
+
+    /// Ends everything, now.
+    pub async fn end(mut self) {
+        self.cancel.cancel();
+        let members = std::mem::take(&mut self.members);
+        let stops = members.into_iter().map(|member| async move {
+            member.backend.retire();
+            member.replica.stop(STOP_GRACE).await;
+            member.folder.leave(false).await;
+        });
+        futures::future::join_all(stops).await;
+        while let Some(outcome) = self.starts.join_next().await {
+            if let Ok(Ok(late)) = outcome {
+                late.replica.stop(FAILED_GRACE).await;
+                late.folder.leave(false).await;
+            }
+        }
+    }
+}
+
+impl Member {
+    /// Lets it finish what it has begun, then ends it.
+    pub async fn retire(self, replaced: bool) {
+        self.backend.retire();
+        let drained = tokio::time::timeout(DRAIN_GRACE, self.backend.drained());
+        if drained.await.is_err() {
+            tracing::info!(
+                replica = self.replica.name,
+                "requests did not finish in time"
+            );
+        }
+        self.replica.stop(STOP_GRACE).await;
+        self.folder.leave(replaced).await;
+    }
+
+    /// Tidies up after one that ended by itself, and says why it did.
+    pub async fn bury(mut self) -> String {
+        let ending = self.replica.ended().await;
+        let failure = self.replica.explain(ending).await;
+        self.replica.clean_up().await;
+        self.folder.leave(false).await;
+        format!("the process {ending}; {}", failure.message)
+    }
+}
+
+/// The next event of a fleet; none will come where there is no fleet.
+pub async fn event(fleet: &mut Option<Fleet>) -> Event {
+    match fleet {
+        Some(fleet) => fleet.event().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn start(
+    yard: Yard,
+    app: Arc<app::App>,
+    revision: Revision,
+    number: u64,
+    folder: Folder,
+    first: bool,
+    cancel: CancellationToken,
+) -> Outcome {
+    let Yard {
+        workshop,
+        key,
+        logs,
+        route,
+    } = yard;
+    let health = Health::of(launch::container(&app)?);
+    let launch = launch::prepare(
+        &workshop.setting,
+        &key,
+        &app,
+        &folder.path,
+        revision,
+        number,
+    )?;
+    let mut replica = Replica::start(&workshop.spawner, launch, &logs).await?;
+    let note = |code: Code, text: &str| {
+        if first {
+            workshop.note(
+                &key,
+                revision,
+                DeploymentStatus::DEPLOYMENT_STATUS_DEPLOYING,
+                Substate::INITIALIZING,
+                &status::failure_message(code, text),
+            );
+        }
+    };
+    let outcome = tokio::select! {
+        outcome = replica.ready(&health, &note) => outcome,
+        () = cancel.cancelled() => Err(cancelled()),
+    };
+    match outcome {
+        Ok(address) => Ok(Member {
+            backend: backend(&app, &route, address),
+            replica,
+            since: Instant::now(),
+            folder,
+        }),
+        Err(failure) => {
+            replica.stop(FAILED_GRACE).await;
+            folder.leave(false).await;
+            Err(failure)
+        }
+    }
+}
+
+fn backend(app: &app::App, route: &Route, address: SocketAddr) -> Arc<Backend> {
+    let request_timeout = app
+        .spec
+        .timeouts
+        .request_timeout
+        .as_option()
+        .map(|timeout| Duration::new(timeout.seconds.unsigned_abs(), timeout.nanos.unsigned_abs()))
+        .filter(|timeout| !timeout.is_zero())
+        .unwrap_or(REQUEST_TIMEOUT);
+    let room = Plan::of(app).limit.map(|limit| Room {
+        limit,
+        freed: route.freed(),
+    });
+    Backend::with(
+        address,
+        Terms {
+            request_timeout: Some(request_timeout),
+            room,
+        },
+    )
+}
+
+/// Nobody is told: whoever cancelled a start does something else with the app.
+fn cancelled() -> Failure {
+    Failure::new(Code::ClientConflict, "the start was given up")
+}

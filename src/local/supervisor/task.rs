@@ -1,0 +1,527 @@
+//! The life of one app: a task that starts revisions, moves traffic and mends what breaks.
+//!
+//! Order is the point. A new revision is started beside the old one; traffic moves when it
+//! serves; only then does the old one drain. A revision that fails never touches the old one.
+//! Within a revision, replicas come and go as its traffic asks for.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
+
+use super::app::{Command, Live, record};
+use super::diagnose::Failure;
+use super::fleet::{self, Event, Fleet, Folders, Member, Outcome, Yard};
+use super::logs::Record;
+use crate::error::{Code, with_causes};
+use crate::local::gateway::{AppListener, Target};
+use crate::local::store::{self, Revision};
+use crate::wire::app::status::{DeploymentStatus, Substate};
+use crate::wire::status;
+
+/// How long requests wait for an app that is starting.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+/// The first pause before a crashed app is started again; doubles up to the longest.
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+/// An app that served for this long starts its backoff anew when it crashes.
+const STABLE_AFTER: Duration = Duration::from_secs(60);
+/// Crashes in a row before the app counts as failed; it is started again all the same.
+const CRASHES_TOLERATED: u32 = 5;
+/// How often the number of replicas is thought about.
+const TICK: Duration = Duration::from_secs(1);
+
+const ACTIVE: DeploymentStatus = DeploymentStatus::DEPLOYMENT_STATUS_ACTIVE;
+
+pub(super) struct Task {
+    yard: Yard,
+    listener: AppListener,
+    live: watch::Sender<Live>,
+    /// The revision that has the traffic; it may have no replica.
+    serving: Option<Fleet>,
+    /// The revision that shall have it.
+    rising: Option<Fleet>,
+    folders: Folders,
+    crashes: u32,
+    /// Replicas started so far, which numbers them.
+    started: u64,
+}
+
+impl Task {
+    pub(super) fn new(yard: Yard, listener: AppListener, live: watch::Sender<Live>) -> Self {
+        Self {
+            yard,
+            listener,
+            live,
+            serving: None,
+            rising: None,
+            folders: Folders::default(),
+            crashes: 0,
+            started: 0,
+        }
+    }
+
+    pub(super) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let route = self.yard.route.clone();
+        loop {
+            let (asleep, scales) = (self.is_asleep(), self.scales());
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(Command::Deploy(revision)) => self.deploy(revision).await,
+                    Some(Command::Rest(revision)) => self.rest(revision).await,
+                    Some(Command::Stop(done)) => {
+                        self.stop().await;
+                        let _ = done.send(());
+                    }
+                    Some(Command::Shutdown(done)) => {
+                        self.shutdown().await;
+                        let _ = done.send(());
+                        return;
+                    }
+                    None => return self.shutdown().await,
+                },
+                event = fleet::event(&mut self.rising) => self.on_rising(event).await,
+                event = fleet::event(&mut self.serving) => self.on_serving(event).await,
+                () = route.knocked(), if asleep => self.wake(),
+                _ = tick.tick(), if scales => self.scale(),
+            }
+        }
+    }
+
+    /// Starts a revision beside the one that serves; a start that is under way gives way to it.
+    async fn deploy(&mut self, revision: Revision) {
+        self.end_rising().await;
+        if self.serving.as_ref().is_none_or(Fleet::is_empty) {
+            self.expect_replica();
+        }
+        self.note(
+            revision,
+            DeploymentStatus::DEPLOYMENT_STATUS_DEPLOYING,
+            Substate::INITIALIZING,
+            &format!("starting revision {revision}"),
+        );
+        let mut fleet = match self.fleet(revision) {
+            Ok(fleet) => fleet,
+            Err(failure) => return self.fail(revision, &failure).await,
+        };
+        // The traffic that the old revision has several replicas for goes to the new one at once.
+        let present = self.serving.as_ref().map_or(0, Fleet::len);
+        let (min, max) = (fleet.plan.min as usize, fleet.plan.max as usize);
+        fleet.goal = present.min(max).max(min).max(1);
+        for _ in 0..fleet.goal {
+            self.start_one(&mut fleet, Duration::ZERO);
+        }
+        self.rising = Some(fleet);
+    }
+
+    /// Lets a revision serve that was at zero when the platform ended.
+    async fn rest(&mut self, revision: Revision) {
+        match self.fleet(revision) {
+            Ok(fleet) => {
+                self.expect_replica();
+                self.serving = Some(fleet);
+            }
+            Err(_) => self.deploy(revision).await,
+        }
+    }
+
+    fn fleet(&self, revision: Revision) -> Result<Fleet, Failure> {
+        let Yard { workshop, key, .. } = &self.yard;
+        let internal = |error: store::Error| Failure::new(Code::LocalStore, with_causes(&error));
+        let row = workshop
+            .store
+            .revision(key, revision)
+            .map_err(internal)?
+            .ok_or_else(|| {
+                Failure::new(
+                    Code::LocalStore,
+                    format!("revision {revision} is not stored"),
+                )
+            })?;
+        Ok(Fleet::new(
+            revision,
+            row.app,
+            self.yard.route.meter().read(),
+        ))
+    }
+
+    fn start_one(&mut self, fleet: &mut Fleet, pause: Duration) {
+        self.started += 1;
+        fleet.start(&self.yard, &mut self.folders, self.started, pause);
+    }
+
+    async fn on_rising(&mut self, event: Event) {
+        let Some(mut fleet) = self.rising.take() else {
+            return;
+        };
+        let failure = match event {
+            Event::Started(Ok(member)) => {
+                fleet.add(member);
+                if fleet.len() < fleet.goal {
+                    self.rising = Some(fleet);
+                } else {
+                    self.promote(fleet);
+                }
+                return;
+            }
+            Event::Started(Err(failure)) => failure,
+            Event::Ended(index) => Failure::new(Code::AppExited, fleet.remove(index).bury().await),
+        };
+        let revision = fleet.revision;
+        fleet.end().await;
+        self.fail(revision, &failure).await;
+    }
+
+    /// Moves traffic to a revision that serves, and lets the old one finish what it has begun.
+    fn promote(&mut self, mut fleet: Fleet) {
+        let revision = fleet.revision;
+        fleet.awake(self.yard.route.meter().read());
+        let old = self.serving.replace(fleet);
+        self.lead();
+        let store = &self.yard.workshop.store;
+        self.record(store.set_serving(&self.yard.key, Some(revision)));
+        self.record(store.set_failed(&self.yard.key, revision, false));
+        self.note(
+            revision,
+            ACTIVE,
+            Substate::RUNNING,
+            &format!("revision {revision} is serving"),
+        );
+        if let Some(old) = old {
+            let replaced = old.revision != revision;
+            old.retire(replaced);
+        }
+    }
+
+    async fn fail(&mut self, revision: Revision, failure: &Failure) {
+        let message = status::failure_message(failure.code, &failure.message);
+        if self.serving.is_none() && self.is_serving_revision(revision) {
+            return self.resume(revision, &message);
+        }
+        self.record(
+            self.yard
+                .workshop
+                .store
+                .set_failed(&self.yard.key, revision, true),
+        );
+        self.note(
+            revision,
+            DeploymentStatus::DEPLOYMENT_STATUS_FAILED,
+            failure.substate,
+            &message,
+        );
+        match self.serving.take() {
+            Some(fleet) => self.keep(fleet),
+            None => match self.fallback(revision) {
+                // After a restart of the platform the older revision is not running any more.
+                Some(older) => Box::pin(self.deploy(older)).await,
+                None => {
+                    self.yard.route.set(Target::Unavailable {
+                        status: StatusCode::SERVICE_UNAVAILABLE,
+                        code: failure.code.as_str(),
+                        message: failure.message.clone(),
+                    });
+                }
+            },
+        }
+    }
+
+    /// Stays with the revision that serves, after a newer one failed.
+    fn keep(&mut self, mut fleet: Fleet) {
+        let (revision, substate) = (fleet.revision, fleet.substate());
+        if fleet.is_asleep() {
+            // It may have crashed meanwhile and counted on its successor.
+            for _ in 0..fleet.plan.min {
+                self.start_one(&mut fleet, Duration::ZERO);
+            }
+        }
+        self.serving = Some(fleet);
+        let text = format!("revision {revision} keeps serving");
+        self.note(revision, ACTIVE, substate, &text);
+    }
+
+    /// Goes on trying with a revision that served before the platform was restarted.
+    fn resume(&mut self, revision: Revision, message: &str) {
+        match self.fleet(revision) {
+            Ok(fleet) => {
+                self.serving = Some(fleet);
+                self.restart_later(message);
+            }
+            Err(failure) => tracing::error!(app = %self.yard.key, ?failure, "cannot be resumed"),
+        }
+    }
+
+    /// The revision that served before, where it is not the one that failed.
+    fn fallback(&self, failed: Revision) -> Option<Revision> {
+        let row = self
+            .yard
+            .workshop
+            .store
+            .app(&self.yard.key)
+            .ok()
+            .flatten()?;
+        row.serving.filter(|serving| *serving != failed)
+    }
+
+    fn is_serving_revision(&self, revision: Revision) -> bool {
+        self.yard
+            .workshop
+            .store
+            .app(&self.yard.key)
+            .ok()
+            .flatten()
+            .is_some_and(|row| row.serving == Some(revision))
+    }
+
+    async fn on_serving(&mut self, event: Event) {
+        match event {
+            Event::Started(outcome) => self.grown(outcome),
+            Event::Ended(index) => self.crashed(index).await,
+        }
+    }
+
+    /// A further replica of the serving revision came up, or did not.
+    fn grown(&mut self, outcome: Outcome) {
+        let Some(fleet) = &mut self.serving else {
+            return;
+        };
+        match outcome {
+            Ok(member) => {
+                fleet.add(member);
+                fleet.awake_if_first(self.yard.route.meter().read());
+                let (revision, count) = (fleet.revision, fleet.len());
+                self.lead();
+                self.record(
+                    self.yard
+                        .workshop
+                        .store
+                        .set_failed(&self.yard.key, revision, false),
+                );
+                self.note(
+                    revision,
+                    ACTIVE,
+                    Substate::RUNNING,
+                    &serving(revision, count),
+                );
+            }
+            Err(failure) => {
+                let message = status::failure_message(failure.code, &failure.message);
+                self.restart_later(&message);
+            }
+        }
+    }
+
+    /// A serving replica ended by itself.
+    async fn crashed(&mut self, index: usize) {
+        let Some(fleet) = &mut self.serving else {
+            return;
+        };
+        let member = fleet.remove(index);
+        self.live.send_modify(|live| live.crashes += 1);
+        // Nobody shall be sent there while it is found out why.
+        self.lead();
+        if member.since.elapsed() >= STABLE_AFTER {
+            self.crashes = 0;
+        }
+        let message = member.bury().await;
+        let alone = self.serving.as_ref().is_none_or(Fleet::is_asleep);
+        if alone && self.rising.is_some() {
+            // A newer revision is on its way; it takes over.
+            return;
+        }
+        self.restart_later(&message);
+    }
+
+    /// Starts one more replica in place of one that ended, after a pause.
+    fn restart_later(&mut self, message: &str) {
+        let Some(mut fleet) = self.serving.take() else {
+            return;
+        };
+        let pause = FIRST_BACKOFF
+            .saturating_mul(1 << self.crashes.min(16))
+            .min(LONGEST_BACKOFF);
+        self.crashes += 1;
+        let revision = fleet.revision;
+        let state = match (fleet.len(), self.crashes > CRASHES_TOLERATED) {
+            (1.., _) => ACTIVE,
+            (0, true) => DeploymentStatus::DEPLOYMENT_STATUS_FAILED,
+            (0, false) => DeploymentStatus::DEPLOYMENT_STATUS_PENDING,
+        };
+        let text = format!("{message}; starting it again in {} ms", pause.as_millis());
+        self.note(revision, state, Substate::CRASH_LOOP, &text);
+        // The app's own log ends where the process did; whoever reads it wants to know why.
+        self.yard.logs.write(Record {
+            at: jiff::Timestamp::now(),
+            revision,
+            replica: format!("{}-{revision}-platform", self.yard.key.name()),
+            text: format!("flyte: {text}"),
+        });
+        if fleet.is_empty() {
+            self.note(
+                revision,
+                DeploymentStatus::DEPLOYMENT_STATUS_DEPLOYING,
+                Substate::INITIALIZING,
+                &format!("starting revision {revision} again: {message}"),
+            );
+        }
+        self.start_one(&mut fleet, pause);
+        self.serving = Some(fleet);
+    }
+
+    fn is_asleep(&self) -> bool {
+        self.rising.is_none() && self.serving.as_ref().is_some_and(Fleet::is_asleep)
+    }
+
+    fn scales(&self) -> bool {
+        self.serving
+            .as_ref()
+            .is_some_and(|fleet| fleet.plan.is_elastic() && !fleet.is_empty())
+    }
+
+    /// Somebody waits at an app that has no replica.
+    fn wake(&mut self) {
+        let Some(mut fleet) = self.serving.take() else {
+            return;
+        };
+        let revision = fleet.revision;
+        self.live.send_modify(|live| live.cold_starts += 1);
+        for _ in 0..fleet.plan.min.max(1) {
+            self.start_one(&mut fleet, Duration::ZERO);
+        }
+        self.serving = Some(fleet);
+        self.note(
+            revision,
+            ACTIVE,
+            Substate::SCALING_FROM_ZERO,
+            &format!("a request came; starting a replica of revision {revision}"),
+        );
+    }
+
+    /// Brings the number of replicas nearer to what the traffic asks for.
+    fn scale(&mut self) {
+        let Some(mut fleet) = self.serving.take() else {
+            return;
+        };
+        let present = fleet.len();
+        let wanted = fleet.wanted(self.yard.route.meter().read());
+        let coming = present + fleet.starting();
+        for _ in coming..wanted {
+            self.start_one(&mut fleet, Duration::ZERO);
+        }
+        // What is on its way may be what is too much; that is seen when it has arrived.
+        let leaving = if coming == present {
+            fleet.shrink(wanted)
+        } else {
+            Vec::new()
+        };
+        let (revision, substate) = (fleet.revision, fleet.substate());
+        self.serving = Some(fleet);
+        if wanted > coming {
+            let text = format!("scaling revision {revision} from {present} to {wanted} replicas");
+            self.note(revision, ACTIVE, Substate::SCALING_UP, &text);
+        } else if !leaving.is_empty() {
+            self.lead();
+            self.note(revision, ACTIVE, substate, &serving(revision, wanted));
+            for member in leaving {
+                tokio::spawn(Member::retire(member, false));
+            }
+        }
+    }
+
+    /// Lets traffic go to the replicas that there are.
+    fn lead(&self) {
+        let backends = self
+            .serving
+            .as_ref()
+            .map(Fleet::backends)
+            .unwrap_or_default();
+        if backends.is_empty() {
+            self.expect_replica();
+        } else {
+            self.yard.route.set(Target::Backends(backends));
+        }
+        self.show_live();
+    }
+
+    fn expect_replica(&self) {
+        self.yard.route.set(Target::Starting {
+            patience: START_PATIENCE,
+        });
+    }
+
+    async fn stop(&mut self) {
+        self.yard.route.set(Target::Unavailable {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            code: Code::AppDeactivated.as_str(),
+            message: format!("app `{}` is deactivated", self.yard.key.name()),
+        });
+        self.end_processes().await;
+        self.crashes = 0;
+        let revision = self
+            .yard
+            .workshop
+            .store
+            .app(&self.yard.key)
+            .ok()
+            .flatten()
+            .map_or(0, |row| row.serving.unwrap_or(row.latest));
+        self.note(
+            revision,
+            DeploymentStatus::DEPLOYMENT_STATUS_STOPPED,
+            Substate::SUBSTATE_UNSPECIFIED,
+            "deactivated",
+        );
+    }
+
+    async fn shutdown(&mut self) {
+        self.listener.close().await;
+        self.end_processes().await;
+    }
+
+    /// Ends a start that is under way, and waits until its processes are gone.
+    async fn end_rising(&mut self) {
+        if let Some(fleet) = self.rising.take() {
+            fleet.end().await;
+        }
+    }
+
+    async fn end_processes(&mut self) {
+        self.end_rising().await;
+        if let Some(fleet) = self.serving.take() {
+            fleet.end().await;
+        }
+        self.show_live();
+    }
+
+    fn show_live(&self) {
+        let replicas = self
+            .serving
+            .as_ref()
+            .map(Fleet::processes)
+            .unwrap_or_default();
+        self.live.send_modify(|live| live.replicas = replicas);
+    }
+
+    fn note(&self, revision: Revision, state: DeploymentStatus, substate: Substate, message: &str) {
+        self.yard
+            .workshop
+            .note(&self.yard.key, revision, state, substate, message);
+    }
+
+    /// The app goes on when the disk does not; what was lost is in the platform's log.
+    fn record(&self, result: Result<(), store::Error>) {
+        record(&self.yard.key, result);
+    }
+}
+
+/// What a revision is doing, for people.
+fn serving(revision: Revision, count: usize) -> String {
+    match count {
+        0 => format!("revision {revision} is at zero until a request comes"),
+        1 => format!("revision {revision} is serving"),
+        more => format!("revision {revision} is serving with {more} replicas"),
+    }
+}

@@ -1,0 +1,162 @@
+"""How many replicas an app has: bounds, growth with traffic, rest without it, and waking up."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from support import Project, get, get_json, until
+
+APP = """
+import json, os, threading, time
+import flyte, flyte.app
+from flyte.app import Scaling
+from web import serve
+
+env = flyte.app.AppEnvironment(name="{name}", scaling={scaling}, timeouts=flyte.app.Timeouts(request=50))
+busy, most, lock = 0, 0, threading.Lock()
+
+def answer(path):
+    global busy, most
+    with lock:
+        busy += 1
+        most = max(most, busy)
+    if path.startswith("/slow"):
+        time.sleep(float(path.rpartition("/")[2]))
+    with lock:
+        busy -= 1
+    return {{"pid": os.getpid(), "most": most, "cwd": os.getcwd()}}
+
+@env.server
+def server():
+    serve(answer, port=8080)
+
+if __name__ == "__main__":
+    print(json.dumps(flyte.serve(env).endpoint))
+"""
+
+
+def serve(project: Project, name: str, scaling: str) -> str:
+    project.write("main.py", APP.format(name=name, scaling=scaling))
+    return str(project.result())
+
+
+def replicas(home, name: str) -> list[int]:
+    return [replica["pid"] for replica in home.app(name)["replicas"]]
+
+
+def substate(home, name: str) -> str:
+    return str(home.json("get", "app", name)["substate"])
+
+
+def test_a_fixed_number_of_replicas_shares_the_requests(project, home):
+    endpoint = serve(project, "pair", "Scaling(replicas=2)")
+    assert len(replicas(home, "pair")) == 2
+    # Both hardcode port 8080; each has its own port and folder.
+    told = [get_json(endpoint) for _ in range(10)]
+    assert {one["pid"] for one in told} == set(replicas(home, "pair"))
+    assert len({one["cwd"] for one in told}) == 2
+    assert home.json("get", "app", "pair")["replicas"] == 2
+
+
+def test_a_killed_replica_is_replaced_while_the_other_serves(project, home):
+    endpoint = serve(project, "pair", "Scaling(replicas=2)")
+    victim, other = replicas(home, "pair")
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: victim not in replicas(home, "pair"), 5)
+    for _ in range(20):
+        assert get(endpoint)[0] == 200
+    until(lambda: len(replicas(home, "pair")) == 2, 20)
+    assert other in replicas(home, "pair")
+    assert home.app("pair")["status"] == "ACTIVE"
+
+
+def test_an_app_without_traffic_rests_and_a_request_wakes_it(project, home):
+    endpoint = serve(project, "sleeper", "Scaling(replicas=(0, 1), scaledown_after=1)")
+    first = get_json(endpoint)["pid"]
+    until(lambda: replicas(home, "sleeper") == [], 15)
+    assert home.app("sleeper")["status"] == "ACTIVE"
+    assert substate(home, "sleeper") == "SCALED_TO_ZERO"
+    until(lambda: home.replicas("sleeper") == [], 15)
+    # The first ones after the rest wait for the start; none of them fails.
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: get(endpoint), range(8)))
+    assert [status for status, _ in answers] == [200] * 8
+    pids = {json.loads(body)["pid"] for _, body in answers}
+    assert len(pids) == 1 and first not in pids
+    assert substate(home, "sleeper") == "RUNNING"
+
+
+def test_a_request_keeps_an_app_awake_for_as_long_as_it_takes(project, home):
+    endpoint = serve(project, "sleeper", "Scaling(replicas=(0, 1), scaledown_after=1)")
+    pid = get_json(endpoint)["pid"]
+    status, body = get(endpoint + "/slow/4")
+    assert status == 200
+    assert json.loads(body)["pid"] == pid
+
+
+def test_resting_apps_come_back_at_rest(project, home):
+    endpoint = serve(project, "sleeper", "Scaling(replicas=(0, 1), scaledown_after=1)")
+    until(lambda: substate(home, "sleeper") == "SCALED_TO_ZERO", 15)
+    assert home.flyte("local", "stop").returncode == 0
+    assert home.flyte("local", "start").returncode == 0
+    assert replicas(home, "sleeper") == []
+    assert get(endpoint)[0] == 200
+
+
+def test_traffic_brings_replicas_and_its_end_takes_them_away(project, home):
+    endpoint = serve(
+        project, "elastic", "Scaling(replicas=(1, 3), metric=Scaling.Concurrency(2), scaledown_after=2)"
+    )
+    assert len(replicas(home, "elastic")) == 1
+    with ThreadPoolExecutor(6) as pool:
+        answers = [pool.submit(get, endpoint + "/slow/1", 60) for _ in range(30)]
+        until(lambda: len(replicas(home, "elastic")) == 3, 20)
+        told = [future.result() for future in answers]
+    assert [status for status, _ in told] == [200] * 30
+    # Not one of them ever had more than it may.
+    assert max(json.loads(body)["most"] for _, body in told) <= 2
+    until(lambda: len(replicas(home, "elastic")) == 1, 30)
+    assert get(endpoint)[0] == 200
+
+
+def test_a_new_revision_comes_with_as_many_replicas_as_the_old_one(project, home):
+    scaling = "Scaling(replicas=(2, 4))"
+    endpoint = serve(project, "rolled", scaling)
+    before = set(replicas(home, "rolled"))
+    failures: list[tuple[int, str]] = []
+    over = threading.Event()
+
+    def load() -> None:
+        while not over.is_set():
+            status, body = get(endpoint)
+            if status != 200:
+                failures.append((status, body))
+
+    clients = [threading.Thread(target=load) for _ in range(4)]
+    for client in clients:
+        client.start()
+    project.write("other.py", "")
+    project.write("main.py", APP.format(name="rolled", scaling=scaling) + "\n# changed\n")
+    project.result()
+    time.sleep(0.2)
+    over.set()
+    for client in clients:
+        client.join()
+    assert failures == []
+    after = set(replicas(home, "rolled"))
+    assert len(after) == 2 and not after & before
+
+
+@pytest.mark.parametrize("name", ["sleeper"])
+def test_a_deactivated_app_is_not_woken(project, home, name):
+    endpoint = serve(project, name, "Scaling(replicas=(0, 1), scaledown_after=1)")
+    assert home.flyte("update", "app", name, "--deactivate", "--wait").returncode == 0
+    status, body = get(endpoint)
+    assert (status, json.loads(body)["error"]["code"]) == (503, "app.deactivated")
+    assert replicas(home, name) == []
