@@ -75,7 +75,7 @@ pub enum Command {
     Deploy(Serve),
     /// Show apps and their logs
     Get(Get),
-    /// Activate or deactivate an app
+    /// Activate or deactivate an app, or go back to an earlier revision
     Update(Update),
     /// Delete an app
     Delete(Delete),
@@ -170,6 +170,9 @@ pub enum GetWhat {
     App {
         /// Name of the app
         name: Option<String>,
+        /// Show the app's revisions, newest first
+        #[arg(long, requires = "name", conflicts_with_all = ["status", "limit"])]
+        revisions: bool,
         /// Only apps in this state
         #[arg(long)]
         status: Option<String>,
@@ -205,20 +208,20 @@ pub struct Update {
 
 #[derive(Debug, Subcommand)]
 pub enum UpdateWhat {
-    /// Activate or deactivate an app
+    /// Activate or deactivate an app, or go back to an earlier revision of it
+    #[command(group = clap::ArgGroup::new("change").required(true))]
     App {
         /// Name of the app
         name: String,
         /// Let it run
-        #[arg(
-            long,
-            conflicts_with = "deactivate",
-            required_unless_present = "deactivate"
-        )]
+        #[arg(long, group = "change")]
         activate: bool,
         /// Put it to rest
-        #[arg(long)]
+        #[arg(long, group = "change")]
         deactivate: bool,
+        /// Serve again what an earlier revision was; without a number, the one before
+        #[arg(long, group = "change", value_name = "REVISION", num_args = 0..=1)]
+        rollback: Option<Option<u64>>,
         /// Wait until it has happened
         #[arg(long)]
         wait: bool,

@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
 use super::api::{Api, console_router};
+use super::gateway::{self, NameListener, Names};
 use super::platform::{Platform, Refused};
 use super::store::{self, Store};
 use super::supervisor::launch::{Environments, Setting};
@@ -21,6 +22,12 @@ use crate::error::{Code, Diagnostic, with_causes};
 
 /// Where the console is looked for first; the next free port is taken when it is not free.
 const CONSOLE_PORT: u16 = 32_100;
+
+/// The same for the port at which all apps answer by name.
+const NAMES_PORT: u16 = 32_080;
+
+/// Ports tried before any will do.
+const PORT_TRIES: u16 = 20;
 
 /// Why the platform did not start.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +44,8 @@ pub enum Error {
     Store(#[from] store::Error),
     #[error(transparent)]
     Restore(#[from] Refused),
+    #[error(transparent)]
+    Gateway(#[from] gateway::Error),
 }
 
 impl Diagnostic for Error {
@@ -44,6 +53,7 @@ impl Diagnostic for Error {
         match self {
             Self::Running { .. } | Self::Io { .. } => Code::LocalStart,
             Self::Store(error) => error.code(),
+            Self::Gateway(error) => error.code(),
             Self::Restore(_) => Code::LocalStore,
         }
     }
@@ -52,6 +62,7 @@ impl Diagnostic for Error {
         match self {
             Self::Running { .. } => vec!["`flyte local status` shows it".into()],
             Self::Store(error) => error.hints(),
+            Self::Gateway(error) => error.hints(),
             Self::Io { .. } | Self::Restore(_) => Vec::new(),
         }
     }
@@ -86,7 +97,10 @@ pub async fn run(options: Options) -> Result<(), Error> {
         environments: options.environments,
     };
     let io = |path: PathBuf| move |source| Error::Io { path, source };
-    let platform = Arc::new(Platform::new(setting, store).map_err(io(home.path().into()))?);
+    let names = Arc::new(Names::default());
+    let by_name = name_listener(&home, Arc::clone(&names)).await?;
+    let platform = Platform::new(setting, store, names, by_name.port());
+    let platform = Arc::new(platform.map_err(io(home.path().into()))?);
     let console = console_listener(&home)
         .await
         .map_err(io("console port".into()))?;
@@ -99,12 +113,14 @@ pub async fn run(options: Options) -> Result<(), Error> {
         home: home.clone(),
         build: options.build,
         console_url: format!("http://localhost:{port}"),
+        names_port: by_name.port(),
         stop: Arc::new(Notify::new()),
     };
     platform.restore().await?;
     let socket = listen(&home.socket())?;
     tracing::info!(pid = std::process::id(), home = %home.path().display(), "platform is up");
     serve(api, socket, console).await;
+    by_name.close().await;
     platform.shutdown().await;
     // What escaped its group, and the socket: a client that finds it expects an answer.
     let _ = tokio::task::spawn_blocking(move || sweep::kill_marked(&mark)).await;
@@ -199,15 +215,8 @@ fn listen(path: &Path) -> Result<UnixListener, Error> {
 /// The console's listener, at the port it had before: people keep the address of a page.
 async fn console_listener(home: &Home) -> std::io::Result<TcpListener> {
     let note = home.run().join("console.port");
-    let before = std::fs::read_to_string(&note)
-        .ok()
-        .and_then(|text| text.trim().parse().ok());
-    let candidates = before
-        .into_iter()
-        .chain(CONSOLE_PORT..CONSOLE_PORT + 50)
-        .chain([0]);
     let mut failure = None;
-    for port in candidates {
+    for port in candidates(&note, CONSOLE_PORT) {
         match TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
             Ok(listener) => {
                 std::fs::write(&note, listener.local_addr()?.port().to_string())?;
@@ -217,4 +226,28 @@ async fn console_listener(home: &Home) -> std::io::Result<TcpListener> {
         }
     }
     Err(failure.unwrap_or_else(|| std::io::Error::other("no port is free")))
+}
+
+/// The listener for all apps by name, at the port it had before.
+async fn name_listener(home: &Home, names: Arc<Names>) -> Result<NameListener, Error> {
+    let note = home.run().join("names.port");
+    for port in candidates(&note, NAMES_PORT) {
+        if let Ok(listener) = NameListener::bind(Some(port), Arc::clone(&names)).await {
+            let noted = std::fs::write(&note, listener.port().to_string());
+            noted.map_err(|source| Error::Io { path: note, source })?;
+            return Ok(listener);
+        }
+    }
+    Ok(NameListener::bind(None, names).await?)
+}
+
+/// Ports to try: the one that was noted down, those from `first` on, any.
+fn candidates(note: &Path, first: u16) -> impl Iterator<Item = u16> + use<> {
+    let before = std::fs::read_to_string(note)
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
+    before
+        .into_iter()
+        .chain(first..first + PORT_TRIES)
+        .chain([0])
 }

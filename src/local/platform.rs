@@ -1,5 +1,9 @@
 //! All apps of this machine: what the services of `api` are answered from.
 
+mod addresses;
+mod figures;
+mod history;
+
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -8,7 +12,7 @@ use std::time::Duration;
 use buffa_types::google::protobuf::Timestamp;
 use tokio::sync::{Mutex, OwnedMutexGuard, broadcast};
 
-use super::gateway::{self, AppListener, Route, Target};
+use super::gateway::{self, AppListener, Names, Route, Target};
 use super::store::{self, AppKey, AppRow, RevisionRow, Store};
 use super::supervisor::app::{AppHandle, Change, Command, Workshop};
 use super::supervisor::launch::{self, Setting};
@@ -46,20 +50,29 @@ pub struct Platform {
     /// One writer at a time for each app: creating, changing and deleting it. Stopping an app may
     /// take seconds, which is no reason for another one to wait.
     changing: std::sync::Mutex<HashMap<AppKey, Arc<Mutex<()>>>>,
+    /// Where all apps answer by name.
+    names_port: u16,
 }
 
 impl Platform {
     /// A platform over an open store; [`restore`](Self::restore) brings its apps back.
-    pub fn new(setting: Setting, store: Store) -> std::io::Result<Self> {
+    pub fn new(
+        setting: Setting,
+        store: Store,
+        names: Arc<Names>,
+        names_port: u16,
+    ) -> std::io::Result<Self> {
         Ok(Self {
             workshop: Workshop {
                 setting,
                 store: Arc::new(store),
                 spawner: Spawner::start()?,
+                names,
                 changes: broadcast::Sender::new(CHANGES_BACKLOG),
             },
             apps: RwLock::default(),
             changing: std::sync::Mutex::default(),
+            names_port,
         })
     }
 
@@ -81,6 +94,7 @@ impl Platform {
                 }
             };
             let latest = self.workshop.store.revision(&row.key, row.latest)?;
+            self.publish(&row.key, &self.shown(&row)?.app);
             if row.desired_active {
                 let revision = match latest {
                     Some(latest) if !latest.failed => row.latest,
@@ -124,6 +138,7 @@ impl Platform {
         check(&app)?;
         let key = AppKey::of(&app.metadata.id);
         let _changing = self.change(&key).await;
+        self.check_names(&key, &app)?;
         app.status = buffa::MessageField::none();
         app.spec
             .modify(|spec| spec.desired_state = DesiredState::DESIRED_STATE_ACTIVE.into());
@@ -145,6 +160,7 @@ impl Platform {
             }
         };
         store.push_condition(&key, &accepted(revision))?;
+        self.publish(&key, &app);
         let view = self.view(&key)?;
         if let Some(handle) = self.handle(&key) {
             handle.send(Command::Deploy(revision));
@@ -194,6 +210,7 @@ impl Platform {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&key);
+        self.workshop.names.withdraw(key.as_str());
         if let Some(handle) = handle {
             handle.finish(Command::Shutdown).await;
         }
@@ -237,6 +254,12 @@ impl Platform {
             .cloned()
     }
 
+    /// Keys of the apps that have a task.
+    fn running(&self) -> impl Iterator<Item = AppKey> {
+        let apps = self.apps.read().unwrap_or_else(PoisonError::into_inner);
+        apps.keys().cloned().collect::<Vec<_>>().into_iter()
+    }
+
     /// Keys of all apps, sorted.
     pub fn keys(&self) -> Result<Vec<AppKey>, Refused> {
         let rows = self.workshop.store.apps()?;
@@ -276,11 +299,13 @@ impl Platform {
         let replicas = self
             .handle(key)
             .map_or(0, |handle| handle.live.borrow().replicas.len());
+        let by_name = self.address_by_name(&app);
         app.status = app::Status {
             assigned_cluster: "local".into(),
             current_replicas: u32::try_from(replicas).unwrap_or(u32::MAX),
             ingress: app::Ingress {
                 public_url: format!("http://localhost:{}", row.port),
+                cname_url: by_name,
                 ..Default::default()
             }
             .into(),

@@ -7,6 +7,7 @@
 mod activate;
 mod app;
 pub mod bundling;
+pub mod details;
 mod hints;
 mod imaging;
 mod payload;

@@ -189,7 +189,8 @@ class Home:
             return
         status = json.loads(running.stdout)
         assert not is_alive(status["pid"]), "the platform's process is still there"
-        listening = [status["console"], *(app["endpoint"] for app in status["apps"])]
+        by_name = "http://localhost:" + status["by_name"].rpartition(":")[2]
+        listening = [status["console"], by_name, *(app["endpoint"] for app in status["apps"])]
         assert [url for url in listening if not refuses(url)] == []
 
 

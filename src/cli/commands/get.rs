@@ -6,21 +6,27 @@ use crate::cli::printer::Printer;
 use crate::cli::{Failure, Host};
 use crate::client::LogLine;
 use crate::config::Given;
-use crate::serve::App;
+use crate::serve::{App, details};
 use crate::wire::status;
 
 pub fn run(host: &impl Host, printer: &Printer, given: Given, get: Get) -> Result<(), Failure> {
     match get.what {
         GetWhat::App {
             name: Some(name),
+            revisions: wanted,
             scope,
             ..
         } => {
             let connected = connect(host, given, &scope)?;
-            one(host, printer, &connected, &name)
+            if wanted {
+                revisions(host, printer, &connected, &name)
+            } else {
+                one(host, printer, &connected, &name)
+            }
         }
         GetWhat::App {
             name: None,
+            revisions: _,
             status,
             limit,
             scope,
@@ -48,12 +54,16 @@ fn one(
     connected: &Connected,
     name: &str,
 ) -> Result<(), Failure> {
-    let app = host.block(async {
+    let (app, traffic) = host.block(async {
         let client = connected.client.clone();
         let console = connected.console.clone();
-        Ok(App::get(client, console, &connected.id(name)).await?)
+        let id = connected.id(name);
+        let app = App::get(client, console, &id).await?;
+        let traffic = details::traffic(&connected.settings, &connected.client, &id).await?;
+        Ok((app, traffic))
     })?;
-    let document = describe(&app);
+    let mut document = describe(&app);
+    document["traffic"] = traffic.into();
     if printer.is_json() {
         printer.json(&document);
         return Ok(());
@@ -66,6 +76,32 @@ fn one(
             printer.line(&format!("{field:<9} {}", readable(&document[field])));
         }
     }
+    Ok(())
+}
+
+fn revisions(
+    host: &impl Host,
+    printer: &Printer,
+    connected: &Connected,
+    name: &str,
+) -> Result<(), Failure> {
+    let revisions = host.block(async {
+        let id = connected.id(name);
+        Ok(details::revisions(&connected.settings, &connected.client, &id).await?)
+    })?;
+    if printer.is_json() {
+        printer.json(&revisions.into());
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = revisions
+        .iter()
+        .map(|one| {
+            ["revision", "state", "created_at", "image"]
+                .map(|field| readable(&one[field]))
+                .to_vec()
+        })
+        .collect();
+    printer.table(&["REVISION", "STATE", "CREATED", "IMAGE"], &rows);
     Ok(())
 }
 

@@ -59,7 +59,7 @@ fn status(host: &impl Host, printer: &Printer, home: &Home) -> Result<(), Failur
         printer.json(&status);
         return Ok(());
     }
-    for field in ["pid", "home", "version", "console"] {
+    for field in ["pid", "home", "version", "console", "by_name"] {
         printer.line(&format!("{field:<8} {}", readable(&status[field])));
     }
     let rows: Vec<Vec<String>> = status["apps"]

@@ -78,6 +78,7 @@ pub fn describe(app: &crate::serve::App) -> serde_json::Value {
         "revision": app.revision(),
         "replicas": known.status.current_replicas,
         "endpoint": app.endpoint(),
+        "by_name": Some(&known.status.ingress.cname_url).filter(|url| !url.is_empty()),
         "url": app.url(),
     })
 }

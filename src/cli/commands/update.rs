@@ -1,11 +1,11 @@
 //! `flyte update app`.
 
-use super::connect;
+use super::{Connected, connect};
 use crate::cli::args::{Update, UpdateWhat};
 use crate::cli::printer::Printer;
 use crate::cli::{Failure, Host};
 use crate::config::Given;
-use crate::serve::App;
+use crate::serve::{App, Options, details};
 use crate::wire::status;
 
 pub fn run(
@@ -17,14 +17,28 @@ pub fn run(
     let UpdateWhat::App {
         name,
         activate,
+        deactivate: _,
+        rollback,
         wait,
         scope,
-        ..
     } = update.what;
     let connected = connect(host, given, &scope)?;
     let app = host.block(async {
         let id = connected.id(&name);
-        let app = App::get(connected.client.clone(), connected.console.clone(), &id).await?;
+        let Connected {
+            client,
+            console,
+            settings,
+        } = &connected;
+        if let Some(to) = rollback {
+            details::roll_back(settings, client, &id, to).await?;
+            let app = App::get(client.clone(), console.clone(), &id).await?;
+            // Whoever goes back wants to know whether it worked.
+            let patience = Options::default().activate_timeout;
+            app.wait_until_active(patience, |_| {}).await?;
+            return Ok(app);
+        }
+        let app = App::get(client.clone(), console.clone(), &id).await?;
         if activate {
             app.activate(wait).await?;
         } else {
@@ -35,10 +49,11 @@ pub fn run(
     if printer.is_json() {
         printer.json(&super::describe(&app));
     } else {
-        printer.line(&format!(
-            "{name} is {}",
-            status::short_name(app.deployment_status())
-        ));
+        let state = status::short_name(app.deployment_status());
+        match rollback {
+            Some(_) => printer.line(&format!("{name} is {state} as revision {}", app.revision())),
+            None => printer.line(&format!("{name} is {state}")),
+        }
     }
     Ok(())
 }

@@ -24,6 +24,7 @@ pub fn router(api: Api) -> Router {
     let page = "/v2/domain/{domain}/project/{project}/apps/{name}";
     Router::new()
         .route("/", get(index))
+        .route("/metrics", get(super::metrics))
         .route(page, get(show))
         .route(&format!("{page}/{{*rest}}"), get(forward))
         .layer(middleware::from_fn(local_only))

@@ -2,6 +2,7 @@
 
 mod apps;
 mod console;
+mod details;
 mod logs;
 mod neighbours;
 mod uploads;
@@ -29,6 +30,8 @@ pub struct Api {
     pub build: String,
     /// Where the console page is.
     pub console_url: String,
+    /// Where all apps answer by name.
+    pub names_port: u16,
     /// Asked to end.
     pub stop: Arc<Notify>,
 }
@@ -52,6 +55,8 @@ impl Api {
             .route("/local/about", get(about))
             .route("/local/status", get(status))
             .route("/local/stop", post(stop))
+            .route("/metrics", get(metrics))
+            .merge(details::router())
             .merge(uploads::router())
             .with_state(self.clone())
             .fallback_service(services.into_axum_service())
@@ -81,9 +86,21 @@ async fn status(State(api): State<Api>) -> axum::response::Response {
         "version": env!("CARGO_PKG_VERSION"),
         "build": api.build,
         "console": api.console_url,
+        "by_name": format!("http://<app>-<project>-<domain>.localhost:{}", api.names_port),
         "apps": apps,
     });
     json(&body)
+}
+
+/// `GET /metrics`: the apps' traffic for Prometheus.
+async fn metrics(State(api): State<Api>) -> axum::response::Response {
+    axum::response::IntoResponse::into_response((
+        [(
+            http::header::CONTENT_TYPE,
+            "text/plain; version=0.0.4; charset=utf-8",
+        )],
+        api.platform.metrics(),
+    ))
 }
 
 /// `POST /local/stop`: end after this answer.

@@ -13,10 +13,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::{Method, Request, Response, StatusCode};
+use http::header::{HOST, TRANSFER_ENCODING};
+use http::uri::{Authority, Scheme};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustix::net::RecvFlags;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -56,6 +59,8 @@ pub struct Terms {
     pub request_timeout: Option<Duration>,
     /// `None` for any number of requests at the same time.
     pub room: Option<Room>,
+    /// Whether it is spoken to in HTTP/2, from the first byte on.
+    pub h2: bool,
 }
 
 /// A bound for the requests that one replica has at the same time.
@@ -69,11 +74,22 @@ pub struct Room {
 #[derive(Default)]
 struct Pool {
     resting: Vec<Resting>,
+    wires: Vec<(Wire, Instant)>,
+    /// The one connection that all requests of HTTP/2 share.
+    shared: Option<http2::SendRequest<Upload>>,
     swept: bool,
 }
 
+impl Pool {
+    fn clear(&mut self) {
+        self.resting.clear();
+        self.wires.clear();
+        self.shared = None;
+    }
+}
+
 struct Resting {
-    connection: Connection,
+    connection: Own,
     since: Instant,
 }
 
@@ -132,7 +148,7 @@ impl Backend {
     /// A request that was on its way here is sent to the route's new target instead.
     pub fn retire(&self) {
         self.load.fetch_or(RETIRED, Ordering::AcqRel);
-        self.pool().resting.clear();
+        self.pool().clear();
     }
 
     pub(super) fn request_timeout(&self) -> Option<Duration> {
@@ -189,21 +205,21 @@ impl Backend {
     }
 
     /// The connection used last, as the app is least likely to close that one.
-    fn take_resting(&self) -> Option<Connection> {
+    fn take_resting(&self) -> Option<Own> {
         let mut pool = self.pool();
         loop {
             let found = pool.resting.iter().rposition(|resting| {
                 resting.connection.sender.is_ready() && resting.since.elapsed() < MAX_IDLE
             })?;
             let mut connection = pool.resting.remove(found).connection;
-            if connection.is_open() {
+            if is_open(&connection.socket) {
                 connection.reused = true;
                 return Some(connection);
             }
         }
     }
 
-    fn put_back(self: &Arc<Self>, connection: Connection) {
+    fn put_back(self: &Arc<Self>, connection: Own) {
         let mut pool = self.pool();
         // Asked under the lock: `retire` clears the pool after it set the mark.
         if self.is_retired() || connection.sender.is_closed() {
@@ -213,9 +229,63 @@ impl Backend {
             connection,
             since: Instant::now(),
         });
+        self.see_to_sweeping(&mut pool);
+    }
+
+    /// A wire that rested a short time only; `checked`, that the kernel knows to be open.
+    pub(super) fn take_wire(&self, checked: bool) -> Option<Wire> {
+        let mut pool = self.pool();
+        let now = Instant::now();
+        while let Some((wire, since)) = pool.wires.pop() {
+            if now.duration_since(since) < MAX_IDLE && (!checked || is_open(&wire.stream)) {
+                return Some(wire);
+            }
+        }
+        None
+    }
+
+    /// Keeps a wire for the next request.
+    pub(super) fn put_wire(self: &Arc<Self>, mut wire: Wire) {
+        wire.reused = true;
+        let mut pool = self.pool();
+        if self.is_retired() {
+            return;
+        }
+        pool.wires.push((wire, Instant::now()));
+        self.see_to_sweeping(&mut pool);
+    }
+
+    fn see_to_sweeping(self: &Arc<Self>, pool: &mut Pool) {
         if !std::mem::replace(&mut pool.swept, true) {
             self.start_sweeping();
         }
+    }
+
+    pub(super) fn speaks_h2(&self) -> bool {
+        self.terms.h2
+    }
+
+    /// A way into the shared connection, which is made if there is none.
+    async fn shared(&self) -> Result<http2::SendRequest<Upload>, io::Error> {
+        let open = self.pool().shared.clone();
+        if let Some(sender) = open.filter(|sender| !sender.is_closed()) {
+            return Ok(sender);
+        }
+        let stream = connect(self.addr).await?;
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .adaptive_window(true)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(io::Error::other)?;
+        // How it ended reaches whoever waits for a response on it.
+        tokio::spawn(async move { drop(connection.await) });
+        let mut pool = self.pool();
+        // Asked under the lock: `retire` clears the pool after it set the mark.
+        if !self.is_retired() {
+            pool.shared = Some(sender.clone());
+        }
+        Ok(sender)
     }
 
     /// Runs only while connections rest, so that a quiet backend has no timer.
@@ -236,7 +306,8 @@ impl Backend {
         let mut pool = self.pool();
         pool.resting
             .retain(|resting| resting.since.elapsed() < MAX_IDLE);
-        pool.swept = !pool.resting.is_empty();
+        pool.wires.retain(|(_, since)| since.elapsed() < MAX_IDLE);
+        pool.swept = !pool.resting.is_empty() || !pool.wires.is_empty();
         pool.swept
     }
 }
@@ -259,8 +330,73 @@ impl Drop for InFlight {
     }
 }
 
-/// One HTTP/1.1 connection to the app; closed when dropped.
-struct Connection {
+async fn connect(addr: SocketAddr) -> Result<TcpStream, io::Error> {
+    let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(addr)).await??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Asks the kernel, since whoever drives the connection may not have run since the app hung up.
+/// Bytes that nobody asked for count as hanging up.
+fn is_open(socket: impl AsFd) -> bool {
+    let mut byte = [0_u8; 1];
+    let peeked = rustix::net::recv(socket, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    matches!(peeked, Err(rustix::io::Errno::WOULDBLOCK))
+}
+
+/// A bare connection to the app, for requests that go the short way.
+pub(super) struct Wire {
+    pub(super) stream: TcpStream,
+    pub(super) reused: bool,
+}
+
+/// Why there is no answer on a wire.
+pub(super) enum Lost {
+    /// Nothing of the request was sent.
+    NotSent(Cause),
+    /// The app may have seen it.
+    Broken {
+        cause: Cause,
+        /// The app closed before it read the request; see [`may_repeat`].
+        reset: bool,
+        /// A kept-alive connection that was lost before any answer.
+        early: bool,
+    },
+}
+
+impl Wire {
+    pub(super) async fn open(backend: &Backend) -> Result<Self, Lost> {
+        match connect(backend.addr).await {
+            Ok(stream) => Ok(Self {
+                stream,
+                reused: false,
+            }),
+            Err(error) => Err(Lost::NotSent(error.into())),
+        }
+    }
+
+    /// What an error means for the request, of whose answer `seen` says whether any was read.
+    pub(super) fn lost(&self, error: io::Error, seen: bool) -> Lost {
+        let reset = matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+        );
+        Lost::Broken {
+            cause: error.into(),
+            reset,
+            early: self.reused && !seen,
+        }
+    }
+}
+
+/// One connection to the app with what hyper keeps for it; of HTTP/1.1, closed when dropped.
+enum Connection {
+    Own(Own),
+    /// One stream among others of HTTP/2.
+    Shared(http2::SendRequest<Upload>),
+}
+
+struct Own {
     sender: SendRequest<Upload>,
     driver: AbortHandle,
     /// A second handle on the socket, only ever asked whether the app has hung up.
@@ -268,10 +404,9 @@ struct Connection {
     reused: bool,
 }
 
-impl Connection {
+impl Own {
     async fn open(addr: SocketAddr) -> Result<Self, io::Error> {
-        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(addr)).await??;
-        stream.set_nodelay(true)?;
+        let stream = connect(addr).await?;
         let socket = stream.as_fd().try_clone_to_owned()?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
@@ -285,21 +420,9 @@ impl Connection {
             reused: false,
         })
     }
-
-    /// Asks the kernel, since the task that drives the connection may not have run since the app
-    /// hung up. Bytes that nobody asked for count as hanging up.
-    fn is_open(&self) -> bool {
-        let mut byte = [0_u8; 1];
-        let peeked = rustix::net::recv(
-            &self.socket,
-            &mut byte,
-            RecvFlags::PEEK | RecvFlags::DONTWAIT,
-        );
-        matches!(peeked, Err(rustix::io::Errno::WOULDBLOCK))
-    }
 }
 
-impl Drop for Connection {
+impl Drop for Own {
     fn drop(&mut self) {
         self.driver.abort();
     }
@@ -329,11 +452,14 @@ impl Lease {
     /// counts, until one side ends it.
     pub(super) fn give_back(self) {
         let Self {
-            mut connection,
+            connection,
             upload,
             slot,
             visit,
         } = self;
+        let Connection::Own(mut connection) = connection else {
+            return;
+        };
         if upload.finished() {
             slot.backend.put_back(connection);
             return;
@@ -382,8 +508,10 @@ impl InFlight {
         outgoing: Outgoing,
     ) -> Result<(Response<Incoming>, Lease), Failure> {
         let mut outgoing = outgoing;
-        if let Some(connection) = self.backend.take_resting() {
-            match attempt(connection, outgoing).await {
+        if !self.backend.terms.h2
+            && let Some(connection) = self.backend.take_resting()
+        {
+            match attempt(Connection::Own(connection), outgoing).await {
                 Ok((response, connection, upload)) => {
                     return Ok((response, self.lease(connection, upload)));
                 }
@@ -391,7 +519,7 @@ impl InFlight {
                 Err(broken) => return Err(broken),
             }
         }
-        let connection = match Connection::open(self.backend.addr).await {
+        let connection = match self.connection().await {
             Ok(connection) => connection,
             Err(error) => {
                 let (outgoing, cause) = (Box::new(outgoing), error.into());
@@ -400,6 +528,14 @@ impl InFlight {
         };
         let (response, connection, upload) = attempt(connection, outgoing).await?;
         Ok((response, self.lease(connection, upload)))
+    }
+
+    async fn connection(&self) -> Result<Connection, io::Error> {
+        Ok(if self.backend.terms.h2 {
+            Connection::Shared(self.backend.shared().await?)
+        } else {
+            Connection::Own(Own::open(self.backend.addr).await?)
+        })
     }
 
     fn lease(self, connection: Connection, upload: UploadWatch) -> Lease {
@@ -424,13 +560,20 @@ async fn attempt(
     *request.method_mut() = head.method;
     *request.uri_mut() = head.uri;
     *request.headers_mut() = head.headers;
-    let mut failed = match connection.sender.try_send_request(request).await {
+    let (sent, reused) = match &mut connection {
+        Connection::Own(own) => (own.sender.try_send_request(request).await, own.reused),
+        Connection::Shared(sender) => {
+            for_h2(&mut request);
+            (sender.try_send_request(request).await, false)
+        }
+    };
+    let mut failed = match sent {
         Ok(response) => return Ok((response, connection, watch)),
         Err(failed) => failed,
     };
     let untold = failed.take_message().is_some();
     let error = failed.into_error();
-    let again = untold || (connection.reused && may_repeat(&copy.method, bodiless, &error));
+    let again = untold || (reused && may_repeat(&copy.method, bodiless, &error));
     let cause = error.into();
     match watch.reclaim().filter(|_| again) {
         Some(body) => {
@@ -439,6 +582,19 @@ async fn attempt(
         }
         None => Err(Failure::BrokenOff { cause }),
     }
+}
+
+/// HTTP/2 has the host in the target, and frames bodies itself.
+fn for_h2(request: &mut Request<Upload>) {
+    request.headers_mut().remove(TRANSFER_ENCODING);
+    let host = request.headers_mut().remove(HOST);
+    let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let mut target = std::mem::take(request.uri_mut()).into_parts();
+    target.scheme = Some(Scheme::HTTP);
+    target.authority = authority.or(Some(Authority::from_static("localhost")));
+    // The path came from a target that was one, so this is one too.
+    *request.uri_mut() = Uri::from_parts(target).unwrap_or_default();
+    *request.version_mut() = Version::HTTP_2;
 }
 
 /// Whether a request may be sent again after a reused connection was lost without a response.
@@ -476,13 +632,13 @@ mod tests {
     #[tokio::test]
     async fn a_hung_up_connection_is_noticed_before_its_task_runs() {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let connection = Connection::open(socket.local_addr().unwrap()).await;
+        let connection = Own::open(socket.local_addr().unwrap()).await;
         let connection = connection.unwrap();
         let (app, _) = socket.accept().unwrap();
-        assert!(connection.is_open());
+        assert!(is_open(&connection.socket));
         drop(app);
         // Nothing was awaited since, so that only the kernel can know.
-        assert!(!connection.is_open());
+        assert!(!is_open(&connection.socket));
     }
 
     #[tokio::test]

@@ -19,6 +19,7 @@ use super::backend::{Failure, InFlight, Lease, Outgoing};
 use super::body::Download;
 use super::headers::{Ends, Head, clean_response};
 use super::meter::Visit;
+use super::names::Names;
 use super::refusal::{Refusal, new_request_id, request_id_of};
 use super::route::{Route, Trouble};
 
@@ -28,38 +29,63 @@ pub(super) type Answer = Response<Either<Download, Full<Bytes>>>;
 /// What all requests of a listener share.
 #[derive(Clone)]
 pub(super) struct Site {
-    pub(super) route: Route,
+    pub(super) routing: Routing,
     /// Upgraded connections outlive their request; the listener waits for them here.
     pub(super) tunnels: TaskTracker,
     /// Cancelled when the listener closes.
     pub(super) closing: CancellationToken,
 }
 
+/// Whose requests arrive here.
+#[derive(Clone)]
+pub(super) enum Routing {
+    One(Route),
+    /// That of the app which the request's host names.
+    ByName(Arc<Names>),
+}
+
+impl Routing {
+    pub(super) fn find(&self, host: Option<&str>) -> Result<Route, Refusal> {
+        match self {
+            Self::One(route) => Ok(route.clone()),
+            Self::ByName(names) => {
+                let host = host.unwrap_or_default();
+                names.find(host).ok_or_else(|| Refusal::unknown_host(host))
+            }
+        }
+    }
+}
+
 impl Site {
     /// Answers a request, whatever happens.
     pub(super) async fn answer(&self, request: Request<Incoming>, ends: Ends) -> Answer {
         let client_id = request_id_of(request.headers());
-        let mut visit = Some(self.route.meter().enter());
-        match self
-            .forward(request, ends, client_id.as_ref(), &mut visit)
-            .await
-        {
-            Ok(answer) => answer,
-            Err(refusal) => {
-                if let Some(visit) = visit {
-                    visit.answered(refusal.status());
+        let refusal = match self.routing.find(host_of(&request)) {
+            Ok(route) => {
+                let mut visit = Some(route.meter().enter());
+                let id = client_id.as_ref();
+                match self.forward(request, ends, &route, id, &mut visit).await {
+                    Ok(answer) => return answer,
+                    Err(refusal) => {
+                        if let Some(visit) = visit {
+                            visit.answered(refusal.status());
+                        }
+                        refusal
+                    }
                 }
-                refusal
-                    .into_response(&client_id.unwrap_or_else(new_request_id))
-                    .map(Either::Right)
             }
-        }
+            Err(refusal) => refusal,
+        };
+        refusal
+            .into_response(&client_id.unwrap_or_else(new_request_id))
+            .map(Either::Right)
     }
 
     async fn forward(
         &self,
         mut request: Request<Incoming>,
         ends: Ends,
+        route: &Route,
         client_id: Option<&HeaderValue>,
         visit: &mut Option<Visit>,
     ) -> Result<Answer, Refusal> {
@@ -69,7 +95,7 @@ impl Site {
         let client = outgoing.head.wants_upgrade().then_some(client);
         let mut trouble = Trouble::default();
         loop {
-            let slot = self.route.admit(arrived, &trouble).await?;
+            let slot = route.admit(arrived, &trouble).await?;
             let backend = Arc::clone(slot.backend());
             let cause = match send(slot, outgoing).await? {
                 Ok((response, mut lease)) => {
@@ -92,7 +118,7 @@ impl Site {
                 tracing::warn!(?backend, %cause, ?client_id, "app takes no connection");
                 return Err(Refusal::unreachable());
             };
-            self.route.pause(&trouble, pause).await?;
+            route.pause(&trouble, pause).await?;
         }
     }
 
@@ -121,6 +147,12 @@ impl Site {
         });
         Ok(response.map(|_| Either::Right(Full::default())))
     }
+}
+
+/// The host that a request is meant for: HTTP/2 has it in the target.
+fn host_of(request: &Request<Incoming>) -> Option<&str> {
+    let target = request.uri().authority().map(http::uri::Authority::as_str);
+    target.or_else(|| request.headers().get(http::header::HOST)?.to_str().ok())
 }
 
 fn prepare(request: Request<Incoming>, ends: Ends) -> Result<Outgoing, Refusal> {

@@ -8,22 +8,30 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Error;
-use super::forward::Site;
+use super::forward::{Routing, Site};
 use super::headers::Ends;
+use super::lane;
+use super::names::Names;
+use super::plain::{self, HEADER_READ_TIMEOUT};
+use super::rewind::Rewind;
 use super::route::Route;
 
-/// Time to send the head of a request; also how long a connection may stay open between two.
-const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// What a connection of HTTP/2 begins with, where that was agreed on before.
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How much of the preface tells that it is one.
+const H2_SIGN: usize = b"PRI * HTTP/2".len();
 
 /// Time that requests get to end after the listener was closed.
 const CLOSE_GRACE: Duration = Duration::from_secs(3);
@@ -38,12 +46,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 ///
 /// Dropping it only signals: no new connection is taken and open ones end with their request.
 pub struct AppListener {
-    port: u16,
-    site: Site,
-    acceptors: TaskTracker,
-    connections: TaskTracker,
-    /// Ends what did not end by itself.
-    cut: CancellationToken,
+    route: Route,
+    door: Door,
 }
 
 impl AppListener {
@@ -54,14 +58,79 @@ impl AppListener {
     /// [`Error::PortTaken`] when another program listens there on either address,
     /// [`Error::PortForbidden`] when the user may not, [`Error::Listen`] for anything else.
     pub async fn bind(port: Option<u16>, route: Route) -> Result<Self, Error> {
-        let (port, sockets) = match port {
-            Some(port) => listen_on(port).await.map_err(|source| tell(port, source))?,
-            None => listen_anywhere().await?,
-        };
-        let listener = Self {
+        let door = Door::open(port, Routing::One(route.clone())).await?;
+        Ok(Self { route, door })
+    }
+
+    /// The port, the same on both addresses.
+    pub fn port(&self) -> u16 {
+        self.door.port
+    }
+
+    /// Where this app's requests go.
+    pub fn route(&self) -> &Route {
+        &self.route
+    }
+
+    /// Frees the port, lets requests end for a short while and cuts off what remains.
+    ///
+    /// Upgraded connections are cut at once: there is no word for "please finish" in them. A
+    /// second call waits like the first and changes nothing.
+    pub async fn close(&self) {
+        self.door.close().await;
+    }
+}
+
+/// The one address at which all apps answer by name.
+pub struct NameListener {
+    door: Door,
+}
+
+impl NameListener {
+    /// Opens `port`, or one that the system chooses; errors are those of [`AppListener::bind`].
+    pub async fn bind(port: Option<u16>, names: Arc<Names>) -> Result<Self, Error> {
+        let door = Door::open(port, Routing::ByName(names)).await?;
+        Ok(Self { door })
+    }
+
+    /// The port, the same on both addresses.
+    pub fn port(&self) -> u16 {
+        self.door.port
+    }
+
+    /// As [`AppListener::close`].
+    pub async fn close(&self) {
+        self.door.close().await;
+    }
+}
+
+/// Sockets that accept, and what came in through them.
+struct Door {
+    port: u16,
+    site: Site,
+    acceptors: TaskTracker,
+    connections: TaskTracker,
+    /// Ends what did not end by itself.
+    cut: CancellationToken,
+}
+
+impl Door {
+    async fn open(port: Option<u16>, routing: Routing) -> Result<Self, Error> {
+        let lane = lane::handle();
+        // Sockets belong to the runtime that they were made on.
+        let listening = lane.spawn(async move {
+            match port {
+                Some(port) => listen_on(port).await.map_err(|source| tell(port, source)),
+                None => listen_anywhere().await,
+            }
+        });
+        let (port, sockets) = listening.await.map_err(|error| Error::Listen {
+            source: io::Error::other(error),
+        })??;
+        let door = Self {
             port,
             site: Site {
-                route,
+                routing,
                 tunnels: TaskTracker::new(),
                 closing: CancellationToken::new(),
             },
@@ -70,31 +139,18 @@ impl AppListener {
             cut: CancellationToken::new(),
         };
         for socket in sockets {
-            listener.acceptors.spawn(accept(
+            let accepting = accept(
                 socket,
-                listener.site.clone(),
-                listener.connections.clone(),
-                listener.cut.clone(),
-            ));
+                door.site.clone(),
+                door.connections.clone(),
+                door.cut.clone(),
+            );
+            door.acceptors.spawn_on(accepting, &lane);
         }
-        Ok(listener)
+        Ok(door)
     }
 
-    /// The port, the same on both addresses.
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
-    /// Where this app's requests go.
-    pub fn route(&self) -> &Route {
-        &self.site.route
-    }
-
-    /// Frees the port, lets requests end for a short while and cuts off what remains.
-    ///
-    /// Upgraded connections are cut at once: there is no word for "please finish" in them. A
-    /// second call waits like the first and changes nothing.
-    pub async fn close(&self) {
+    async fn close(&self) {
         self.site.closing.cancel();
         self.acceptors.close();
         self.acceptors.wait().await;
@@ -109,7 +165,7 @@ impl AppListener {
     }
 }
 
-impl Drop for AppListener {
+impl Drop for Door {
     fn drop(&mut self) {
         self.site.closing.cancel();
     }
@@ -190,6 +246,25 @@ async fn serve(stream: TcpStream, client: SocketAddr, site: Site, cut: Cancellat
         return;
     };
     let ends = Ends { client, gateway };
+    let served = async {
+        if let Some(rest) = plain::serve(stream, ends, &site).await {
+            let is_h2 = rest.before.len() >= H2_SIGN
+                && rest.before.iter().zip(H2_PREFACE).all(|(a, b)| a == b);
+            let stream = TokioIo::new(Rewind::new(rest.before, rest.stream));
+            if is_h2 {
+                serve_h2(stream, ends, site).await;
+            } else {
+                serve_h1(stream, ends, site).await;
+            }
+        }
+    };
+    tokio::select! {
+        () = served => {}
+        () = cut.cancelled() => {}
+    }
+}
+
+async fn serve_h1(stream: TokioIo<Rewind>, ends: Ends, site: Site) {
     let closing = site.closing.clone();
     let service = service_fn(move |request| {
         let site = site.clone();
@@ -198,15 +273,30 @@ async fn serve(stream: TcpStream, client: SocketAddr, site: Site, cut: Cancellat
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_READ_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(stream, service)
         .with_upgrades();
     let mut connection = pin!(connection);
     tokio::select! {
         _ = connection.as_mut() => return,
         () = closing.cancelled() => connection.as_mut().graceful_shutdown(),
     }
+    drop(connection.await);
+}
+
+async fn serve_h2(stream: TokioIo<Rewind>, ends: Ends, site: Site) {
+    let closing = site.closing.clone();
+    let service = service_fn(move |request| {
+        let site = site.clone();
+        async move { Ok::<_, Infallible>(site.answer(request, ends).await) }
+    });
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .adaptive_window(true)
+        .serve_connection(stream, service);
+    let mut connection = pin!(connection);
     tokio::select! {
-        _ = connection => {}
-        () = cut.cancelled() => {}
+        _ = connection.as_mut() => return,
+        () = closing.cancelled() => connection.as_mut().graceful_shutdown(),
     }
+    drop(connection.await);
 }

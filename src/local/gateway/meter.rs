@@ -178,6 +178,11 @@ impl Visit {
         self.arrived
     }
 
+    /// Counts as if it had not come; it will come another way.
+    pub fn forget(self) {
+        self.meter.state().arrived -= 1;
+    }
+
     /// Records that the answer begins now.
     pub fn answered(&self, status: StatusCode) {
         let took = self.arrived.elapsed();

@@ -11,13 +11,21 @@
 //!
 //! The order for a swap is `route.set(new)`, `old.retire()`, `old.drained().await`, stop the old one.
 
+pub mod names;
+
+mod answer;
 mod backend;
 mod body;
+mod chunks;
 mod forward;
 mod headers;
+mod lane;
 mod listener;
 mod meter;
+mod plain;
 mod refusal;
+mod request;
+mod rewind;
 mod route;
 #[cfg(test)]
 mod tests;
@@ -27,8 +35,9 @@ use std::io;
 use crate::error::{Code, Diagnostic, Retry};
 
 pub use backend::{Backend, Room, Terms};
-pub use listener::AppListener;
+pub use listener::{AppListener, NameListener};
 pub use meter::{Meter, Reading, Totals};
+pub use names::Names;
 pub use route::{Route, Target};
 
 /// Why an app's address could not be opened.

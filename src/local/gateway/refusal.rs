@@ -84,6 +84,11 @@ impl Refusal {
         )
     }
 
+    pub(super) fn unknown_host(host: &str) -> Self {
+        let message = format!("no app answers to the host name `{host}`");
+        Self::new(StatusCode::NOT_FOUND, "app.not_found", message)
+    }
+
     pub(super) fn no_tunnels() -> Self {
         let message = "the method `CONNECT` is not served here".to_owned();
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "app.bad_request", message)
@@ -98,6 +103,30 @@ impl Refusal {
             come_back: true,
             ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message)
         }
+    }
+
+    /// The whole answer for the request known as `id`, as HTTP/1.1 has it.
+    pub(super) fn into_bytes(self, id: &HeaderValue, keep_alive: bool) -> Vec<u8> {
+        let (head, body) = self.into_response(id).into_parts();
+        let body = body.into_inner().unwrap_or_default();
+        let mut bytes = format!(
+            "HTTP/1.1 {} {}\r\ncontent-length: {}\r\n",
+            head.status.as_u16(),
+            head.status.canonical_reason().unwrap_or_default(),
+            body.len()
+        )
+        .into_bytes();
+        for (name, value) in &head.headers {
+            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                bytes.extend_from_slice(part);
+            }
+        }
+        if !keep_alive {
+            bytes.extend_from_slice(b"connection: close\r\n");
+        }
+        bytes.extend_from_slice(b"\r\n");
+        bytes.extend_from_slice(&body);
+        bytes
     }
 
     /// The answer for the request known as `id`.
@@ -120,9 +149,14 @@ impl Refusal {
 
 /// The client's own request id where it sent a reasonable one.
 pub(super) fn request_id_of(headers: &HeaderMap) -> Option<HeaderValue> {
-    let value = headers.get(REQUEST_ID)?;
+    reasonable_id(headers.get(REQUEST_ID)?.as_bytes())
+}
+
+/// A request id of a client, if it is one that can be repeated in an answer.
+pub(super) fn reasonable_id(value: &[u8]) -> Option<HeaderValue> {
+    let value = HeaderValue::from_bytes(value).ok()?;
     let reasonable = (1..=128).contains(&value.len()) && value.to_str().is_ok();
-    reasonable.then(|| value.clone())
+    reasonable.then_some(value)
 }
 
 /// A request id that no other request on this machine has.

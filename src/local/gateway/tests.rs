@@ -28,8 +28,11 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::{AppListener, Backend, Error, Route, Target};
 use crate::error::{Code, Diagnostic};
 
+mod protocols;
+
 /// An app on a free port; dropping it cuts all of its connections, like a killed process.
 struct App {
+    address: std::net::SocketAddr,
     backend: Arc<Backend>,
     connections: Arc<AtomicUsize>,
     task: JoinHandle<()>,
@@ -68,7 +71,8 @@ impl App {
         S: Fn(TcpStream) -> F + Send + 'static,
     {
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let backend = Backend::new(socket.local_addr().unwrap(), request_timeout);
+        let address = socket.local_addr().unwrap();
+        let backend = Backend::new(address, request_timeout);
         let connections = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&connections);
         let task = tokio::spawn(async move {
@@ -79,6 +83,7 @@ impl App {
             }
         });
         Self {
+            address,
             backend,
             connections,
             task,
@@ -766,6 +771,8 @@ async fn closing_frees_the_port_and_can_be_repeated() {
     client.get(url(&listener, "/")).send().await.unwrap();
     within(listener.close()).await;
     within(listener.close()).await;
+    // A client that knows no connection from before.
+    let client = reqwest::Client::new();
     let refused = client.get(url(&listener, "/")).send().await;
     assert!(refused.unwrap_err().is_connect());
     let route = listener.route().clone();

@@ -124,6 +124,8 @@ pub struct RevisionRow {
     pub revision: Revision,
     pub app: app::App,
     pub failed: bool,
+    /// Milliseconds since 1970.
+    pub created_at: i64,
 }
 
 /// The database.
@@ -186,19 +188,24 @@ impl Store {
     pub fn revision(&self, key: &AppKey, revision: Revision) -> Result<Option<RevisionRow>, Error> {
         let row = self
             .connection()
-            .prepare_cached("SELECT app, failed FROM revisions WHERE key = ?1 AND revision = ?2")?
-            .query_row(params![key.as_str(), number(revision)], |row| {
-                Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, bool>(1)?))
-            })
+            .prepare_cached(
+                "SELECT revision, app, failed, created_at FROM revisions
+                 WHERE key = ?1 AND revision = ?2",
+            )?
+            .query_row(params![key.as_str(), number(revision)], stored_revision)
             .optional()?;
-        row.map(|(bytes, failed)| {
-            Ok(RevisionRow {
-                revision,
-                app: app::App::decode_from_slice(&bytes)?,
-                failed,
-            })
-        })
-        .transpose()
+        row.map(StoredRevision::read).transpose()
+    }
+
+    /// All revisions, oldest first.
+    pub fn revisions(&self, key: &AppKey) -> Result<Vec<RevisionRow>, Error> {
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(
+            "SELECT revision, app, failed, created_at FROM revisions
+             WHERE key = ?1 ORDER BY revision",
+        )?;
+        let rows = statement.query_map([key.as_str()], stored_revision)?;
+        rows.map(|row| row?.read()).collect()
     }
 
     /// The newest conditions, oldest first.
@@ -311,6 +318,34 @@ fn next_revision(
         params![key.as_str(), latest, app.encode_to_vec(), now_ms()],
     )?;
     Ok(latest.unsigned_abs())
+}
+
+/// A revision before its message was read.
+struct StoredRevision {
+    revision: Revision,
+    app: Vec<u8>,
+    failed: bool,
+    created_at: i64,
+}
+
+impl StoredRevision {
+    fn read(self) -> Result<RevisionRow, Error> {
+        Ok(RevisionRow {
+            revision: self.revision,
+            app: app::App::decode_from_slice(&self.app)?,
+            failed: self.failed,
+            created_at: self.created_at,
+        })
+    }
+}
+
+fn stored_revision(row: &rusqlite::Row<'_>) -> rusqlite::Result<StoredRevision> {
+    Ok(StoredRevision {
+        revision: row.get::<_, i64>(0)?.unsigned_abs(),
+        app: row.get(1)?,
+        failed: row.get(2)?,
+        created_at: row.get(3)?,
+    })
 }
 
 fn app_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<AppRow> {

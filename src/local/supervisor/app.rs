@@ -11,7 +11,7 @@ use super::launch::{self, Setting};
 use super::logs::LogBook;
 use super::spawner::Spawner;
 use super::task::Task;
-use crate::local::gateway::{AppListener, Meter};
+use crate::local::gateway::{AppListener, Meter, Names, Route};
 use crate::local::store::{self, AppKey, Revision, Store};
 use crate::wire::app::status::{DeploymentStatus, Substate};
 use crate::wire::{app, status};
@@ -30,6 +30,8 @@ pub struct Workshop {
     pub setting: Setting,
     pub store: Arc<Store>,
     pub spawner: Spawner,
+    /// The names under which apps answer at one port.
+    pub names: Arc<Names>,
     pub changes: broadcast::Sender<Change>,
 }
 
@@ -63,6 +65,7 @@ pub struct AppHandle {
     pub logs: Arc<LogBook>,
     pub live: watch::Receiver<Live>,
     pub meter: Arc<Meter>,
+    pub route: Route,
     commands: mpsc::UnboundedSender<Command>,
 }
 
@@ -78,6 +81,7 @@ impl AppHandle {
             logs: Arc::clone(&logs),
             live: watch_live,
             meter: Arc::clone(listener.route().meter()),
+            route: listener.route().clone(),
             commands,
         };
         let yard = Yard {

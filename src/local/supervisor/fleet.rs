@@ -393,6 +393,7 @@ fn backend(app: &app::App, route: &Route, address: SocketAddr) -> Arc<Backend> {
         Terms {
             request_timeout: Some(request_timeout),
             room,
+            h2: launch::container(app).is_ok_and(launch::speaks_h2),
         },
     )
 }

@@ -82,6 +82,14 @@ pub fn container(app: &app::App) -> Result<&core::Container, Failure> {
     }
 }
 
+/// Whether the app's port is declared to speak HTTP/2 without TLS.
+pub fn speaks_h2(container: &core::Container) -> bool {
+    container
+        .ports
+        .first()
+        .is_some_and(|port| port.name == "h2c")
+}
+
 /// Prepares the run folder of a replica and tells what to start in it.
 pub fn prepare(
     setting: &Setting,

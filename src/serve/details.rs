@@ -1,0 +1,154 @@
+//! What only the local platform tells of an app: its traffic, its revisions, and going back to one.
+//!
+//! The protocol of the clusters has no calls for these, so they are plain requests beside it.
+
+use connectrpc::client::{ClientTransport, full_body};
+use http::{Method, Request, StatusCode};
+use http_body_util::BodyExt;
+
+use crate::client::{self, Client};
+use crate::config::{Endpoint, Settings};
+use crate::error::{Code, Diagnostic, Retry};
+use crate::wire::app::Identifier;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{what} are known to the local platform only; `{endpoint}` is none")]
+    Elsewhere {
+        what: &'static str,
+        endpoint: String,
+    },
+    #[error("{message}")]
+    Refused { message: String },
+    #[error("the local platform's answer cannot be understood")]
+    Answer(#[source] serde_json::Error),
+    #[error("`{endpoint}` does not answer")]
+    Unreachable {
+        endpoint: String,
+        #[source]
+        source: connectrpc::ConnectError,
+    },
+    #[error(transparent)]
+    Client(#[from] client::Error),
+}
+
+impl Diagnostic for Error {
+    fn code(&self) -> Code {
+        match self {
+            Self::Elsewhere { .. } => Code::ConfigUnsupported,
+            Self::Refused { .. } => Code::ClientRejected,
+            Self::Answer(_) => Code::ClientProtocol,
+            Self::Unreachable { .. } => Code::ClientUnavailable,
+            Self::Client(error) => error.code(),
+        }
+    }
+
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Refused { .. } => {
+                vec!["`flyte get app NAME --revisions` shows what there is".into()]
+            }
+            Self::Client(error) => error.hints(),
+            Self::Elsewhere { .. } | Self::Answer(_) | Self::Unreachable { .. } => Vec::new(),
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            Self::Client(error) => error.retry(),
+            Self::Unreachable { .. } => Retry::Maybe,
+            Self::Elsewhere { .. } | Self::Refused { .. } | Self::Answer(_) => Retry::Never,
+        }
+    }
+}
+
+/// The traffic of an app, or `None` where the platform is a cluster.
+pub async fn traffic(
+    settings: &Settings,
+    client: &Client,
+    id: &Identifier,
+) -> Result<Option<serde_json::Value>, Error> {
+    match settings.endpoint {
+        Endpoint::Local => ask(client, Method::GET, id, "traffic").await.map(Some),
+        Endpoint::Remote(_) => Ok(None),
+    }
+}
+
+/// All revisions of an app, newest first, as JSON objects.
+pub async fn revisions(
+    settings: &Settings,
+    client: &Client,
+    id: &Identifier,
+) -> Result<Vec<serde_json::Value>, Error> {
+    local_only(settings, "revisions")?;
+    let answer = ask(client, Method::GET, id, "revisions").await?;
+    Ok(answer.as_array().cloned().unwrap_or_default())
+}
+
+/// Goes back to a revision, or to the one before; the app then has a new revision that equals it.
+pub async fn roll_back(
+    settings: &Settings,
+    client: &Client,
+    id: &Identifier,
+    to: Option<u64>,
+) -> Result<(), Error> {
+    local_only(settings, "earlier revisions")?;
+    let what = match to {
+        Some(revision) => format!("rollback?revision={revision}"),
+        None => "rollback".to_owned(),
+    };
+    ask(client, Method::POST, id, &what).await.map(drop)
+}
+
+fn local_only(settings: &Settings, what: &'static str) -> Result<(), Error> {
+    match &settings.endpoint {
+        Endpoint::Local => Ok(()),
+        Endpoint::Remote(endpoint) => Err(Error::Elsewhere {
+            what,
+            endpoint: endpoint.clone(),
+        }),
+    }
+}
+
+async fn ask(
+    client: &Client,
+    method: Method,
+    id: &Identifier,
+    what: &str,
+) -> Result<serde_json::Value, Error> {
+    let path = format!("{}/{}/{}/{what}", id.project, id.domain, id.name);
+    let request = Request::builder()
+        .method(method)
+        .uri(format!("http://localhost/local/apps/{path}"))
+        .body(full_body(bytes::Bytes::new()))
+        .map_err(|error| Error::Refused {
+            message: format!("`{}` cannot be asked for: {error}", id.name),
+        })?;
+    let response = client.transport().send(request).await;
+    let response = response.map_err(|source| Error::Unreachable {
+        endpoint: client.endpoint().to_owned(),
+        source,
+    })?;
+    let status = response.status();
+    let body = response.into_body().collect().await;
+    let body = body
+        .map(http_body_util::Collected::to_bytes)
+        .unwrap_or_default();
+    if status == StatusCode::NOT_FOUND {
+        return Err(client::Error::NotFound {
+            name: id.name.clone(),
+            project: id.project.clone(),
+            domain: id.domain.clone(),
+        }
+        .into());
+    }
+    let answer: serde_json::Value = serde_json::from_slice(&body).map_err(Error::Answer)?;
+    if status.is_success() {
+        return Ok(answer);
+    }
+    let message = answer["message"].as_str().unwrap_or("it was refused");
+    Err(Error::Refused {
+        message: message.to_owned(),
+    })
+}
