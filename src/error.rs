@@ -145,6 +145,7 @@ codes! {
     AppMissingModule = "app.missing_module", App, "the app imports a module that is not there";
     AppMissingFile = "app.missing_file", App, "the app opens a file that is not there";
     AppMissingCommand = "app.missing_command", App, "the app's command is not there";
+    AppOutOfMemory = "app.out_of_memory", App, "the app took more memory than it declares";
     AppFailed = "app.failed", App, "the platform reports that the app failed";
     AppDeactivated = "app.deactivated", Conflict, "the app was deactivated while it was waited for";
     AppTimeout = "app.timeout", Timeout, "the app did not come up in the time given";

@@ -63,6 +63,7 @@ const REASONS: &[(&str, Code)] = &[
     ("MissingModule", Code::AppMissingModule),
     ("MissingFile", Code::AppMissingFile),
     ("MissingCommand", Code::AppMissingCommand),
+    ("OOMKilled", Code::AppOutOfMemory),
     ("PortTaken", Code::LocalPort),
     ("Parameter", Code::RuntimeParameter),
     ("Load", Code::RuntimeLoad),

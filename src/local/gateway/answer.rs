@@ -15,7 +15,7 @@ use tokio::net::tcp::WriteHalf;
 
 use super::backend::{Lost, Wire};
 use super::chunks::Chunks;
-use super::plain::read;
+use super::plain::{quick_ack, read};
 use super::request::{Asked, Method};
 
 /// Longest head of an answer.
@@ -139,6 +139,9 @@ impl Relay {
         let belongs = begun.len().min(body.taken);
         self.head.extend_from_slice(&begun[..belongs]);
         client.write_all(&self.head).await?;
+        if !body.done() {
+            quick_ack(app);
+        }
         while !body.done() {
             self.read.clear();
             self.read.reserve(PIECE);

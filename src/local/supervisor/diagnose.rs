@@ -26,6 +26,11 @@ impl Failure {
 pub enum Ending {
     Exited(i32),
     Signalled(i32),
+    /// Killed by the platform, for it held more memory than it may.
+    OutOfMemory {
+        used: u64,
+        limit: u64,
+    },
 }
 
 impl std::fmt::Display for Ending {
@@ -33,12 +38,34 @@ impl std::fmt::Display for Ending {
         match self {
             Self::Exited(code) => write!(f, "exited with code {code}"),
             Self::Signalled(signal) => write!(f, "was killed by signal {signal}"),
+            Self::OutOfMemory { used, limit } => write!(
+                f,
+                "was killed, for it held {} MiB of memory and may have {} MiB",
+                used >> 20,
+                limit >> 20
+            ),
         }
     }
 }
 
+/// Explains the end of a process that had served.
+pub fn explain_crash(ending: Ending, lines: &[String], port: u16) -> Failure {
+    let failure = explain(ending, lines, port);
+    if failure.code == Code::AppExited {
+        return Failure::new(failure.code, format!("the process {ending}{}", last(lines)));
+    }
+    failure
+}
+
 /// Explains the end of a process that never served, from its last lines.
 pub fn explain(ending: Ending, lines: &[String], port: u16) -> Failure {
+    if let Ending::OutOfMemory { .. } = ending {
+        return Failure {
+            code: Code::AppOutOfMemory,
+            message: format!("the process {ending}"),
+            substate: Substate::OOM_KILLED,
+        };
+    }
     if let Some(module) = missing_module(lines) {
         return Failure::new(
             Code::AppMissingModule,
@@ -51,16 +78,23 @@ pub fn explain(ending: Ending, lines: &[String], port: u16) -> Failure {
             format!("the process {ending}: no file `{file}`"),
         );
     }
-    let last = lines
+    Failure::new(
+        Code::AppExited,
+        format!(
+            "the process {ending} before it listened on port {port}{}",
+            last(lines)
+        ),
+    )
+}
+
+/// The last line that says anything, as the end of a sentence.
+fn last(lines: &[String]) -> String {
+    lines
         .iter()
         .rev()
         .find(|line| !line.trim().is_empty())
         .map(|line| format!(": {}", line.trim()))
-        .unwrap_or_default();
-    Failure::new(
-        Code::AppExited,
-        format!("the process {ending} before it listened on port {port}{last}"),
-    )
+        .unwrap_or_default()
 }
 
 /// The module that Python did not find, if that ended the process.

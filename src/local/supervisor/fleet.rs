@@ -303,12 +303,12 @@ impl Member {
     }
 
     /// Tidies up after one that ended by itself, and says why it did.
-    pub async fn bury(mut self) -> String {
+    pub async fn bury(mut self) -> Failure {
         let ending = self.replica.ended().await;
-        let failure = self.replica.explain(ending).await;
+        let failure = self.replica.explain_crash(ending).await;
         self.replica.clean_up().await;
         self.folder.leave(false).await;
-        format!("the process {ending}; {}", failure.message)
+        failure
     }
 }
 

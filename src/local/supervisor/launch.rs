@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::diagnose::Failure;
+use super::memory;
 use super::replica::Launch;
 use crate::config::Home;
 use crate::error::Code;
@@ -131,6 +132,7 @@ pub fn prepare(
         env: variables(setting, key, app, container, &environment, declared_port),
         folder,
         declared_port,
+        memory_limit: memory::limit(container),
     })
 }
 

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use tokio::sync::broadcast;
 
@@ -32,7 +32,8 @@ pub struct Record {
 pub struct LogBook {
     path: PathBuf,
     open: Mutex<Option<Open>>,
-    follow: broadcast::Sender<Record>,
+    /// Made for the first who follows: its room is taken at once, and most logs have nobody.
+    follow: OnceLock<broadcast::Sender<Record>>,
 }
 
 struct Open {
@@ -46,7 +47,7 @@ impl LogBook {
         Self {
             path: folder.join("app.log"),
             open: Mutex::new(None),
-            follow: broadcast::Sender::new(FOLLOWERS_BACKLOG),
+            follow: OnceLock::new(),
         }
     }
 
@@ -56,8 +57,10 @@ impl LogBook {
         if let Err(error) = self.append(&line) {
             tracing::warn!(path = %self.path.display(), %error, "cannot write an app's log");
         }
-        // An error means that nobody follows.
-        let _ = self.follow.send(record);
+        if let Some(follow) = self.follow.get() {
+            // An error means that nobody follows any more.
+            let _ = follow.send(record);
+        }
     }
 
     fn append(&self, line: &str) -> io::Result<()> {
@@ -128,7 +131,10 @@ impl LogBook {
 
     /// Lines from now on.
     pub fn follow(&self) -> broadcast::Receiver<Record> {
-        self.follow.subscribe()
+        let follow = self
+            .follow
+            .get_or_init(|| broadcast::Sender::new(FOLLOWERS_BACKLOG));
+        follow.subscribe()
     }
 }
 

@@ -13,6 +13,7 @@ pub mod sweep;
 
 mod fleet;
 mod idle;
+mod memory;
 mod readiness;
 mod scale;
 mod task;

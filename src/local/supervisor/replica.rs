@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,11 +20,12 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::{mpsc, watch};
+use tokio_util::task::AbortOnDropHandle;
 
-use super::diagnose::{Ending, Failure, explain};
+use super::diagnose::{Ending, Failure, explain, explain_crash};
 use super::logs::{LogBook, Record};
 use super::spawner::Spawner;
-use super::sweep;
+use super::{memory, sweep};
 use crate::error::Code;
 use crate::sys::port_watch;
 
@@ -44,6 +45,8 @@ pub struct Launch {
     pub env: Vec<(String, String)>,
     pub folder: PathBuf,
     pub declared_port: u16,
+    /// Bytes; more than that ends it.
+    pub memory_limit: Option<u64>,
 }
 
 /// What a starting replica makes known.
@@ -66,6 +69,8 @@ pub struct Replica {
     pid: i32,
     mark: String,
     ending: watch::Receiver<Option<Ending>>,
+    /// Looks after its memory for as long as it is there.
+    _guard: Option<AbortOnDropHandle<()>>,
     /// Taken by whoever waits for it to serve.
     pub(super) signs: Option<mpsc::UnboundedReceiver<Signs>>,
     lines: Arc<Mutex<VecDeque<String>>>,
@@ -111,16 +116,24 @@ impl Replica {
             Arc::clone(logs),
             Arc::clone(&lines),
         ));
+        let pid = i32::try_from(child.id()).unwrap_or(i32::MAX);
+        let exceeded = Arc::new(AtomicU64::new(0));
+        let limit = launch.memory_limit;
+        let guard = limit.map(|limit| {
+            let guard = tokio::spawn(memory::guard(pid, limit, Arc::clone(&exceeded)));
+            AbortOnDropHandle::new(guard)
+        });
         let (sender, signs) = mpsc::unbounded_channel();
         tokio::spawn(listen(ours, launch.declared_port, assigned.port(), sender));
         Ok(Self {
-            pid: i32::try_from(child.id()).unwrap_or(i32::MAX),
+            pid,
             name: launch.name,
             revision: launch.revision,
             declared_port: launch.declared_port,
             assigned,
             mark: launch.mark,
-            ending: wait(child),
+            ending: wait(child, limit, exceeded),
+            _guard: guard,
             signs: Some(signs),
             lines,
             output: Some(output),
@@ -150,6 +163,12 @@ impl Replica {
     pub async fn explain(&mut self, ending: Ending) -> Failure {
         self.finish_output().await;
         explain(ending, &self.last_lines(), self.declared_port)
+    }
+
+    /// Why it ended after it had served.
+    pub async fn explain_crash(&mut self, ending: Ending) -> Failure {
+        self.finish_output().await;
+        explain_crash(ending, &self.last_lines(), self.declared_port)
     }
 
     /// Its last lines, oldest first.
@@ -216,15 +235,22 @@ fn free_port() -> io::Result<SocketAddr> {
     Err(io::ErrorKind::AddrInUse.into())
 }
 
-fn wait(mut child: Child) -> watch::Receiver<Option<Ending>> {
+fn wait(
+    mut child: Child,
+    limit: Option<u64>,
+    exceeded: Arc<AtomicU64>,
+) -> watch::Receiver<Option<Ending>> {
     let (sender, receiver) = watch::channel(None);
     let wait = move || {
-        let ending = match child.wait() {
-            Ok(status) => match (status.code(), status.signal()) {
+        let ended = child.wait();
+        let used = exceeded.load(Ordering::Acquire);
+        let ending = match (ended, limit) {
+            (Ok(_), Some(limit)) if used > limit => Ending::OutOfMemory { used, limit },
+            (Ok(status), _) => match (status.code(), status.signal()) {
                 (Some(code), _) => Ending::Exited(code),
                 (None, signal) => Ending::Signalled(signal.unwrap_or(9)),
             },
-            Err(_) => Ending::Signalled(9),
+            (Err(_), _) => Ending::Signalled(9),
         };
         // Nobody listens any more when the replica was dropped.
         let _ = sender.send(Some(ending));

@@ -168,7 +168,7 @@ impl Task {
                 return;
             }
             Event::Started(Err(failure)) => failure,
-            Event::Ended(index) => Failure::new(Code::AppExited, fleet.remove(index).bury().await),
+            Event::Ended(index) => fleet.remove(index).bury().await,
         };
         let revision = fleet.revision;
         fleet.end().await;
@@ -199,7 +199,7 @@ impl Task {
     async fn fail(&mut self, revision: Revision, failure: &Failure) {
         let message = status::failure_message(failure.code, &failure.message);
         if self.serving.is_none() && self.is_serving_revision(revision) {
-            return self.resume(revision, &message);
+            return self.resume(revision, failure);
         }
         self.record(
             self.yard
@@ -244,11 +244,11 @@ impl Task {
     }
 
     /// Goes on trying with a revision that served before the platform was restarted.
-    fn resume(&mut self, revision: Revision, message: &str) {
+    fn resume(&mut self, revision: Revision, cause: &Failure) {
         match self.fleet(revision) {
             Ok(fleet) => {
                 self.serving = Some(fleet);
-                self.restart_later(message);
+                self.restart_later(cause);
             }
             Err(failure) => tracing::error!(app = %self.yard.key, ?failure, "cannot be resumed"),
         }
@@ -307,10 +307,7 @@ impl Task {
                     &serving(revision, count),
                 );
             }
-            Err(failure) => {
-                let message = status::failure_message(failure.code, &failure.message);
-                self.restart_later(&message);
-            }
+            Err(failure) => self.restart_later(&failure),
         }
     }
 
@@ -326,17 +323,17 @@ impl Task {
         if member.since.elapsed() >= STABLE_AFTER {
             self.crashes = 0;
         }
-        let message = member.bury().await;
+        let failure = member.bury().await;
         let alone = self.serving.as_ref().is_none_or(Fleet::is_asleep);
         if alone && self.rising.is_some() {
             // A newer revision is on its way; it takes over.
             return;
         }
-        self.restart_later(&message);
+        self.restart_later(&failure);
     }
 
     /// Starts one more replica in place of one that ended, after a pause.
-    fn restart_later(&mut self, message: &str) {
+    fn restart_later(&mut self, cause: &Failure) {
         let Some(mut fleet) = self.serving.take() else {
             return;
         };
@@ -345,19 +342,27 @@ impl Task {
             .min(LONGEST_BACKOFF);
         self.crashes += 1;
         let revision = fleet.revision;
-        let state = match (fleet.len(), self.crashes > CRASHES_TOLERATED) {
+        let out_of_memory = cause.substate == Substate::OOM_KILLED;
+        let failed = out_of_memory || self.crashes > CRASHES_TOLERATED;
+        let state = match (fleet.len(), failed) {
             (1.., _) => ACTIVE,
             (0, true) => DeploymentStatus::DEPLOYMENT_STATUS_FAILED,
             (0, false) => DeploymentStatus::DEPLOYMENT_STATUS_PENDING,
         };
-        let text = format!("{message}; starting it again in {} ms", pause.as_millis());
-        self.note(revision, state, Substate::CRASH_LOOP, &text);
+        let substate = if out_of_memory {
+            Substate::OOM_KILLED
+        } else {
+            Substate::CRASH_LOOP
+        };
+        let message = status::failure_message(cause.code, &cause.message);
+        let when = format!("starting it again in {} ms", pause.as_millis());
+        self.note(revision, state, substate, &format!("{message}; {when}"));
         // The app's own log ends where the process did; whoever reads it wants to know why.
         self.yard.logs.write(Record {
             at: jiff::Timestamp::now(),
             revision,
             replica: format!("{}-{revision}-platform", self.yard.key.name()),
-            text: format!("flyte: {text}"),
+            text: format!("flyte: {}; {when}", cause.message),
         });
         if fleet.is_empty() {
             self.note(

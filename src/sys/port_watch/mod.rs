@@ -12,8 +12,9 @@
 //! [`install_filter`] before it execs the app and hands the descriptor to the platform with
 //! [`send_fd`](super::send_fd); the platform runs [`serve`]. All descendants of the app are
 //! covered. Not covered: 32-bit programs on a 64-bit kernel, and `io_uring`'s own bind and listen
-//! (Linux 6.11), both of which pass unseen. connect(2) is not watched, so an app that calls itself
-//! on its declared port finds nobody there. getsockname(2) is not watched either, since servers call
+//! (Linux 6.11), both of which pass unseen. connect(2) is held too, which costs an app's new
+//! connections some microseconds: one that calls itself on its declared port, as Gradio does before it
+//! believes that it is up, is led to where it listens. getsockname(2) is not watched, since servers call
 //! it for each connection: apps log the assigned port, and the few that insist on the number they
 //! asked for (workers of Node's `cluster`) fail unless assigned and declared port are the same.
 //!

@@ -45,22 +45,23 @@ const fn give(k: u32) -> libc::sock_filter {
     }
 }
 
-/// Holds bind and listen of the native ABI. x32 calls carry a high bit in their number, so they
-/// equal neither and pass like everything else.
-const FILTER: [libc::sock_filter; 7] = [
+/// Holds bind, listen and connect of the native ABI. x32 calls carry a high bit in their number, so
+/// they equal none of them and pass like everything else.
+const FILTER: [libc::sock_filter; 8] = [
     load(std::mem::offset_of!(libc::seccomp_data, arch)),
-    jump_if_equal(AUDIT_ARCH, 0, 3),
+    jump_if_equal(AUDIT_ARCH, 0, 4),
     load(std::mem::offset_of!(libc::seccomp_data, nr)),
-    jump_if_equal(libc::SYS_bind as u32, 2, 0),
-    jump_if_equal(libc::SYS_listen as u32, 1, 0),
+    jump_if_equal(libc::SYS_bind as u32, 3, 0),
+    jump_if_equal(libc::SYS_listen as u32, 2, 0),
+    jump_if_equal(libc::SYS_connect as u32, 1, 0),
     give(libc::SECCOMP_RET_ALLOW),
     give(libc::SECCOMP_RET_USER_NOTIF),
 ];
 
 /// Puts the calling thread, and all it will create or exec, under the watch.
 ///
-/// The result goes to the platform's [`serve`](super::serve); until that runs, bind and listen
-/// wait, and once nobody holds the descriptor they fail with `ENOSYS`. Call
+/// The result goes to the platform's [`serve`](super::serve); until that runs, bind, listen
+/// and connect wait, and once nobody holds the descriptor they fail with `ENOSYS`. Call
 /// [`no_new_privs`](crate::sys::no_new_privs) before. Allocates nothing, so it may be called
 /// between fork and exec. Fails with `EBUSY` in a process that is watched already.
 pub fn install_filter() -> io::Result<OwnedFd> {

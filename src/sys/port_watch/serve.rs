@@ -1,4 +1,4 @@
-//! The platform's side: what becomes of each bind and listen of an app.
+//! The platform's side: what becomes of each bind, listen and connect of an app.
 //!
 //! Every step works on a duplicate of the app's socket, so nothing depends on memory that the app
 //! could change meanwhile. Where a step fails, the app gets that error from its own call: rather a
@@ -14,8 +14,10 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::FileExt as _;
+use std::sync::OnceLock;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
@@ -74,6 +76,8 @@ struct Watch {
     fd: AsyncFd<OwnedFd>,
     sizes: Sizes,
     rewrite: Rewrite,
+    /// Where the app listens for what it declares, once it does.
+    own_ip: OnceLock<IpAddr>,
 }
 
 /// The TCP socket that a held call is about.
@@ -93,6 +97,7 @@ impl Watch {
             fd: seccomp::register(listener)?,
             sizes: Sizes::of_kernel()?,
             rewrite,
+            own_ip: OnceLock::new(),
         })
     }
 
@@ -119,6 +124,9 @@ impl Watch {
     }
 
     fn decide(&self, held: &Notification) -> Result<Decision, Errno> {
+        if held.number == libc::SYS_connect {
+            return Ok((self.connect(held)?, None));
+        }
         let Some(subject) = self.subject(held)? else {
             return Ok((Answer::Continue, None));
         };
@@ -146,6 +154,38 @@ impl Watch {
             family,
             pid,
         }))
+    }
+
+    /// Leads an app that calls itself on its declared port to where it really listens.
+    ///
+    /// All other calls go their own way, and are not looked at beyond the address.
+    fn connect(&self, held: &Notification) -> Result<Answer, Errno> {
+        let families = [AddressFamily::INET, AddressFamily::INET6];
+        // What cannot be read is no call of ours; the kernel says what is wrong with it.
+        let wanted = families
+            .into_iter()
+            .find_map(|family| self.wanted_address(held, family).ok().flatten());
+        let own = |wanted: &SocketAddr| {
+            let ip = wanted.ip().to_canonical();
+            wanted.port() == self.rewrite.declared && (ip.is_loopback() || ip.is_unspecified())
+        };
+        let Some(wanted) = wanted.filter(own) else {
+            return Ok(Answer::Continue);
+        };
+        let Some(subject) = self.subject(held)? else {
+            return Ok(Answer::Continue);
+        };
+        let ip = match (self.own_ip.get(), wanted) {
+            (_, SocketAddr::V4(_)) => Ipv4Addr::LOCALHOST.into(),
+            (Some(IpAddr::V6(ip)), SocketAddr::V6(_)) => IpAddr::V6(*ip),
+            // One socket serves both families here.
+            (_, SocketAddr::V6(_)) => Ipv4Addr::LOCALHOST.to_ipv6_mapped().into(),
+        };
+        let target = SocketAddr::new(ip, self.rewrite.assigned);
+        Ok(match connect_soon(&subject.socket, &target) {
+            Ok(()) => Answer::Done,
+            Err(errno) => Answer::Failed(errno),
+        })
     }
 
     fn still_held(&self, held: &Notification) -> Result<(), Errno> {
@@ -240,6 +280,9 @@ impl Watch {
         let wanted_port = self.believed_port(actual.port());
         Ok(match rustix::net::listen(socket, backlog) {
             Ok(()) => {
+                if wanted_port == self.rewrite.declared {
+                    let _ = self.own_ip.set(actual.ip());
+                }
                 let event = Event::Listening {
                     wanted_port,
                     actual,
@@ -258,6 +301,35 @@ impl Watch {
             actual
         }
     }
+}
+
+/// How long a connection of this machine to itself may take when the app waits for it. It takes that
+/// long only where nobody accepts.
+const CONNECT_PATIENCE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
+
+/// Connects as the app would, without holding our thread up for long.
+fn connect_soon(socket: &OwnedFd, target: &SocketAddr) -> Result<(), Errno> {
+    let flags = rustix::fs::fcntl_getfl(socket)?;
+    if flags.contains(OFlags::NONBLOCK) {
+        return rustix::net::connect(socket, target);
+    }
+    // The app's thread is held, so it does not see this.
+    rustix::fs::fcntl_setfl(socket, flags | OFlags::NONBLOCK)?;
+    let connected = match rustix::net::connect(socket, target) {
+        Err(Errno::INPROGRESS) => {
+            let mut watched = [PollFd::new(socket, PollFlags::OUT)];
+            match retry_on_intr(|| poll(&mut watched, Some(&CONNECT_PATIENCE)))? {
+                0 => Err(Errno::TIMEDOUT),
+                _ => sockopt::socket_error(socket)?,
+            }
+        }
+        result => result,
+    };
+    rustix::fs::fcntl_setfl(socket, flags)?;
+    connected
 }
 
 fn refused(wanted: SocketAddr, errno: Errno, pid: i32) -> Decision {

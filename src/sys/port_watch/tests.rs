@@ -152,6 +152,52 @@ fn http_server(port: u16) -> Command {
     command
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_calls_itself_finds_itself() {
+    needs_port_watch!();
+    let script = "
+import socket, sys, threading
+port = int(sys.argv[1])
+listener = socket.create_server(('0.0.0.0', port))
+def accept():
+    while True:
+        listener.accept()[0].sendall(b'me')
+threading.Thread(target=accept, daemon=True).start()
+said = []
+for family, host in ((socket.AF_INET, '127.0.0.1'), (socket.AF_INET, '0.0.0.0'), (socket.AF_INET6, '::1')):
+    for timeout in (None, 5):
+        caller = socket.socket(family)
+        caller.settimeout(timeout)
+        caller.connect((host, port))
+        said.append(caller.recv(2).decode())
+print(' '.join(said), flush=True)
+threading.Event().wait()
+";
+    let mut app = App::python(script, free_ports());
+    assert_eq!(app.line().await, "me me me me me me");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_calls_others_is_not_led_astray() {
+    needs_port_watch!();
+    let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let script = format!(
+        "
+import socket, sys
+socket.create_connection(('127.0.0.1', {})).sendall(b'x')
+refused = socket.socket().connect_ex(('127.0.0.1', int(sys.argv[1])))
+pair = socket.socketpair()
+missing = socket.socket(socket.AF_UNIX).connect_ex('/nowhere')
+print(refused, missing, flush=True)
+",
+        other.local_addr().unwrap().port()
+    );
+    let mut app = App::python(&script, free_ports());
+    assert_eq!(other.accept().unwrap().0.read(&mut [0; 1]).unwrap(), 1);
+    let expected = format!("{} {}", libc::ECONNREFUSED, libc::ENOENT);
+    assert_eq!(app.line().await, expected);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn apps_with_the_same_port_run_side_by_side() {
     needs_port_watch!();

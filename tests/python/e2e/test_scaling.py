@@ -160,3 +160,45 @@ def test_a_deactivated_app_is_not_woken(project, home, name):
     status, body = get(endpoint)
     assert (status, json.loads(body)["error"]["code"]) == (503, "app.deactivated")
     assert replicas(home, name) == []
+
+
+def test_an_app_that_takes_too_much_memory_is_killed_and_says_so(project, home):
+    project.write(
+        "main.py",
+        """
+        import json, threading, time
+        import flyte, flyte.app
+        from web import serve
+
+        env = flyte.app.AppEnvironment(
+            name="greedy",
+            resources=flyte.Resources(memory="150Mi"),
+            scaling=flyte.app.Scaling(replicas=1),
+        )
+        held = []
+
+        def answer(path):
+            if path == "/take":
+                held.append(bytearray(300 << 20))
+                time.sleep(5)
+            return "here"
+
+        env.server(lambda: serve(answer))
+
+        if __name__ == "__main__":
+            print(json.dumps(flyte.serve(env).endpoint))
+        """,
+    )
+    endpoint = project.result()
+    assert get(endpoint + "/take")[0] == 502
+    until(lambda: get(endpoint)[0] == 200, 20)
+    log = home.flyte("get", "logs", "greedy").stdout
+    assert "MiB of memory and may have 150 MiB" in log
+    # Again while it starts: the caller learns why.
+    project.write(
+        "main.py",
+        (project.folder / "main.py").read_text().replace("held = []", "held = [bytearray(300 << 20)]"),
+    )
+    failure = project.failure()
+    assert failure["code"] == "app.out_of_memory", failure
+    assert "may have 150 MiB" in failure["message"]

@@ -1,0 +1,157 @@
+//! The memory that a replica may have, and what happens when it takes more.
+//!
+//! A cluster's kernel kills a container over its limit. Here the memory of the replica's processes
+//! is looked at ten times a second, and the replica killed when it is over: a control group would be
+//! exact, but asks for rights that a user's session seldom has. What counts is what the processes
+//! made themselves; files that they mapped can be dropped and are shared.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::sweep;
+use crate::wire::core::{self, resources::ResourceName};
+
+/// How often memory is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The memory that a container may have, in bytes: its limit, else what it asked for.
+pub fn limit(container: &core::Container) -> Option<u64> {
+    let resources = &container.resources;
+    let of = |entries: &[core::resources::ResourceEntry]| {
+        let entry = entries
+            .iter()
+            .find(|entry| entry.name.as_known() == Some(ResourceName::MEMORY))?;
+        bytes(&entry.value)
+    };
+    of(&resources.limits).or_else(|| of(&resources.requests))
+}
+
+/// A quantity of Kubernetes, rounded down to bytes.
+fn bytes(quantity: &str) -> Option<u64> {
+    let unit = quantity.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+    let number = &quantity[..quantity.len() - unit.len()];
+    let factor: f64 = match unit {
+        "" => 1.0,
+        "m" => 1e-3,
+        "k" => 1e3,
+        "M" => 1e6,
+        "G" => 1e9,
+        "T" => 1e12,
+        "P" => 1e15,
+        "Ki" => 1024_f64,
+        "Mi" => 1024_f64.powi(2),
+        "Gi" => 1024_f64.powi(3),
+        "Ti" => 1024_f64.powi(4),
+        "Pi" => 1024_f64.powi(5),
+        _ => exponent(unit)?,
+    };
+    let bytes = number.parse::<f64>().ok()? * factor;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "`as` saturates, and nobody has more than that"
+    )]
+    (bytes >= 1.0).then_some(bytes as u64)
+}
+
+fn exponent(unit: &str) -> Option<f64> {
+    let digits = unit.strip_prefix(['e', 'E'])?;
+    Some(10_f64.powi(digits.parse().ok()?))
+}
+
+/// Kills the group led by `leader` once its processes hold more than `limit`, and says so in
+/// `exceeded`; goes on until then, so it is to be dropped with the replica.
+pub async fn guard(leader: i32, limit: u64, exceeded: Arc<AtomicU64>) {
+    let mut look = tokio::time::interval(LOOK);
+    loop {
+        look.tick().await;
+        let used = used_by(leader);
+        if used > limit {
+            exceeded.store(used, Ordering::Release);
+            sweep::signal_group(leader, Signal::KILL);
+            return;
+        }
+    }
+}
+
+/// Bytes of memory that a process and its descendants hold for themselves.
+#[cfg(target_os = "linux")]
+fn used_by(pid: i32) -> u64 {
+    let page = rustix::param::page_size() as u64;
+    let own = std::fs::read_to_string(format!("/proc/{pid}/statm"))
+        .ok()
+        .and_then(|text| {
+            let mut fields = text.split(' ').skip(1).map(str::parse::<u64>);
+            let (resident, shared) = (fields.next()?.ok()?, fields.next()?.ok()?);
+            Some(resident.saturating_sub(shared) * page)
+        });
+    own.unwrap_or(0) + children(pid).into_iter().map(used_by).sum::<u64>()
+}
+
+#[cfg(target_os = "linux")]
+fn children(pid: i32) -> Vec<i32> {
+    // Each thread has its own list of those that it started.
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return Vec::new();
+    };
+    threads
+        .flatten()
+        .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok())
+        .flat_map(|list| {
+            list.split_whitespace()
+                .filter_map(|pid| pid.parse().ok())
+                .collect::<Vec<i32>>()
+        })
+        .collect()
+}
+
+/// Other systems do not tell without help; nothing is limited there.
+#[cfg(not(target_os = "linux"))]
+fn used_by(_pid: i32) -> u64 {
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_are_those_of_kubernetes() {
+        for (text, expected) in [
+            ("512Mi", Some(512 << 20)),
+            ("1Gi", Some(1 << 30)),
+            ("0.5Gi", Some(1 << 29)),
+            ("200M", Some(200_000_000)),
+            ("1e9", Some(1_000_000_000)),
+            ("1500m", Some(1)),
+            ("12345", Some(12_345)),
+            ("", None),
+            ("0", None),
+            ("many", None),
+            ("5Xi", None),
+        ] {
+            assert_eq!(bytes(text), expected, "{text}");
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_group_that_takes_too_much_is_killed() {
+        use std::os::unix::process::{CommandExt, ExitStatusExt};
+        // The child of a child holds it.
+        let script = "import os, time\nif os.fork() == 0: x = bytearray(100 << 20)\ntime.sleep(60)";
+        let mut child = std::process::Command::new("python3")
+            .args(["-c", script])
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let leader = i32::try_from(child.id()).unwrap();
+        let exceeded = Arc::new(AtomicU64::new(0));
+        guard(leader, 80 << 20, Arc::clone(&exceeded)).await;
+        assert!(exceeded.load(Ordering::Acquire) > 80 << 20);
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
+    }
+}
