@@ -12,7 +12,7 @@ SOURCES := $(shell find src proto python -type f -not -name '*.pyc' 2>/dev/null)
 # Packages of the `dev` group of pyproject.toml, which an installer of the machine may be too old to read.
 DEV := $(shell sed -n 's/^dev = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
 
-.PHONY: install serve stop test test-rust test-python fuzz check format bench bench-bundle clean
+.PHONY: install serve stop test test-rust test-python fuzz check format bench bench-bundle bench-gateway clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -84,6 +84,10 @@ bench: install $(VENV)/.dev
 ## bench-bundle: bundling, beside tar | zstd and the PyPI SDK
 bench-bundle: $(BIN)/python
 	$(BIN)/python benches/bundle.py
+
+## bench-gateway: the gateway beside nginx (needs nginx and wrk)
+bench-gateway: install
+	$(BIN)/python benches/gateway.py
 
 clean:
 	rm -rf $(VENV) $(CARGO_TARGET_DIR)
