@@ -191,7 +191,8 @@ class Home:
         assert not is_alive(status["pid"]), "the platform's process is still there"
         by_name = "http://localhost:" + status["by_name"].rpartition(":")[2]
         listening = [status["console"], by_name, *(app["endpoint"] for app in status["apps"])]
-        assert [url for url in listening if not refuses(url)] == []
+        answering = [url for url in listening if not refuses(url)]
+        assert not answering, answering
 
 
 class Project:

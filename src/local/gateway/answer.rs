@@ -13,10 +13,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::WriteHalf;
 
-use super::backend::{Lost, Wire};
 use super::chunks::Chunks;
 use super::plain::{quick_ack, read};
 use super::request::{Asked, Method};
+use super::wire::{Lost, Wire};
 
 /// Longest head of an answer.
 const LONGEST_HEAD: usize = 256 * 1024;
@@ -247,14 +247,8 @@ fn rewrite(
     let status = StatusCode::from_u16(code).map_err(|_| "the answer has no status")?;
     let framing = Framing::of(parsed)?;
     head.clear();
-    let text = status.as_str();
-    for part in [
-        "HTTP/1.1 ",
-        text,
-        " ",
-        parsed.reason.unwrap_or_default(),
-        "\r\n",
-    ] {
+    let reason = parsed.reason.unwrap_or_default();
+    for part in ["HTTP/1.1 ", status.as_str(), " ", reason, "\r\n"] {
         head.extend_from_slice(part.as_bytes());
     }
     for header in parsed.headers.iter() {

@@ -13,30 +13,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::header::{HOST, TRANSFER_ENCODING};
-use http::uri::{Authority, Scheme};
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustix::net::RecvFlags;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::body::{Upload, UploadWatch};
-use super::headers::Head;
+use super::headers::{Head, for_h2};
 use super::meter::Visit;
+use super::wire::{Wire, connect, is_open};
 
 /// Longest rest of a connection that is used again. Below the shortest keep-alive of common app
 /// servers (gunicorn 2 s, uvicorn and node 5 s), so that they do not hang up while we pick up; a
 /// new loopback connection costs about 0.1 ms, and an idle one may hold a thread of the app.
 const MAX_IDLE: Duration = Duration::from_secs(1);
-
-/// Loopback answers at once; it takes long only while the app's accept queue is full.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Highest bit of the counter, so that entering and retiring cannot miss each other.
 const RETIRED: usize = 1 << (usize::BITS - 1);
@@ -261,6 +255,10 @@ impl Backend {
         }
     }
 
+    pub(super) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
     pub(super) fn speaks_h2(&self) -> bool {
         self.terms.h2
     }
@@ -326,65 +324,6 @@ impl Drop for InFlight {
         }
         if let Some(room) = &self.backend.terms.room {
             room.freed.notify_one();
-        }
-    }
-}
-
-async fn connect(addr: SocketAddr) -> Result<TcpStream, io::Error> {
-    let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(addr)).await??;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
-/// Asks the kernel, since whoever drives the connection may not have run since the app hung up.
-/// Bytes that nobody asked for count as hanging up.
-fn is_open(socket: impl AsFd) -> bool {
-    let mut byte = [0_u8; 1];
-    let peeked = rustix::net::recv(socket, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT);
-    matches!(peeked, Err(rustix::io::Errno::WOULDBLOCK))
-}
-
-/// A bare connection to the app, for requests that go the short way.
-pub(super) struct Wire {
-    pub(super) stream: TcpStream,
-    pub(super) reused: bool,
-}
-
-/// Why there is no answer on a wire.
-pub(super) enum Lost {
-    /// Nothing of the request was sent.
-    NotSent(Cause),
-    /// The app may have seen it.
-    Broken {
-        cause: Cause,
-        /// The app closed before it read the request; see [`may_repeat`].
-        reset: bool,
-        /// A kept-alive connection that was lost before any answer.
-        early: bool,
-    },
-}
-
-impl Wire {
-    pub(super) async fn open(backend: &Backend) -> Result<Self, Lost> {
-        match connect(backend.addr).await {
-            Ok(stream) => Ok(Self {
-                stream,
-                reused: false,
-            }),
-            Err(error) => Err(Lost::NotSent(error.into())),
-        }
-    }
-
-    /// What an error means for the request, of whose answer `seen` says whether any was read.
-    pub(super) fn lost(&self, error: io::Error, seen: bool) -> Lost {
-        let reset = matches!(
-            error.kind(),
-            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
-        );
-        Lost::Broken {
-            cause: error.into(),
-            reset,
-            early: self.reused && !seen,
         }
     }
 }
@@ -582,19 +521,6 @@ async fn attempt(
         }
         None => Err(Failure::BrokenOff { cause }),
     }
-}
-
-/// HTTP/2 has the host in the target, and frames bodies itself.
-fn for_h2(request: &mut Request<Upload>) {
-    request.headers_mut().remove(TRANSFER_ENCODING);
-    let host = request.headers_mut().remove(HOST);
-    let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
-    let mut target = std::mem::take(request.uri_mut()).into_parts();
-    target.scheme = Some(Scheme::HTTP);
-    target.authority = authority.or(Some(Authority::from_static("localhost")));
-    // The path came from a target that was one, so this is one too.
-    *request.uri_mut() = Uri::from_parts(target).unwrap_or_default();
-    *request.version_mut() = Version::HTTP_2;
 }
 
 /// Whether a request may be sent again after a reused connection was lost without a response.

@@ -8,8 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 use http::header::{
     self, CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE,
 };
-use http::uri::{Authority, PathAndQuery};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 
 use super::refusal::Refusal;
 
@@ -78,6 +78,19 @@ impl Head {
             self.headers.insert(TRANSFER_ENCODING, chunked);
         }
     }
+}
+
+/// HTTP/2 has the host in the target, and frames bodies itself.
+pub(super) fn for_h2<B>(request: &mut Request<B>) {
+    request.headers_mut().remove(TRANSFER_ENCODING);
+    let host = request.headers_mut().remove(HOST);
+    let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let mut target = std::mem::take(request.uri_mut()).into_parts();
+    target.scheme = Some(Scheme::HTTP);
+    target.authority = authority.or(Some(Authority::from_static("localhost")));
+    // The path came from a target that was one, so this is one too.
+    *request.uri_mut() = Uri::from_parts(target).unwrap_or_default();
+    *request.version_mut() = Version::HTTP_2;
 }
 
 /// Removes what the app said about its own connection; `upgrade` stays announced on a 101.
@@ -196,7 +209,6 @@ fn append_to_list(headers: &mut HeaderMap, name: &HeaderName, item: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::Request;
 
     fn ends() -> Ends {
         Ends {

@@ -29,6 +29,7 @@ mod rewind;
 mod route;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use std::io;
 

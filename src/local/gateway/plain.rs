@@ -20,13 +20,14 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFuture;
 
 use super::answer::{Answer, Relay};
-use super::backend::{InFlight, Lost, Wire};
+use super::backend::InFlight;
 use super::forward::Site;
 use super::headers::Ends;
 use super::meter::Visit;
 use super::refusal::{Refusal, new_request_id};
 use super::request::{Asked, Method, Request};
 use super::route::{Route, Trouble};
+use super::wire::{Lost, Wire};
 
 /// Time to send the head of a request; also how long a connection may stay open between two.
 pub(super) const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -273,7 +274,7 @@ impl Carrier {
                     other => return other.map(|answer| (wire, answer)),
                 }
             }
-            let mut wire = Wire::open(slot.backend()).await?;
+            let mut wire = Wire::open(slot.backend().addr()).await?;
             let answer = relay.begin(&mut wire, outbox, asked).await?;
             Ok((wire, answer))
         };

@@ -133,17 +133,14 @@ impl Fleet {
 
     /// Starts one more replica after a pause.
     pub fn start(&mut self, yard: &Yard, folders: &mut Folders, number: u64, pause: Duration) {
-        let folder = folders.claim(yard, self.revision, number);
-        let start = start(
-            yard.clone(),
-            Arc::clone(&self.app),
-            self.revision,
+        let order = Order {
+            app: Arc::clone(&self.app),
+            revision: self.revision,
             number,
-            folder,
-            // Where others serve, what one more lacks is no news about the app.
-            self.members.is_empty(),
-            self.cancel.clone(),
-        );
+            folder: folders.claim(yard, self.revision, number),
+            alone: self.members.is_empty(),
+        };
+        let start = start(yard.clone(), order, self.cancel.clone());
         let cancel = self.cancel.clone();
         self.starts.spawn(async move {
             tokio::select! {
@@ -320,40 +317,28 @@ pub async fn event(fleet: &mut Option<Fleet>) -> Event {
     }
 }
 
-async fn start(
-    yard: Yard,
+/// What is to be started.
+struct Order {
     app: Arc<app::App>,
     revision: Revision,
     number: u64,
     folder: Folder,
-    first: bool,
-    cancel: CancellationToken,
-) -> Outcome {
-    let Yard {
-        workshop,
-        key,
-        logs,
-        route,
-    } = yard;
-    let health = Health::of(launch::container(&app)?);
-    let launch = launch::prepare(
-        &workshop.setting,
-        &key,
-        &app,
-        &folder.path,
-        revision,
-        number,
-    )?;
-    let mut replica = Replica::start(&workshop.spawner, launch, &logs).await?;
+    /// Whether nobody serves meanwhile, so that what it lacks is news about the app.
+    alone: bool,
+}
+
+async fn start(yard: Yard, order: Order, cancel: CancellationToken) -> Outcome {
+    let (workshop, key) = (&yard.workshop, &yard.key);
+    let (app, revision) = (&order.app, order.revision);
+    let health = Health::of(launch::container(app)?);
+    let folder = &order.folder.path;
+    let launch = launch::prepare(&workshop.setting, key, app, folder, revision, order.number)?;
+    let mut replica = Replica::start(&workshop.spawner, launch, &yard.logs).await?;
     let note = |code: Code, text: &str| {
-        if first {
-            workshop.note(
-                &key,
-                revision,
-                DeploymentStatus::DEPLOYMENT_STATUS_DEPLOYING,
-                Substate::INITIALIZING,
-                &status::failure_message(code, text),
-            );
+        if order.alone {
+            let state = DeploymentStatus::DEPLOYMENT_STATUS_DEPLOYING;
+            let message = status::failure_message(code, text);
+            workshop.note(key, revision, state, Substate::INITIALIZING, &message);
         }
     };
     let outcome = tokio::select! {
@@ -362,14 +347,14 @@ async fn start(
     };
     match outcome {
         Ok(address) => Ok(Member {
-            backend: backend(&app, &route, address),
+            backend: backend(app, &yard.route, address),
             replica,
             since: Instant::now(),
-            folder,
+            folder: order.folder,
         }),
         Err(failure) => {
             replica.stop(FAILED_GRACE).await;
-            folder.leave(false).await;
+            order.folder.leave(false).await;
             Err(failure)
         }
     }

@@ -92,16 +92,7 @@ impl Replica {
         };
         let assigned = free_port().map_err(failed)?;
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
-        let mut command = Command::new(&launch.program);
-        command
-            .args(&launch.args)
-            .env_clear()
-            .envs(launch.env.iter().map(|(key, value)| (key, value)))
-            .env(sweep::MARK, &launch.mark)
-            .env("_FLYTE_ASSIGNED_PORT", assigned.port().to_string())
-            .current_dir(&launch.folder)
-            .stdin(OwnedFd::from(theirs))
-            .process_group(0);
+        let mut command = command(&launch, assigned, theirs.into());
         // One pipe for both streams keeps their lines in order.
         let (reader, writer) = io::pipe().map_err(failed)?;
         command
@@ -119,10 +110,7 @@ impl Replica {
         let pid = i32::try_from(child.id()).unwrap_or(i32::MAX);
         let exceeded = Arc::new(AtomicU64::new(0));
         let limit = launch.memory_limit;
-        let guard = limit.map(|limit| {
-            let guard = tokio::spawn(memory::guard(pid, limit, Arc::clone(&exceeded)));
-            AbortOnDropHandle::new(guard)
-        });
+        let guard = limit.map(|limit| memory::guard(pid, limit, Arc::clone(&exceeded)));
         let (sender, signs) = mpsc::unbounded_channel();
         tokio::spawn(listen(ours, launch.declared_port, assigned.port(), sender));
         Ok(Self {
@@ -133,7 +121,7 @@ impl Replica {
             assigned,
             mark: launch.mark,
             ending: wait(child, limit, exceeded),
-            _guard: guard,
+            _guard: guard.map(|guard| AbortOnDropHandle::new(tokio::spawn(guard))),
             signs: Some(signs),
             lines,
             output: Some(output),
@@ -213,6 +201,21 @@ impl Drop for Replica {
             sweep::signal_group(self.pid, Signal::KILL);
         }
     }
+}
+
+/// The process to start, but for where it writes to.
+fn command(launch: &Launch, assigned: SocketAddr, channel: OwnedFd) -> Command {
+    let mut command = Command::new(&launch.program);
+    command
+        .args(&launch.args)
+        .env_clear()
+        .envs(launch.env.iter().map(|(key, value)| (key, value)))
+        .env(sweep::MARK, &launch.mark)
+        .env("_FLYTE_ASSIGNED_PORT", assigned.port().to_string())
+        .current_dir(&launch.folder)
+        .stdin(channel)
+        .process_group(0);
+    command
 }
 
 /// Ports that replicas are led to: below those that the kernel takes for outgoing connections, of

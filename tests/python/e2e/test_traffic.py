@@ -171,6 +171,18 @@ def test_web_sockets(endpoint):
             assert channel.recv(timeout=5) == text
 
 
+def test_a_web_socket_outlives_a_rollout(traffic, endpoint):
+    from websockets.sync.client import connect as connect_socket
+
+    traffic.result()
+    with connect_socket(endpoint.replace("http", "ws") + "/socket", proxy=None) as channel:
+        traffic.result("main.py", "newer")
+        assert get_json(endpoint)["word"] == "newer"
+        channel.send("still")
+        assert channel.recv(timeout=5) == "still"
+    traffic.result()
+
+
 def test_many_at_once(endpoint):
     with ThreadPoolExecutor(40) as pool:
         answers = list(pool.map(lambda _: get(endpoint)[0], range(400)))
