@@ -30,6 +30,10 @@ use super::{Event, Rewrite};
 /// Stands in for `::1` on machines without IPv6; see [`Watch::place`].
 const WITHOUT_IPV6: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
+/// Connections that may wait to be accepted, whatever the app asks for. Python's servers ask for 5;
+/// one more than that at the same moment, as after a rollout, is only tried again after a second.
+const LEAST_BACKLOG: i32 = 512;
+
 /// Whether this machine lets us watch ports, as far as one can tell without an app.
 ///
 /// Old kernels, container engines that forbid `pidfd_getfd(2)` (Docker without `SYS_PTRACE`) and a
@@ -278,20 +282,22 @@ impl Watch {
             actual = self.place(subject, unbound(subject.family))?;
         }
         let wanted_port = self.believed_port(actual.port());
-        Ok(match rustix::net::listen(socket, backlog) {
-            Ok(()) => {
-                if wanted_port == self.rewrite.declared {
-                    let _ = self.own_ip.set(actual.ip());
+        Ok(
+            match rustix::net::listen(socket, backlog.max(LEAST_BACKLOG)) {
+                Ok(()) => {
+                    if wanted_port == self.rewrite.declared {
+                        let _ = self.own_ip.set(actual.ip());
+                    }
+                    let event = Event::Listening {
+                        wanted_port,
+                        actual,
+                        pid,
+                    };
+                    (Answer::Done, Some(event))
                 }
-                let event = Event::Listening {
-                    wanted_port,
-                    actual,
-                    pid,
-                };
-                (Answer::Done, Some(event))
-            }
-            Err(errno) => refused(SocketAddr::new(actual.ip(), wanted_port), errno, pid),
-        })
+                Err(errno) => refused(SocketAddr::new(actual.ip(), wanted_port), errno, pid),
+            },
+        )
     }
 
     fn believed_port(&self, actual: u16) -> u16 {
