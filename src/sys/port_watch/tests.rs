@@ -177,6 +177,24 @@ threading.Event().wait()
     assert_eq!(app.line().await, "me me me me me me");
 }
 
+#[tokio::test]
+async fn connections_beyond_a_short_backlog_wait_to_be_accepted() {
+    needs_port_watch!();
+    let script = "
+import socket, sys, threading
+listener = socket.socket()
+listener.bind(('', int(sys.argv[1])))
+listener.listen(1)
+threading.Event().wait()
+";
+    let mut app = App::python(script, free_ports());
+    let (_, actual) = app.listening().await;
+    // One that does not fit would only be tried again after a second.
+    let connect = |_| TcpStream::connect_timeout(&actual, Duration::from_millis(900));
+    let waiting: Result<Vec<TcpStream>, _> = (0..32).map(connect).collect();
+    assert_eq!(waiting.unwrap().len(), 32);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_app_that_calls_others_is_not_led_astray() {
     needs_port_watch!();
