@@ -58,7 +58,7 @@ fn show(printer: &Printer, happening: Happening) {
         Happening::Rolled { change, app, took } => {
             let text = format!(
                 "{}: revision {} is ACTIVE  ({})",
-                described(&change),
+                described(&change, "served again"),
                 app.revision(),
                 duration(took)
             );
@@ -74,7 +74,11 @@ fn show(printer: &Printer, happening: Happening) {
                 || "nothing serves yet".to_owned(),
                 |revision| format!("the previous revision {revision} keeps serving"),
             );
-            let text = format!("{}: {keeps}  ({})", described(&change), duration(took));
+            let text = format!(
+                "{}: {keeps}  ({})",
+                described(&change, "not served"),
+                duration(took)
+            );
             printer.happened(false, &text);
             printer.error(
                 error.code().as_str(),
@@ -91,9 +95,10 @@ fn show(printer: &Printer, happening: Happening) {
     }
 }
 
-fn described(change: &Change) -> String {
+/// What has changed, or what else is to be said where nothing has.
+fn described(change: &Change, otherwise: &str) -> String {
     if change.is_empty() {
-        "served".to_owned()
+        otherwise.to_owned()
     } else {
         change.describe()
     }
