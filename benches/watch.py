@@ -2,7 +2,7 @@
 
 Two servers, each one unmodified file that knows nothing of flyte: `http.server`, and FastAPI under
 uvicorn. In each round a word in the file is replaced, and the server asked over a new connection
-every millisecond until it says the new word.
+every millisecond until it says the new word. All run in the environment that flyte built.
 
 - by hand: kill the process, start `python server.py` again;
 - flyte-rs: `flyte serve --watch`, with and without a client that reads an endless event stream;
@@ -142,13 +142,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def by_hand(name: str, server: Server) -> Figure:
+def by_hand(name: str, python: Path, server: Server) -> Figure:
     port = free_port()
     process: list[subprocess.Popen[bytes]] = []
 
     def restart() -> None:
         end(process)
-        command = [sys.executable, "server.py"]
+        command = [str(python), "server.py"]
         process.append(subprocess.Popen(command, cwd=server.folder, env=quiet(PORT=str(port))))
 
     try:
@@ -190,10 +190,10 @@ def watching(home: Path, server: Server, name: str, packages: str) -> Iterator[i
         process.wait()
 
 
-def reloading(server: Server) -> Figure:
+def reloading(python: Path, server: Server) -> Figure:
     port = free_port()
     options = ["--reload", "--port", str(port), "--log-level", "critical"]
-    command = [sys.executable, "-m", "uvicorn", "server:app", *options]
+    command = [str(python), "-m", "uvicorn", "server:app", *options]
     process = subprocess.Popen(command, cwd=server.folder, env=quiet(), stderr=subprocess.DEVNULL)
     try:
         await_word(port, f"word-{server.count}", TIMEOUT_SECONDS)
@@ -219,18 +219,21 @@ def reloading(server: Server) -> Figure:
 def main() -> None:
     with scratch_home() as home:
         server = Server(home / "plain", PLAIN)
-        hand = by_hand("by hand: kill, python server.py", server)
         with watching(home, server, "plain", "") as port:
             ours = rounds("flyte serve --watch", lambda: server.change(port))
+        (plain,) = home.glob("envs/*/bin/python")
+        hand = by_hand("by hand: kill, python server.py", plain, server)
         show("From a save to the new answer, http.server", hand, [ours])
 
         server = Server(home / "fastapi", FASTAPI)
-        hand = by_hand("by hand: kill, python server.py", server)
         with watching(home, server, "fastapi", '.with_pip_packages("fastapi", "uvicorn")') as port:
             ours = rounds("flyte serve --watch", lambda: server.change(port))
             with event_stream(port):
                 streaming = rounds("flyte serve --watch, an event stream open", lambda: server.change(port))
-        show("From a save to the new answer, FastAPI", hand, [ours, streaming, reloading(server)])
+        (python,) = set(home.glob("envs/*/bin/python")) - {plain}
+        hand = by_hand("by hand: kill, python server.py", python, server)
+        others = [ours, streaming, reloading(python, server)]
+        show("From a save to the new answer, FastAPI", hand, others)
 
 
 if __name__ == "__main__":

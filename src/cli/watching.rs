@@ -71,12 +71,12 @@ fn show(printer: &Printer, happening: Happening) {
             keeps,
         } => {
             let keeps = keeps.map_or_else(
-                || "nothing serves yet".to_owned(),
+                || "not up".to_owned(),
                 |revision| format!("the previous revision {revision} keeps serving"),
             );
             let text = format!(
                 "{}: {keeps}  ({})",
-                described(&change, "not served"),
+                described(&change, "first start"),
                 duration(took)
             );
             printer.happened(false, &text);

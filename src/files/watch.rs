@@ -10,12 +10,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
+use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 
-/// A save is over when nothing has happened for so long: editors write, rename and chmod.
+/// A save is over when nothing has happened for so long: editors delete, write, rename and chmod.
 const QUIET: Duration = Duration::from_millis(20);
+/// The same behind an event that a save can end with.
+const QUIET_AFTER_END: Duration = Duration::from_millis(8);
 /// Who never rests, such as a log beside the code, is not waited for any longer.
 const LONGEST_BURST: Duration = Duration::from_millis(300);
 /// How often is looked where the system does not tell.
@@ -50,6 +52,8 @@ struct Shared {
 struct Heard {
     /// When the first change that was not told yet happened.
     since: Option<Instant>,
+    /// Whether a save may have ended with the last one.
+    may_be_over: bool,
     /// Watched folders that may be gone or elsewhere now, and with them the watches on them.
     moved: Vec<PathBuf>,
 }
@@ -62,16 +66,27 @@ impl Shared {
     fn take(&self, event: notify::Result<Event>) {
         // What went wrong with the watch may have hidden a change.
         let event = event.unwrap_or_default();
-        match event.kind {
+        let may_be_over = match event.kind {
+            EventKind::Access(AccessKind::Close(AccessMode::Write))
+            | EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both)) => true,
             // Reading is no change, and we are among those who read.
-            EventKind::Access(AccessKind::Close(AccessMode::Write)) => {}
             EventKind::Access(_) => return,
-            EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) => {
-                self.heard().moved.extend(event.paths);
-            }
-            EventKind::Any | EventKind::Create(_) | EventKind::Modify(_) | EventKind::Other => {}
+            EventKind::Any
+            | EventKind::Create(_)
+            | EventKind::Modify(_)
+            | EventKind::Remove(_)
+            | EventKind::Other => false,
+        };
+        let mut heard = self.heard();
+        heard.may_be_over = may_be_over;
+        heard.since.get_or_insert_with(Instant::now);
+        if matches!(
+            event.kind,
+            EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
+        ) {
+            heard.moved.extend(event.paths);
         }
-        self.heard().since.get_or_insert_with(Instant::now);
+        drop(heard);
         self.woken.notify_one();
     }
 }
@@ -143,10 +158,16 @@ impl FolderWatch {
         };
         let patience = LONGEST_BURST.saturating_sub(first.elapsed());
         let _ = tokio::time::timeout(patience, async {
-            while tokio::time::timeout(QUIET, self.shared.woken.notified())
-                .await
-                .is_ok()
-            {}
+            loop {
+                let may_be_over = self.shared.heard().may_be_over;
+                let quiet = if may_be_over { QUIET_AFTER_END } else { QUIET };
+                if tokio::time::timeout(quiet, self.shared.woken.notified())
+                    .await
+                    .is_err()
+                {
+                    return;
+                }
+            }
         })
         .await;
         self.shared.heard().since.take().unwrap_or(first)

@@ -79,7 +79,7 @@ pub enum Happening {
         change: Change,
         error: super::Error,
         took: Duration,
-        /// The revision that serves on.
+        /// The revision that serves on, where the platform says so.
         keeps: Option<u64>,
     },
     /// The declaration could not be read again; what was declared before holds.
