@@ -83,6 +83,24 @@ fn overrides_of(
     Ok(result)
 }
 
+fn check_words(mode: Option<&str>, log_format: Option<&str>) -> PyResult<()> {
+    if let Some(mode) = mode
+        && !matches!(mode, "local" | "remote")
+    {
+        return Err(PyValueError::new_err(format!(
+            "mode is `{mode}`; it takes \"local\", \"remote\" or None"
+        )));
+    }
+    if let Some(format) = log_format
+        && !matches!(format, "console" | "json")
+    {
+        return Err(PyValueError::new_err(format!(
+            "log_format is `{format}`; it takes \"console\" or \"json\""
+        )));
+    }
+    Ok(())
+}
+
 /// Return a context whose `serve` applies these options; checks them, and asks nobody.
 ///
 /// Args:
@@ -173,19 +191,11 @@ fn with_servecontext(
     raw_data_path: Option<String>,
     watch: bool,
 ) -> PyResult<ServeContext> {
-    if let Some(mode) = mode.as_deref()
-        && !matches!(mode, "local" | "remote")
-    {
-        return Err(PyValueError::new_err(format!(
-            "mode is `{mode}`; it takes \"local\", \"remote\" or None"
-        )));
-    }
-    if let Some(format) = log_format.as_deref()
-        && !matches!(format, "console" | "json")
-    {
-        return Err(PyValueError::new_err(format!(
-            "log_format is `{format}`; it takes \"console\" or \"json\""
-        )));
+    check_words(mode.as_deref(), log_format.as_deref())?;
+    if watch && dry_run {
+        return Err(PyValueError::new_err(
+            "watch and dry_run are mutually exclusive: a dry run serves nothing",
+        ));
     }
     if input_values.is_some() && parameter_values.is_some() {
         return Err(PyTypeError::new_err(
@@ -199,11 +209,6 @@ fn with_servecontext(
     {
         return Err(PyValueError::new_err(
             "cluster and cluster_pool are mutually exclusive",
-        ));
-    }
-    if watch && dry_run {
-        return Err(PyValueError::new_err(
-            "watch and dry_run are mutually exclusive: a dry run serves nothing",
         ));
     }
     let defaults = Options::default();

@@ -83,7 +83,7 @@ impl Watching {
             latest: self.latest.clone(),
         };
         async move {
-            let never: Infallible = server.watch(watch).await.into_py()?;
+            let never: Infallible = Box::pin(server.watch(watch)).await.into_py()?;
             match never {}
         }
     }

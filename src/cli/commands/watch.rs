@@ -48,7 +48,7 @@ pub fn run(
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            never = server.watch(watch) => match never? {},
+            never = Box::pin(server.watch(watch)) => match never? {},
             () = logs => Ok(()),
         }
     });

@@ -146,8 +146,8 @@ impl Server {
 
 enum Event {
     Touched(Instant),
-    Served(Result<App, super::Error>),
-    Read(Result<Declaration, declaration::Unread>),
+    Served(Result<Arc<App>, super::Error>),
+    Read(Result<Box<Declaration>, declaration::Unread>),
 }
 
 /// What is under way.
@@ -158,11 +158,11 @@ enum Work {
         since: Instant,
         /// Whether the declaration was read after the change.
         declaration_is_fresh: bool,
-        serving: BoxFuture<'static, Result<App, super::Error>>,
+        serving: BoxFuture<'static, Result<Arc<App>, super::Error>>,
     },
     Reading {
         since: Instant,
-        reading: BoxFuture<'static, Result<Declaration, declaration::Unread>>,
+        reading: BoxFuture<'static, Result<Box<Declaration>, declaration::Unread>>,
     },
 }
 
@@ -343,11 +343,14 @@ impl Watching {
             change,
             since,
             declaration_is_fresh,
-            serving: Box::pin(async move { server.serve(request).await }),
+            serving: Box::pin(async move { server.serve(request).await.map(Arc::new) }),
         };
     }
 
-    async fn settle(&mut self, outcome: Result<App, super::Error>) -> Result<(), super::Error> {
+    async fn settle(
+        &mut self,
+        outcome: Result<Arc<App>, super::Error>,
+    ) -> Result<(), super::Error> {
         let Work::Rolling {
             change,
             since,
@@ -359,7 +362,7 @@ impl Watching {
         };
         self.told = self.seen.files.clone();
         match outcome {
-            Ok(app) => self.served(change, since, Arc::new(app)),
+            Ok(app) => self.served(change, since, app),
             Err(error) if !self.has_begun && !is_about_the_app(&error) => return Err(error),
             Err(error) => {
                 self.outcome = Outcome::Down;
@@ -373,7 +376,7 @@ impl Watching {
             let loader = self.watch.loader.clone();
             self.work = Work::Reading {
                 since,
-                reading: Box::pin(async move { loader.load().await }),
+                reading: Box::pin(async move { loader.load().await.map(Box::new) }),
             };
         }
         Ok(())
@@ -425,7 +428,7 @@ impl Watching {
     }
 
     /// Takes over what a fresh interpreter has read.
-    async fn adopt(&mut self, outcome: Result<Declaration, declaration::Unread>) {
+    async fn adopt(&mut self, outcome: Result<Box<Declaration>, declaration::Unread>) {
         let Work::Reading { since, .. } = self.work else {
             return;
         };
