@@ -332,6 +332,7 @@ def with_servecontext(
     health_check_interval: float | None = None,
     health_check_path: str | None = None,
     raw_data_path: str | None = None,
+    watch: bool = False,
 ) -> ServeContext:
     """Return a context whose `serve` applies these options; checks them, and asks nobody.
 
@@ -369,18 +370,22 @@ def with_servecontext(
             when left out, the app is up as soon as it listens on its port.
         raw_data_path: folder or object-store prefix where the app may write data; the platform's
             own when left out.
+        watch: serve again whenever a bundled file changes: `serve` then returns when Ctrl-C ends
+            the watch, and the app goes on. Each change is told on standard error; one that does
+            not come up leaves the version before it serving. `serve.aio` ends by being cancelled.
 
     Returns:
         The context; `context.serve(env)` blocks, `await context.serve.aio(env)` does not.
 
     Raises:
         ValueError: a word or a number that an option does not take, or `cluster` together with
-            `cluster_pool`.
+            `cluster_pool`, or `watch` with `dry_run`.
         TypeError: a value of the wrong type, or `input_values` together with `parameter_values`.
 
     Example:
         >>> context = flyte.with_servecontext(env_vars={"DEBUG": "1"}, activate_timeout=30)
         >>> app = context.serve(env)    # doctest: +SKIP
+        >>> flyte.with_servecontext(watch=True).serve(env)      # doctest: +SKIP
     """
 
 def configure(

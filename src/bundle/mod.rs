@@ -16,10 +16,12 @@ mod pack;
 mod root;
 mod store;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use unicode_normalization::UnicodeNormalization;
 
 use crate::error::{Code, Diagnostic, Retry};
@@ -64,6 +66,7 @@ pub struct Include {
 pub struct FileList {
     root: PathBuf,
     files: Vec<BundleFile>,
+    looked_into: Vec<PathBuf>,
     warnings: Vec<String>,
 }
 
@@ -234,6 +237,8 @@ enum Origin {
 #[derive(Default)]
 struct Picked {
     files: BTreeMap<Box<str>, BundleFile>,
+    /// Folders that were looked into.
+    looked_into: Vec<PathBuf>,
     warnings: Vec<String>,
     /// The one file whose origin is asked for.
     watched: Option<Box<str>>,
@@ -262,6 +267,7 @@ impl Picked {
         for file in std::mem::take(&mut walked.files) {
             self.add(file, &origin);
         }
+        self.looked_into.append(&mut walked.folders);
         self.warnings.extend(walked.into_sentences());
     }
 }
@@ -324,6 +330,7 @@ impl FileList {
         Self {
             root,
             files: picked.files.into_values().collect(),
+            looked_into: picked.looked_into,
             warnings,
         }
     }
@@ -341,6 +348,36 @@ impl FileList {
     /// Sorted by the bytes of the name, each name once.
     pub fn files(&self) -> &[BundleFile] {
         &self.files
+    }
+
+    /// The folders in which a change may change this list: those that hold its files, those that
+    /// were looked into and hold none yet, all around them up to the root, and where links lead.
+    pub fn folders(&self) -> BTreeSet<PathBuf> {
+        let mut names: Vec<&str> = self.files.iter().map(|file| parent(&file.name)).collect();
+        names.dedup();
+        let holding = names.into_iter().map(|name| self.root.join(name));
+        let mut folders = BTreeSet::from([self.root.clone()]);
+        for folder in holding.chain(self.looked_into.iter().cloned()) {
+            let around = folder.ancestors();
+            for folder in around.take_while(|folder| folder.starts_with(&self.root)) {
+                if !folders.insert(folder.to_path_buf()) {
+                    break;
+                }
+            }
+        }
+        folders.extend(self.folders_behind_links());
+        folders
+    }
+
+    fn folders_behind_links(&self) -> Vec<PathBuf> {
+        let behind = |file: &BundleFile| {
+            let path = self.path_of(file);
+            if !fs::symlink_metadata(&path).ok()?.is_symlink() {
+                return None;
+            }
+            Some(fs::canonicalize(&path).ok()?.parent()?.to_path_buf())
+        };
+        self.files.par_iter().filter_map(behind).collect()
     }
 
     /// What was left out that the user may miss, one sentence each.
@@ -386,6 +423,11 @@ impl FileList {
             }),
         }
     }
+}
+
+/// The folder that a name of a bundle lies in; empty for the root.
+fn parent(name: &str) -> &str {
+    name.rsplit_once('/').map_or("", |(folder, _)| folder)
 }
 
 /// `path` without `.` and with `..` taken back, by its text alone.

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use super::imports::{Import, scan};
 use super::root::Root;
-use super::{BundleFile, Error, Origin, Picked};
+use super::{BundleFile, Error, Origin, Picked, parent};
 use crate::files;
 use crate::files::walk::join;
 
@@ -38,6 +38,9 @@ pub(super) fn pick(
         found.retain(|(file, _)| seen.insert(file.name.clone()));
         if found.is_empty() {
             picked.warnings.extend(elsewhere.into_warnings());
+            let looked_into = resolver.listings.into_keys();
+            let looked_into = looked_into.map(|name| root.real().join(name));
+            picked.looked_into.extend(looked_into);
             return Ok(());
         }
         let mut names: Vec<Found<String>> = Vec::new();
@@ -272,8 +275,4 @@ fn list(folder: &Path) -> HashSet<String> {
         .flatten()
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .collect()
-}
-
-fn parent(name: &str) -> &str {
-    name.rsplit_once('/').map_or("", |(folder, _)| folder)
 }

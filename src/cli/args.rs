@@ -98,7 +98,7 @@ pub struct Scope {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  flyte serve app.py\n  flyte serve app.py env --param model_path=/models/new.pkl -e LOG_LEVEL=DEBUG"
+    after_help = "Examples:\n  flyte serve app.py\n  flyte serve --watch app.py\n  flyte serve app.py env --param model_path=/models/new.pkl -e LOG_LEVEL=DEBUG"
 )]
 #[expect(
     clippy::struct_excessive_bools,
@@ -150,8 +150,11 @@ pub struct Serve {
     /// Use the local platform whatever is configured
     #[arg(long)]
     pub local: bool,
+    /// Serve again whenever a bundled file changes, until Ctrl-C
+    #[arg(long)]
+    pub watch: bool,
     /// Show what would be done and do nothing
-    #[arg(long, alias = "dryrun")]
+    #[arg(long, alias = "dryrun", conflicts_with = "watch")]
     pub dry_run: bool,
     /// Do not make folders of `sys.path` below the root importable in the app
     #[arg(long)]

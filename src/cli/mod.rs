@@ -7,6 +7,7 @@
 pub mod args;
 mod commands;
 pub mod printer;
+pub mod watching;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use clap::Parser;
 
 use crate::config::{Given, Settings};
 use crate::error::{Diagnostic, with_causes};
+use crate::serve::watch::Loader;
 use crate::serve::{Reporter, Request, Server};
 
 use args::{Arguments, Command};
@@ -53,6 +55,8 @@ pub trait Host {
     fn server(&self, settings: Settings, reporter: Reporter) -> Result<Server, Failure>;
     /// Imports the user's file and reads the environment out of it.
     fn load(&self, load: &Load, settings: &Settings) -> Result<Request, Failure>;
+    /// How this very command is run a second time.
+    fn loader(&self) -> Result<Loader, Failure>;
     /// Waits, giving way to Ctrl-C.
     fn block<T: Send>(
         &self,

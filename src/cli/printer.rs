@@ -18,6 +18,7 @@ use super::args::Output;
 use crate::serve::{Progress, Reporter, Step, size};
 
 /// Prints for one command.
+#[derive(Clone)]
 pub struct Printer {
     output: Output,
     steps: Arc<Mutex<Vec<serde_json::Value>>>,
@@ -65,6 +66,28 @@ impl Printer {
         out(&serde_json::to_string_pretty(value).unwrap_or_else(|_| value.to_string()));
     }
 
+    /// One document of several that follow each other, on a line of its own.
+    pub fn json_line(&self, value: &serde_json::Value) {
+        out(&value.to_string());
+    }
+
+    /// Something that happened by itself, well or badly.
+    pub fn happened(&self, is_good: bool, text: &str) {
+        let mark = if is_good {
+            paint("✓", GREEN)
+        } else {
+            paint("✗", RED)
+        };
+        eprintln!("{mark} {text}");
+    }
+
+    /// Lines of somebody else's under a note.
+    pub fn quoted(&self, lines: &[String]) {
+        for line in lines {
+            eprintln!("  {line}");
+        }
+    }
+
     /// Rows under a heading.
     pub fn table(&self, heading: &[&str], rows: &[Vec<String>]) {
         let width = |column: usize| {
@@ -109,9 +132,7 @@ impl Printer {
         eprintln!("{} {message}", paint("error:", RED));
         if !log.is_empty() {
             eprintln!("last log lines:");
-            for line in log {
-                eprintln!("  {line}");
-            }
+            self.quoted(log);
         }
         for hint in hints {
             eprintln!("{} {hint}", paint("hint:", CYAN));
@@ -147,7 +168,8 @@ fn out(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
-fn duration(took: Duration) -> String {
+/// `312 ms`, `1.5 s`.
+pub fn duration(took: Duration) -> String {
     let millis = took.as_millis();
     if millis < 1000 {
         format!("{millis} ms")

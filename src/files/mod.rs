@@ -6,6 +6,7 @@
 pub mod archive;
 pub mod stat_cache;
 pub mod walk;
+pub mod watch;
 
 use std::fmt;
 use std::fs::{self, File};

@@ -45,6 +45,12 @@ impl From<serve::App> for App {
     }
 }
 
+impl From<Arc<serve::App>> for App {
+    fn from(inner: Arc<serve::App>) -> Self {
+        Self { inner }
+    }
+}
+
 impl App {
     fn handle(&self) -> Self {
         Self {

@@ -11,6 +11,7 @@ use super::{convert, runtime, settings};
 use crate::cli::{self, Failure, Host, Load};
 use crate::config::{Given, Settings};
 use crate::error::did_you_mean;
+use crate::serve::watch::Loader;
 use crate::serve::{Options, Reporter, Request, Server};
 
 struct Interpreter;
@@ -74,6 +75,10 @@ impl Host for Interpreter {
                 .request(py, &env, settings)
                 .map_err(raised)
         })
+    }
+
+    fn loader(&self) -> Result<Loader, Failure> {
+        Python::attach(|py| super::watch::loader(py, 0)).map_err(raised)
     }
 
     fn block<T: Send>(

@@ -11,10 +11,11 @@ use pyo3::types::PyDict;
 use super::app::App;
 use super::error::IntoPy;
 use super::source::Program;
+use super::watch::{self, Turn};
 use super::{convert, runtime, settings};
 use crate::cli::printer;
 use crate::config::Given;
-use crate::serve::{Interactive, Options, Overrides, Request, Source};
+use crate::serve::{Interactive, Options, Overrides, Request, Server, Source};
 use crate::spec::{AppSpec, ParameterValue};
 use crate::wire::build::Health;
 
@@ -30,6 +31,7 @@ pub struct ServeContext {
     options: Options,
     mode: Option<String>,
     interactive: Option<bool>,
+    watch: bool,
 }
 
 /// Where log levels come as numbers, as in `logging`.
@@ -81,6 +83,24 @@ fn overrides_of(
     Ok(result)
 }
 
+fn check_words(mode: Option<&str>, log_format: Option<&str>) -> PyResult<()> {
+    if let Some(mode) = mode
+        && !matches!(mode, "local" | "remote")
+    {
+        return Err(PyValueError::new_err(format!(
+            "mode is `{mode}`; it takes \"local\", \"remote\" or None"
+        )));
+    }
+    if let Some(format) = log_format
+        && !matches!(format, "console" | "json")
+    {
+        return Err(PyValueError::new_err(format!(
+            "log_format is `{format}`; it takes \"console\" or \"json\""
+        )));
+    }
+    Ok(())
+}
+
 /// Return a context whose `serve` applies these options; checks them, and asks nobody.
 ///
 /// Args:
@@ -117,18 +137,22 @@ fn overrides_of(
 ///         when left out, the app is up as soon as it listens on its port.
 ///     raw_data_path: folder or object-store prefix where the app may write data; the platform's
 ///         own when left out.
+///     watch: serve again whenever a bundled file changes: `serve` then returns when Ctrl-C ends
+///         the watch, and the app goes on. Each change is told on standard error; one that does
+///         not come up leaves the version before it serving. `serve.aio` ends by being cancelled.
 ///
 /// Returns:
 ///     The context; `context.serve(env)` blocks, `await context.serve.aio(env)` does not.
 ///
 /// Raises:
 ///     ValueError: a word or a number that an option does not take, or `cluster` together with
-///         `cluster_pool`.
+///         `cluster_pool`, or `watch` with `dry_run`.
 ///     TypeError: a value of the wrong type, or `input_values` together with `parameter_values`.
 ///
 /// Example:
 ///     >>> context = flyte.with_servecontext(env_vars={"DEBUG": "1"}, activate_timeout=30)
 ///     >>> app = context.serve(env)    # doctest: +SKIP
+///     >>> flyte.with_servecontext(watch=True).serve(env)      # doctest: +SKIP
 #[expect(
     clippy::too_many_arguments,
     reason = "the public signature, keyword-only"
@@ -140,7 +164,7 @@ fn overrides_of(
     cluster=None, log_level=None, log_format=None, user_log_level=None, interactive_mode=None,
     copy_bundle_to=None, deactivate_timeout=None, activate_timeout=None,
     health_check_timeout=None, health_check_interval=None, health_check_path=None,
-    raw_data_path=None,
+    raw_data_path=None, watch=false,
 ))]
 fn with_servecontext(
     mode: Option<String>,
@@ -165,20 +189,13 @@ fn with_servecontext(
     health_check_interval: Option<f64>,
     health_check_path: Option<String>,
     raw_data_path: Option<String>,
+    watch: bool,
 ) -> PyResult<ServeContext> {
-    if let Some(mode) = mode.as_deref()
-        && !matches!(mode, "local" | "remote")
-    {
-        return Err(PyValueError::new_err(format!(
-            "mode is `{mode}`; it takes \"local\", \"remote\" or None"
-        )));
-    }
-    if let Some(format) = log_format.as_deref()
-        && !matches!(format, "console" | "json")
-    {
-        return Err(PyValueError::new_err(format!(
-            "log_format is `{format}`; it takes \"console\" or \"json\""
-        )));
+    check_words(mode.as_deref(), log_format.as_deref())?;
+    if watch && dry_run {
+        return Err(PyValueError::new_err(
+            "watch and dry_run are mutually exclusive: a dry run serves nothing",
+        ));
     }
     if input_values.is_some() && parameter_values.is_some() {
         return Err(PyTypeError::new_err(
@@ -207,6 +224,7 @@ fn with_servecontext(
     Ok(ServeContext {
         mode,
         interactive: interactive_mode,
+        watch,
         options: Options {
             version,
             copy_style: convert::copy_style(copy_style)?,
@@ -268,8 +286,12 @@ impl ServeContext {
     /// Example:
     ///     >>> app = flyte.with_servecontext(project="demo").serve(env)    # doctest: +SKIP
     fn serve(&self, py: Python<'_>, env: &Bound<'_, PyAny>) -> PyResult<App> {
-        let work = self.work(py, env)?;
-        runtime::block(py, work)
+        let (server, request) = self.prepare(py, env)?;
+        match self.turn(py, &server, &request)? {
+            Turn::Serve => runtime::block(py, serve(server, request)),
+            Turn::Watch(watching) => watching.block(py, server, request),
+            Turn::Existing => runtime::block(py, existing(server, request)),
+        }
     }
 
     fn serve_async<'py>(
@@ -277,8 +299,12 @@ impl ServeContext {
         py: Python<'py>,
         env: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let work = self.work(py, env)?;
-        runtime::future(py, work)
+        let (server, request) = self.prepare(py, env)?;
+        match self.turn(py, &server, &request)? {
+            Turn::Serve => runtime::future(py, serve(server, request)),
+            Turn::Watch(watching) => runtime::future(py, watching.run(server, request)),
+            Turn::Existing => runtime::future(py, existing(server, request)),
+        }
     }
 
     fn __repr__(&self) -> String {
@@ -297,14 +323,11 @@ impl ServeContext {
             options,
             mode: None,
             interactive: Some(false),
+            watch: false,
         }
     }
 
-    fn work(
-        &self,
-        py: Python<'_>,
-        env: &Bound<'_, PyAny>,
-    ) -> PyResult<impl Future<Output = PyResult<App>> + Send + use<>> {
+    fn prepare(&self, py: Python<'_>, env: &Bound<'_, PyAny>) -> PyResult<(Server, Request)> {
         let mut given = Given::default();
         if self.mode.as_deref() == Some("local") {
             // An empty endpoint is none: whatever is configured is passed over.
@@ -320,17 +343,20 @@ impl ServeContext {
         }
         let request = self.request(py, env, &settings)?;
         let server = settings::server(py, settings, printer::for_library())?;
-        let replica = settings::in_replica();
-        Ok(async move {
-            let app = if replica {
-                // The module of an app is loaded again inside its replica. A `serve` at its top
-                // level must not deploy from there: that would go round for ever.
-                super::app::existing(&server, &request.target).await?
-            } else {
-                server.serve(request).await.into_py()?
-            };
-            Ok(App::from(app))
-        })
+        Ok((server, request))
+    }
+
+    /// What a call of `serve` does in this process.
+    fn turn(&self, py: Python<'_>, server: &Server, request: &Request) -> PyResult<Turn> {
+        if settings::in_replica() {
+            // The module of an app is loaded again inside its replica. A `serve` at its top level
+            // must not deploy from there: that would go round for ever.
+            Ok(Turn::Existing)
+        } else if self.watch {
+            watch::turn(py, server, request)
+        } else {
+            Ok(Turn::Serve)
+        }
     }
 
     /// Reads everything that serving needs out of the interpreter.
@@ -412,6 +438,16 @@ impl ServeContext {
         }
         Ok(pickled)
     }
+}
+
+async fn serve(server: Server, request: Request) -> PyResult<App> {
+    let app = server.serve(request).await.into_py()?;
+    Ok(App::from(app))
+}
+
+async fn existing(server: Server, request: Request) -> PyResult<App> {
+    let app = super::app::existing(&server, &request.target).await?;
+    Ok(App::from(app))
 }
 
 /// Pickles environments, each alone, so that a change of one does not touch the others.

@@ -20,6 +20,7 @@ mod replica;
 mod runtime;
 mod settings;
 mod source;
+mod watch;
 
 use pyo3::prelude::*;
 

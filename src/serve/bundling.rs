@@ -1,5 +1,6 @@
 //! Step one: the code bundle, made only when the control plane does not have it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -217,6 +218,29 @@ fn pack(plan: &Plan, cache: &Path) -> Result<Option<Packed>, Error> {
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// What the files of a plan are now.
+#[derive(Debug, Default)]
+pub(super) struct Look {
+    pub files: FileList,
+    /// Of their names and contents; `None` where there is no file.
+    pub digest: Option<String>,
+    /// Where a change may lead to another list.
+    pub folders: BTreeSet<PathBuf>,
+}
+
+/// Looks at the files; what is packed for it is kept, so that sending it costs nothing more.
+pub(super) async fn look(plan: Plan, cache: PathBuf) -> Result<Look, Error> {
+    blocking(move || {
+        let packed = pack(&plan, &cache)?;
+        Ok(packed.map_or_else(Look::default, |packed| Look {
+            digest: Some(packed.archive.digest.to_string()),
+            folders: packed.files.folders(),
+            files: packed.files,
+        }))
+    })
+    .await
 }
 
 /// Packs from the files alone where what was kept of earlier archives is damaged; `None` where it

@@ -14,6 +14,7 @@ mod payload;
 mod pickles;
 pub mod plan;
 pub mod platform;
+pub mod watch;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,8 @@ pub use app::App;
 pub use bundling::size;
 pub use plan::{Overrides, Plan};
 
+use serde::{Deserialize, Serialize};
+
 use crate::client;
 use crate::config::Settings;
 use crate::error::{Code, Diagnostic, Retry};
@@ -35,7 +38,7 @@ use crate::wire::status;
 use crate::{bundle, config, image, runtime};
 
 /// What the caller's interpreter knows and this core does not.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Source {
     /// Names in the bundle are relative to this folder.
     pub root: PathBuf,
@@ -63,7 +66,7 @@ impl Source {
 }
 
 /// Code that stands in no file.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Interactive {
     /// The notebook's folder, or the current one.
     pub folder: PathBuf,
@@ -76,7 +79,7 @@ pub struct Interactive {
 }
 
 /// One call of `serve` or `deploy`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Request {
     /// The app that was asked for.
     pub target: String,
@@ -87,7 +90,7 @@ pub struct Request {
 }
 
 /// Options of `with_servecontext`, checked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Options {
     pub version: Option<String>,
     pub copy_style: CopyStyle,
@@ -189,6 +192,8 @@ pub enum Error {
     Platform(#[from] platform::Error),
     #[error(transparent)]
     Activation(#[from] activate::Error),
+    #[error(transparent)]
+    Watch(#[from] watch::Error),
 }
 
 impl Error {
@@ -203,6 +208,7 @@ impl Error {
             Self::Client(error) => error,
             Self::Platform(error) => error,
             Self::Activation(error) => error,
+            Self::Watch(error) => error,
         }
     }
 }

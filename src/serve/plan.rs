@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use super::{Options, Request, Source};
 use crate::config::{Endpoint, Settings};
 use crate::error::{Code, Diagnostic, did_you_mean};
@@ -11,7 +13,7 @@ use crate::spec::{AppSpec, ImageSpec, ParameterValue, PythonVersion};
 const LONGEST_NAME: usize = 30;
 
 /// Values given when serving, over those that were declared.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Overrides {
     pub project: Option<String>,
     pub domain: Option<String>,

@@ -4,13 +4,14 @@
 //! equal deployment gives an equal message, which is how "nothing changed" is known.
 
 use buffa_types::google::protobuf::Duration as PbDuration;
+use serde::{Deserialize, Serialize};
 
 use super::{app, common, core, identifier, task};
 use crate::spec::{AppSpec, Metric};
 
 /// Settings of activation that the protocol has no field for. They travel in
 /// `Container.config`, which clusters ignore and which the app does not see.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Health {
     pub path: Option<String>,
     pub timeout_ms: Option<u64>,

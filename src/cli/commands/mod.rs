@@ -6,6 +6,7 @@ pub mod get;
 pub mod local;
 pub mod serve;
 pub mod update;
+pub mod watch;
 
 use super::{Failure, Host, args::Scope, printer};
 use crate::client::Client;

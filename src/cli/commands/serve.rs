@@ -8,7 +8,7 @@ use crate::cli::args::Serve;
 use crate::cli::printer::Printer;
 use crate::cli::{Failure, Host, Load};
 use crate::config::Given;
-use crate::serve::Request;
+use crate::serve::{App, Request};
 use crate::spec::image::Base;
 use crate::spec::{ImageSpec, ParameterValue};
 
@@ -25,6 +25,12 @@ pub fn run(
             "`flyte deploy` takes apps as they are declared; `flyte serve` takes overrides".into(),
         ));
     }
+    if !overrides && args.watch {
+        return Err(Failure::Usage(
+            "`flyte deploy` deploys once; `flyte serve --watch` serves again after each change"
+                .into(),
+        ));
+    }
     given.project.clone_from(&args.scope.project);
     given.domain.clone_from(&args.scope.domain);
     if args.local {
@@ -39,6 +45,9 @@ pub fn run(
     };
     let mut request = host.load(&load, &settings)?;
     apply(&mut request, &args)?;
+    if args.watch {
+        return super::watch::run(host, printer, settings, request, args.follow);
+    }
     let server = host.server(settings, printer.reporter())?;
     let app = host.block(async move { Ok(server.serve(request).await?) })?;
     if printer.is_json() {
@@ -51,15 +60,18 @@ pub fn run(
     if !args.follow {
         return Ok(());
     }
-    host.block(async {
-        let mut logs = app.logs(true).await?;
-        while let Some(lines) = logs.next().await? {
-            for line in lines {
-                printer.line(&line.text);
-            }
+    host.block(async { Ok(follow(&app, |line| printer.line(line)).await?) })
+}
+
+/// Hands over what the app writes, from the beginning, for as long as the platform tells.
+pub async fn follow(app: &App, show: impl Fn(&str)) -> Result<(), crate::serve::Error> {
+    let mut logs = app.logs(true).await?;
+    while let Some(lines) = logs.next().await? {
+        for line in lines {
+            show(&line.text);
         }
-        Ok(())
-    })
+    }
+    Ok(())
 }
 
 fn apply(request: &mut Request, args: &Serve) -> Result<(), Failure> {

@@ -51,6 +51,8 @@ pub use explain::{Explained, Reason, Taken};
 pub struct Walked {
     pub files: Vec<FileEntry>,
     pub unusable: Vec<Unusable>,
+    /// The folders that were listed: a change in one of them may change the result.
+    pub folders: Vec<PathBuf>,
     /// What is wrong with the rules, one sentence each.
     pub warnings: Vec<String>,
 }
@@ -189,6 +191,11 @@ impl<'a> Walker<'a> {
         told.unusable.push(Unusable { path, why });
     }
 
+    fn note_listed(&self, path: &Path) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.folders.push(path.to_path_buf());
+    }
+
     fn told(self, files: Vec<FileEntry>) -> Walked {
         let told = self.told.into_inner();
         Walked {
@@ -246,6 +253,7 @@ impl<'a> Walker<'a> {
             }
             Err(error) => return Err(Error::io("list", &folder.path)(error)),
         };
+        self.note_listed(&folder.path);
         let mut marks = Marks::default();
         for entry in &entries {
             marks.note(&entry.file_name());
