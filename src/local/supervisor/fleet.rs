@@ -98,7 +98,7 @@ pub type Outcome = Result<Member, Failure>;
 
 /// What happens to a fleet by itself.
 pub enum Event {
-    Started(Outcome),
+    Started(Box<Outcome>),
     /// The member at this place has ended.
     Ended(usize),
 }
@@ -173,7 +173,7 @@ impl Fleet {
             }
         };
         tokio::select! {
-            outcome = started => Event::Started(outcome),
+            outcome = started => Event::Started(Box::new(outcome)),
             index = ended => Event::Ended(index),
         }
     }

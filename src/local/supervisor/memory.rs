@@ -68,13 +68,21 @@ pub async fn guard(leader: i32, limit: u64, exceeded: Arc<AtomicU64>) {
     let mut look = tokio::time::interval(LOOK);
     loop {
         look.tick().await;
-        let used = used_by(leader);
-        if used > limit {
-            exceeded.store(used, Ordering::Release);
-            sweep::signal_group(leader, Signal::KILL);
+        if kill_if_over(leader, limit, &exceeded) {
             return;
         }
     }
+}
+
+/// Looks once; tells whether the group was over its limit, and so was killed.
+pub fn kill_if_over(leader: i32, limit: u64, exceeded: &AtomicU64) -> bool {
+    let used = used_by(leader);
+    let is_over = used > limit;
+    if is_over {
+        exceeded.store(used, Ordering::Release);
+        sweep::signal_group(leader, Signal::KILL);
+    }
+    is_over
 }
 
 /// Bytes of memory that a process and its descendants hold for themselves.

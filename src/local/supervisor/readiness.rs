@@ -49,6 +49,11 @@ impl Replica {
         if let Some(path) = &health.path {
             self.healthy(address, path, health).await?;
         }
+        // Between two looks it may have taken all at once; it must not serve first and die then.
+        if self.kill_if_over_memory() {
+            let ending = self.ended().await;
+            return Err(self.explain(ending).await);
+        }
         Ok(address)
     }
 

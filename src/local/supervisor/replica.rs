@@ -71,6 +71,9 @@ pub struct Replica {
     ending: watch::Receiver<Option<Ending>>,
     /// Looks after its memory for as long as it is there.
     _guard: Option<AbortOnDropHandle<()>>,
+    memory_limit: Option<u64>,
+    /// The memory for which it was killed.
+    exceeded: Arc<AtomicU64>,
     /// Taken by whoever waits for it to serve.
     pub(super) signs: Option<mpsc::UnboundedReceiver<Signs>>,
     lines: Arc<Mutex<VecDeque<String>>>,
@@ -120,8 +123,10 @@ impl Replica {
             declared_port: launch.declared_port,
             assigned,
             mark: launch.mark,
-            ending: wait(child, limit, exceeded),
+            ending: wait(child, limit, Arc::clone(&exceeded)),
             _guard: guard.map(|guard| AbortOnDropHandle::new(tokio::spawn(guard))),
+            memory_limit: limit,
+            exceeded,
             signs: Some(signs),
             lines,
             output: Some(output),
@@ -145,6 +150,12 @@ impl Replica {
 
     pub fn has_ended(&self) -> bool {
         self.ending.borrow().is_some()
+    }
+
+    /// Looks at its memory now; tells whether it was killed for it.
+    pub(super) fn kill_if_over_memory(&self) -> bool {
+        self.memory_limit
+            .is_some_and(|limit| memory::kill_if_over(self.pid, limit, &self.exceeded))
     }
 
     /// Why it ended before it served.

@@ -158,16 +158,18 @@ impl Task {
             return;
         };
         let failure = match event {
-            Event::Started(Ok(member)) => {
-                fleet.add(member);
-                if fleet.len() < fleet.goal {
-                    self.rising = Some(fleet);
-                } else {
-                    self.promote(fleet);
+            Event::Started(outcome) => match *outcome {
+                Ok(member) => {
+                    fleet.add(member);
+                    if fleet.len() < fleet.goal {
+                        self.rising = Some(fleet);
+                    } else {
+                        self.promote(fleet);
+                    }
+                    return;
                 }
-                return;
-            }
-            Event::Started(Err(failure)) => failure,
+                Err(failure) => failure,
+            },
             Event::Ended(index) => fleet.remove(index).bury().await,
         };
         let revision = fleet.revision;
@@ -278,7 +280,7 @@ impl Task {
 
     async fn on_serving(&mut self, event: Event) {
         match event {
-            Event::Started(outcome) => self.grown(outcome),
+            Event::Started(outcome) => self.grown(*outcome),
             Event::Ended(index) => self.crashed(index).await,
         }
     }
