@@ -158,7 +158,7 @@ async def main():
     async def tick():
         nonlocal ticks
         while True:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.001)
             ticks += 1
 
     ticker = asyncio.create_task(tick())
