@@ -158,19 +158,23 @@ def no_compilers(home):
                 until(lambda entry=entry: not is_alive(int(entry.name)), 10)
 
 
+def tool(name: str) -> str:
+    """A program that the test needs; in CI it must be there, see `.ci/run`."""
+    program = shutil.which(name)
+    if program is None and os.environ.get("CI") != "true":
+        pytest.skip(f"no `{name}` on this machine")
+    assert program, f"`.ci/run` has not installed `{name}`"
+    return program
+
+
 def binary(folder: Path, language: str) -> str:
-    """A server of another language, as a command; skipped where the language is not there."""
+    """A server of another language, as a command."""
     folder.mkdir()
+    program = tool(language)
     if language == "go":
-        program = shutil.which("go")
-        if not program:
-            pytest.skip("no `go` on this machine")
         (folder / "hello.go").write_text(GO)
         subprocess.run([program, "build", "-o", folder / "hello", "hello.go"], cwd=folder, check=True)
         return str(folder / "hello")
-    program = shutil.which("node")
-    if not program:
-        pytest.skip("no `node` on this machine")
     (folder / "hello.js").write_text(NODE)
     return f"{program} {folder / 'hello.js'}"
 
