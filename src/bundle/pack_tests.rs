@@ -3,40 +3,18 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use md5::{Digest as _, Md5};
 
+use super::tests::Project;
 use super::*;
 use crate::files::Digest;
 use crate::files::archive::extract;
 
-/// A project folder, and a cache beside it.
-struct Project {
-    _folder: tempfile::TempDir,
-    beside: PathBuf,
-    root: PathBuf,
-}
-
 impl Project {
-    fn new(files: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let beside = fs::canonicalize(folder.path()).unwrap();
-        let root = beside.join("project");
-        fs::create_dir(&root).unwrap();
-        let project = Self {
-            _folder: folder,
-            beside,
-            root,
-        };
-        for name in files {
-            project.put(name, name.as_bytes());
-        }
-        project
-    }
-
     /// A tree of several frames: many small files and one in pieces.
     fn large() -> Self {
         let project = Self::new(&[]);
@@ -48,12 +26,6 @@ impl Project {
         let pieces: Vec<u8> = (0..700_000_u32).flat_map(u32::to_le_bytes).collect();
         project.put("weights.bin", &pieces[..(2 << 20) + 12_345]);
         project
-    }
-
-    fn put(&self, name: &str, content: &[u8]) {
-        let path = self.root.join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, content).unwrap();
     }
 
     fn list(&self) -> FileList {
@@ -149,8 +121,8 @@ fn awkward() -> Project {
     project.put("empty", b"");
     project.put(&format!("{}/f", vec!["folder"; 50].join("/")), b"deep");
     project.put(&"n".repeat(200), b"long");
-    project.put("big.bin", &b"0123456789abcdef".repeat(400_000));
-    project.put("one-piece.bin", &vec![7; 2 << 20]);
+    project.put("big.bin", b"0123456789abcdef".repeat(400_000));
+    project.put("one-piece.bin", vec![7; 2 << 20]);
     project.put("run.sh", b"#!/bin/sh");
     let executable = fs::Permissions::from_mode(0o700);
     fs::set_permissions(project.root.join("run.sh"), executable).unwrap();

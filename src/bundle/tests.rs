@@ -30,7 +30,7 @@ impl Project {
         project
     }
 
-    pub fn put(&self, name: &str, content: &str) {
+    pub fn put(&self, name: &str, content: impl AsRef<[u8]>) {
         let path = self.root.join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
