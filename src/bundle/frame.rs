@@ -61,15 +61,21 @@ pub(super) fn key(
     let mut hasher = blake3::Hasher::new_derive_key("flyte-rs bundle frame 1");
     hasher.update(format.extension().as_bytes());
     for (segment, digest) in segments.iter().zip(digests) {
-        let file = &list.files()[segment.file];
-        for number in [file.name.len() as u64, file.size, segment.piece as u64] {
-            hasher.update(&number.to_le_bytes());
-        }
-        hasher.update(file.name.as_bytes());
-        hasher.update(&[u8::from(file.executable)]);
+        feed(&mut hasher, &list.files()[segment.file]);
+        hasher.update(&(segment.piece as u64).to_le_bytes());
         hasher.update(digest.as_bytes());
     }
     hasher.finalize().into()
+}
+
+/// Feeds what a bundle keeps of a file beside its content.
+///
+/// The name is preceded by its length, so that no two different lists are fed as the same bytes.
+pub(super) fn feed(hasher: &mut blake3::Hasher, file: &BundleFile) {
+    hasher.update(&(file.name.len() as u64).to_le_bytes());
+    hasher.update(file.name.as_bytes());
+    hasher.update(&[u8::from(file.executable)]);
+    hasher.update(&file.size.to_le_bytes());
 }
 
 /// The raw bytes of a frame, in memory that is used for the next frame again.

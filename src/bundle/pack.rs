@@ -8,8 +8,8 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -22,7 +22,7 @@ use super::ordered;
 use super::store::{FrameNote, Note, Resumption, Store};
 use super::{Error, FileList};
 use crate::files::stat_cache::StatCache;
-use crate::files::{self, Digest};
+use crate::files::{self, Digest, read_in_pieces};
 
 /// More threads than this wait for the disk and for each other.
 const MAX_THREADS: usize = 8;
@@ -86,9 +86,9 @@ impl Archive {
     /// Whether the parts still are what they were when they were written.
     pub fn is_intact(&self) -> bool {
         let mut md5 = Md5::new();
-        let mut buffer = buffer();
         let mut parts = self.parts.iter();
-        let all_read = parts.all(|part| read_into(&mut md5, &part.path, &mut buffer).is_ok());
+        let all_read =
+            parts.all(|part| read_in_pieces(&part.path, |piece| md5.update(piece)).is_ok());
         all_read && <[u8; 16]>::from(md5.finalize()) == self.md5
     }
 
@@ -107,21 +107,6 @@ impl Archive {
                     bytes: frame.bytes,
                 })
                 .collect(),
-        }
-    }
-}
-
-/// Small enough to stay in the cache of a processor between reading and hashing.
-fn buffer() -> Vec<u8> {
-    vec![0; 1 << 17]
-}
-
-fn read_into(md5: &mut Md5, path: &Path, buffer: &mut [u8]) -> io::Result<()> {
-    let mut file = fs::File::open(path)?;
-    loop {
-        match file.read(buffer)? {
-            0 => return Ok(()),
-            count => md5.update(&buffer[..count]),
         }
     }
 }
@@ -145,9 +130,20 @@ pub(super) fn pack_on(
     if let Some(note) = store.note(&fingerprint, format) {
         return Ok(Archive::of(note, format, 0, store));
     }
-    let mut packing = Packing::new(list, format, store);
-    packing.run(threads)?;
-    packing.finish(&fingerprint)
+    let known = Contents::of(list, &StatCache::load(&store.stat_cache()));
+    let mut growing = Growing::new(format, store);
+    let found = make_frames(threads, list, &known, &mut growing)?;
+    let contents = known.with(&found);
+    let archive = growing.finish(contents.digest(list));
+    let settled = Settled::of(list, &found);
+    if !found.is_empty() {
+        settled.save(list, &contents, store)?;
+    }
+    // A file that is not settled may change under the same fingerprint; then the note would be wrong.
+    if settled.is_all() {
+        store.put_note(&fingerprint, &archive.note)?;
+    }
+    Ok(Archive::of(archive.note, format, archive.made_bytes, store))
 }
 
 /// Names the state of the list: equal ones have equal archives, as long as nothing in it was
@@ -156,10 +152,8 @@ pub(super) fn fingerprint(list: &FileList, format: Format) -> Digest {
     let mut hasher = blake3::Hasher::new_derive_key("flyte-rs bundle fingerprint 1");
     hasher.update(format.extension().as_bytes());
     for file in list.files() {
-        hasher.update(&(file.name.len() as u64).to_le_bytes());
-        hasher.update(file.name.as_bytes());
-        hasher.update(&[u8::from(file.executable)]);
-        for number in [file.size, file.stamp.device, file.stamp.inode] {
+        frame::feed(&mut hasher, file);
+        for number in [file.stamp.device, file.stamp.inode] {
             hasher.update(&number.to_le_bytes());
         }
         for number in [file.stamp.modified_ns, file.stamp.changed_ns] {
@@ -216,8 +210,12 @@ impl Contents {
         self.pieces[self.first[segment.file] + segment.piece]
     }
 
-    fn set(&mut self, segment: Segment, digest: Digest) {
-        self.pieces[self.first[segment.file] + segment.piece] = Some(digest);
+    /// Adds what reading has shown.
+    fn with(mut self, found: &[(Segment, Seen)]) -> Self {
+        for (segment, seen) in found {
+            self.pieces[self.first[segment.file] + segment.piece] = Some(seen.digest);
+        }
+        self
     }
 
     /// The pieces of a file, when all are known.
@@ -228,115 +226,96 @@ impl Contents {
             .copied()
             .collect()
     }
+
+    /// One hash of names, executable bits and contents.
+    ///
+    /// Each content is hashed on its own.
+    fn digest(&self, list: &FileList) -> Digest {
+        let mut hasher = blake3::Hasher::new_derive_key("flyte-rs code bundle 2");
+        for (index, file) in list.files().iter().enumerate() {
+            frame::feed(&mut hasher, file);
+            for digest in self.of_file(index, file.size).iter().flatten() {
+                hasher.update(digest.as_bytes());
+            }
+        }
+        hasher.finalize().into()
+    }
 }
 
-struct Packing<'a> {
-    list: &'a FileList,
+/// Which files cannot change without showing it, see [`crate::files::stat_cache::is_settled`].
+struct Settled(Vec<bool>);
+
+impl Settled {
+    fn of(list: &FileList, found: &[(Segment, Seen)]) -> Self {
+        let mut settled = vec![true; list.files().len()];
+        for (segment, seen) in found {
+            settled[segment.file] &= seen.settled;
+        }
+        Self(settled)
+    }
+
+    fn is_all(&self) -> bool {
+        !self.0.contains(&false)
+    }
+
+    /// Remembers what the settled files hold.
+    fn save(&self, list: &FileList, contents: &Contents, store: &Store) -> Result<(), Error> {
+        let known: Vec<_> = list
+            .files()
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| self.0[*index])
+            .filter_map(|(index, file)| {
+                let pieces = contents.of_file(index, file.size)?;
+                Some((frame::state_of(file), pieces))
+            })
+            .collect();
+        let records = known.iter().map(|(state, pieces)| (*state, &pieces[..]));
+        Ok(StatCache::save(&store.stat_cache(), records)?)
+    }
+}
+
+/// The archive while frames are added to its end.
+struct Growing<'a> {
     format: Format,
     store: &'a Store,
-    contents: Contents,
-    /// Files that may change without showing it, see [`crate::files::stat_cache::is_settled`].
-    unsettled: Vec<bool>,
-    anything_read: bool,
     resumption: Resumption,
     md5: Md5,
-    /// For frames that are read back.
-    buffer: Vec<u8>,
+    frames: Vec<FrameNote>,
+    made_bytes: u64,
+}
+
+/// The archive when nothing is added any more.
+struct Grown {
     note: Note,
     made_bytes: u64,
 }
 
-impl<'a> Packing<'a> {
-    fn new(list: &'a FileList, format: Format, store: &'a Store) -> Self {
-        let cache = StatCache::load(&store.stat_cache());
+impl<'a> Growing<'a> {
+    fn new(format: Format, store: &'a Store) -> Self {
         Self {
-            list,
             format,
             store,
-            contents: Contents::of(list, &cache),
-            unsettled: vec![false; list.files().len()],
-            anything_read: false,
             resumption: Resumption::new(store.recent(format)),
             md5: Md5::new(),
-            buffer: buffer(),
-            note: Note {
-                format: format.extension().to_owned(),
-                digest: blake3::hash(b"").into(),
-                md5: [0; 16],
-                bytes: 0,
-                frames: Vec::new(),
-            },
+            frames: Vec::new(),
             made_bytes: 0,
         }
     }
 
-    fn run(&mut self, threads: usize) -> Result<(), Error> {
-        let layout = Layout::of(self.list);
-        // Workers read what was known before; what they find out is kept here until the end.
-        let known = std::mem::replace(
-            &mut self.contents,
-            Contents {
-                first: Vec::new(),
-                pieces: Vec::new(),
-            },
-        );
-        let mut found = Vec::new();
-        let memory = Memory::default();
-        let maker = Maker {
-            list: self.list,
-            format: self.format,
-            store: self.store,
-            known: &known,
-            expected: self.resumption.lengths(),
-            memory: &memory,
-        };
-        let worker = || {
-            Ok(Worker {
-                compressor: Compressor::new(maker.format).map_err(Error::Output)?,
-                raw: Raw::default(),
-            })
-        };
-        ordered::for_each(
-            layout.frames.len(),
-            threads,
-            worker,
-            |worker, index| maker.make(worker, &layout, &layout.frames[index]),
-            |mut made| {
-                for (&segment, seen) in made.segments.iter().zip(&made.seen) {
-                    found.push((segment, *seen));
-                }
-                self.take(&made)?;
-                if let Some(bytes) = made.fresh.take() {
-                    memory.put_back(bytes);
-                }
-                Ok(())
-            },
-        )?;
-        self.contents = known;
-        self.anything_read = !found.is_empty();
-        for (segment, seen) in found {
-            self.contents.set(segment, seen.digest);
-            self.unsettled[segment.file] |= !seen.settled;
-        }
-        Ok(())
-    }
-
-    /// Adds a frame to the end of the archive.
-    fn take(&mut self, made: &Finished) -> Result<(), Error> {
-        let index = self.note.frames.len();
-        let earlier = self.resumption.state(index, &made.key);
+    fn add(&mut self, made: &Finished) -> Result<(), Error> {
+        let earlier = self.resumption.state(self.frames.len(), &made.key);
         if let Some(md5) = earlier.and_then(restore) {
             self.md5 = md5;
         } else if let Some(bytes) = &made.fresh {
             self.md5.update(bytes);
         } else {
             let path = self.store.frame_path(&made.key);
-            read_into(&mut self.md5, &path, &mut self.buffer)
+            read_in_pieces(&path, |piece| self.md5.update(piece))
                 .map_err(files::Error::io("read", &path))?;
         }
         self.made_bytes += made.made_bytes;
-        self.note.bytes += made.bytes;
-        self.note.frames.push(FrameNote {
+        self.frames.push(FrameNote {
             key: made.key,
             bytes: made.bytes,
             md5_state: self.md5.serialize().to_vec(),
@@ -344,57 +323,59 @@ impl<'a> Packing<'a> {
         Ok(())
     }
 
-    fn finish(mut self, fingerprint: &Digest) -> Result<Archive, Error> {
-        self.note.md5 = self.md5.clone().finalize().into();
-        self.note.digest = self.digest();
-        if self.anything_read {
-            self.save_contents()?;
+    fn finish(self, digest: Digest) -> Grown {
+        Grown {
+            note: Note {
+                format: self.format.extension().to_owned(),
+                digest,
+                md5: self.md5.finalize().into(),
+                bytes: self.frames.iter().map(|frame| frame.bytes).sum(),
+                frames: self.frames,
+            },
+            made_bytes: self.made_bytes,
         }
-        // An unsettled file may change under the same fingerprint; then the note would be wrong.
-        if !self.unsettled.contains(&true) {
-            self.store.put_note(fingerprint, &self.note)?;
-        }
-        Ok(Archive::of(
-            self.note,
-            self.format,
-            self.made_bytes,
-            self.store,
-        ))
     }
+}
 
-    /// One hash of names, executable bits and contents.
-    ///
-    /// Each name is preceded by its length and each content is hashed on its own, so that no two
-    /// different lists are fed as the same bytes.
-    fn digest(&self) -> Digest {
-        let mut hasher = blake3::Hasher::new_derive_key("flyte-rs code bundle 2");
-        for (index, file) in self.list.files().iter().enumerate() {
-            hasher.update(&(file.name.len() as u64).to_le_bytes());
-            hasher.update(file.name.as_bytes());
-            hasher.update(&[u8::from(file.executable)]);
-            hasher.update(&file.size.to_le_bytes());
-            for digest in self.contents.of_file(index, file.size).iter().flatten() {
-                hasher.update(digest.as_bytes());
+/// Makes all frames and adds them in their order; tells what reading has shown.
+fn make_frames(
+    threads: usize,
+    list: &FileList,
+    known: &Contents,
+    growing: &mut Growing<'_>,
+) -> Result<Vec<(Segment, Seen)>, Error> {
+    let layout = Layout::of(list);
+    let mut found = Vec::new();
+    let memory = Memory::default();
+    let maker = Maker {
+        list,
+        format: growing.format,
+        store: growing.store,
+        known,
+        expected: growing.resumption.lengths(),
+        memory: &memory,
+    };
+    let worker = || {
+        Ok(Worker {
+            compressor: Compressor::new(maker.format).map_err(Error::Output)?,
+            raw: Raw::default(),
+        })
+    };
+    ordered::for_each(
+        layout.frames.len(),
+        threads,
+        worker,
+        |worker, index| maker.make(worker, &layout, &layout.frames[index]),
+        |mut made| {
+            growing.add(&made)?;
+            found.extend(made.segments.iter().copied().zip(made.seen));
+            if let Some(bytes) = made.fresh.take() {
+                memory.put_back(bytes);
             }
-        }
-        hasher.finalize().into()
-    }
-
-    fn save_contents(&self) -> Result<(), Error> {
-        let settled: Vec<_> = self
-            .list
-            .files()
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| !self.unsettled[*index])
-            .filter_map(|(index, file)| {
-                let pieces = self.contents.of_file(index, file.size)?;
-                Some((frame::state_of(file), pieces))
-            })
-            .collect();
-        let records = settled.iter().map(|(state, pieces)| (*state, &pieces[..]));
-        Ok(StatCache::save(&self.store.stat_cache(), records)?)
-    }
+            Ok(())
+        },
+    )?;
+    Ok(found)
 }
 
 fn restore(state: &[u8]) -> Option<Md5> {

@@ -20,6 +20,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Code, Diagnostic, Retry};
 
+/// How much of a file is read at once where it only passes through.
+const READ_BYTES: usize = 1 << 17;
+
 /// What can go wrong with files and archives.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -165,6 +168,18 @@ impl TryFrom<String> for Digest {
 impl From<Digest> for String {
     fn from(digest: Digest) -> Self {
         digest.to_string()
+    }
+}
+
+/// Hands the content of a file over in pieces, which stay in the cache of the processor.
+pub fn read_in_pieces(path: &Path, mut take: impl FnMut(&[u8])) -> io::Result<()> {
+    let mut file = File::open(path)?;
+    let mut buffer = vec![0; READ_BYTES];
+    loop {
+        match fill(&mut file, &mut buffer)? {
+            0 => return Ok(()),
+            count => take(&buffer[..count]),
+        }
     }
 }
 

@@ -14,6 +14,10 @@ use crate::spec::{AppSpec, CopyStyle, ImageSpec};
 
 /// A bundle larger than this is worth a word.
 const LARGE_BYTES: u64 = 50_000_000;
+/// Looks at the files before it is said that they do not stop changing.
+const ATTEMPTS: u32 = 4;
+/// What an editor needs to finish saving.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Where the code of a deployment lies.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,11 +25,6 @@ pub struct Bundled {
     pub uri: String,
     pub digest: String,
 }
-
-/// Looks at the files before it is said that they do not stop changing.
-const ATTEMPTS: u32 = 4;
-/// What an editor needs to finish saving.
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// The files that go into the bundle; `None` where there is none to make.
 pub fn choose(plan: &Plan) -> Result<Option<FileList>, Error> {
@@ -262,7 +261,7 @@ fn repack(plan: &Plan, packed: Packed) -> Result<Option<Packed>, Error> {
 /// Our runtime reads both formats. That of the PyPI SDK, which any other image may hold, calls
 /// `tar`, and `tar` needs a program for zstd that small images do not have.
 fn format(plan: &Plan) -> Format {
-    let is_ours = |spec: &crate::spec::AppSpec| match spec.image {
+    let is_ours = |spec: &AppSpec| match spec.image {
         ImageSpec::Declared(_) => plan.local,
         ImageSpec::Uri(_) => false,
     };
@@ -273,12 +272,18 @@ fn format(plan: &Plan) -> Format {
     }
 }
 
-/// Writes the bundle to a place that the user named, without sending it anywhere.
-pub fn copy_out(plan: &Plan, cache: &Path, target: &Path) -> Result<Option<PathBuf>, Error> {
+/// Writes the bundle to a place that the user named, without sending it anywhere; tells what is in
+/// it and where it lies.
+pub fn copy_out(
+    plan: &Plan,
+    cache: &Path,
+    target: &Path,
+) -> Result<Option<(FileList, PathBuf)>, Error> {
     let Some(packed) = pack(plan, cache)? else {
         return Ok(None);
     };
-    copy(&packed.archive, target).map(Some)
+    let path = copy(&packed.archive, target)?;
+    Ok(Some((packed.files, path)))
 }
 
 fn copy(archive: &Archive, target: &Path) -> Result<PathBuf, Error> {

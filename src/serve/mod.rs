@@ -334,7 +334,10 @@ impl Server {
 
     /// Shows what serving would do, and does nothing.
     fn rehearse(&self, plan: &Plan) -> Result<App, Error> {
-        let files = bundling::choose(plan)?;
+        let (files, written) = match &plan.options.copy_bundle_to {
+            Some(target) => bundling::copy_out(plan, &self.settings.home.cache(), target)?.unzip(),
+            None => (bundling::choose(plan)?, None),
+        };
         let bundle = match &files {
             Some(files) => format!(
                 "{}, {}",
@@ -350,9 +353,7 @@ impl Server {
         if let Some(files) = &files {
             self.warn_of_size(files);
         }
-        if let Some(target) = &plan.options.copy_bundle_to
-            && let Some(path) = bundling::copy_out(plan, &self.settings.home.cache(), target)?
-        {
+        if let Some(path) = written {
             self.report(Progress::Note(format!(
                 "bundle written to `{}`",
                 path.display()

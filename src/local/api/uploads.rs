@@ -20,6 +20,7 @@ use md5::{Digest, Md5};
 use tokio::io::AsyncWriteExt;
 
 use super::Api;
+use crate::files::read_in_pieces;
 use crate::wire::dataproxy::{self, DataProxyService};
 
 /// Names the position in an upload, in bytes.
@@ -181,17 +182,12 @@ async fn go_on(path: &Path, md5: &str, offset: u64, body: Body) -> Result<(), Re
 }
 
 fn hash_of(path: &Path) -> std::io::Result<(Md5, u64)> {
-    let mut file = std::fs::File::open(path)?;
-    let (mut hash, mut bytes, mut buffer) = (Md5::new(), 0, vec![0; 1 << 18]);
-    loop {
-        match std::io::Read::read(&mut file, &mut buffer)? {
-            0 => return Ok((hash, bytes)),
-            count => {
-                hash.update(&buffer[..count]);
-                bytes += count as u64;
-            }
-        }
-    }
+    let (mut hash, mut bytes) = (Md5::new(), 0);
+    read_in_pieces(path, |piece| {
+        hash.update(piece);
+        bytes += piece.len() as u64;
+    })?;
+    Ok((hash, bytes))
 }
 
 /// Adds the body to what `temporary` holds, whose hash is given, and puts it in its place.

@@ -16,7 +16,7 @@ use super::fleet::{self, Event, Fleet, Folders, Member, Outcome, Yard};
 use super::logs::Record;
 use crate::error::{Code, with_causes};
 use crate::local::gateway::{AppListener, Target};
-use crate::local::store::{self, Revision};
+use crate::local::store::{self, AppRow, Revision};
 use crate::wire::app::status::{DeploymentStatus, Substate};
 use crate::wire::status;
 
@@ -256,26 +256,19 @@ impl Task {
         }
     }
 
+    /// What is stored of the app; nothing where that cannot be read.
+    fn row(&self) -> Option<AppRow> {
+        let store = &self.yard.workshop.store;
+        store.app(&self.yard.key).ok().flatten()
+    }
+
     /// The revision that served before, where it is not the one that failed.
     fn fallback(&self, failed: Revision) -> Option<Revision> {
-        let row = self
-            .yard
-            .workshop
-            .store
-            .app(&self.yard.key)
-            .ok()
-            .flatten()?;
-        row.serving.filter(|serving| *serving != failed)
+        self.row()?.serving.filter(|serving| *serving != failed)
     }
 
     fn is_serving_revision(&self, revision: Revision) -> bool {
-        self.yard
-            .workshop
-            .store
-            .app(&self.yard.key)
-            .ok()
-            .flatten()
-            .is_some_and(|row| row.serving == Some(revision))
+        self.row().is_some_and(|row| row.serving == Some(revision))
     }
 
     async fn on_serving(&mut self, event: Event) {
@@ -468,12 +461,7 @@ impl Task {
         self.end_processes().await;
         self.crashes = 0;
         let revision = self
-            .yard
-            .workshop
-            .store
-            .app(&self.yard.key)
-            .ok()
-            .flatten()
+            .row()
             .map_or(0, |row| row.serving.unwrap_or(row.latest));
         self.note(
             revision,
