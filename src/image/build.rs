@@ -6,11 +6,12 @@ use std::process::Stdio;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
+use super::digest::Sight;
 use super::env::{Manifest, Progress, Sink, Toolchain};
 use super::error::Error;
 use super::hash::folder_of;
 use super::plan::{Copy, Plan, Step, Work};
-use super::{digest, python, sdk, system, uv};
+use super::{python, sdk, system, uv};
 
 /// Makes a requirement of `flyte` by another package hold nothing: ours is put in afterwards.
 const OVERRIDES: &str = "flyte ; python_version < '0'\n";
@@ -59,11 +60,11 @@ pub(super) async fn build(
     for step in &plan.steps {
         build.step(step).await?;
     }
-    let (payload, copies) = (toolchain.sdk.clone(), plan.copies);
+    let (payload, copies, ignore) = (toolchain.sdk.clone(), plan.copies, plan.ignore);
     let target = env.to_path_buf();
     let sources = off_thread(move || {
         sdk::place(&payload, &target)?;
-        snapshot(copies, &target)
+        snapshot(copies, &Sight::new(ignore), &target)
     });
     Ok(Manifest {
         env_vars: plan.env_vars,
@@ -73,12 +74,16 @@ pub(super) async fn build(
     })
 }
 
-fn snapshot(copies: Vec<Copy>, env: &Path) -> Result<Vec<super::env::Source>, Error> {
+fn snapshot(
+    copies: Vec<Copy>,
+    sight: &Sight,
+    env: &Path,
+) -> Result<Vec<super::env::Source>, Error> {
     let mut sources = Vec::with_capacity(copies.len());
     for Copy { src, source } in copies {
         let to = env.join(&source.stored);
         if source.is_folder {
-            digest::copy_tree(&src, &to)?;
+            sight.copy_tree(&src, &to)?;
         } else {
             let folder = folder_of(&to);
             std::fs::create_dir_all(&folder).map_err(Error::store("create", &folder))?;

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::build;
 use super::error::Error;
-use super::hash::{DEFAULT_NAME, ImageHash, content_hash};
+use super::hash::{DEFAULT_NAME, ImageHash, remembered_hash};
 use super::plan::{self, Plan};
 use crate::spec::{Image, PythonVersion};
 
@@ -312,7 +312,7 @@ pub fn locate(home: &Path, uri: &str) -> Option<PathBuf> {
 /// The URI of the environment for `image`, and whether it is there; nothing is built.
 pub fn peek(toolchain: &Toolchain, image: &Image) -> Result<(String, bool), Error> {
     plan::refuse(image)?;
-    let slot = Slot::new(toolchain, image, &content_hash(image)?);
+    let slot = Slot::new(toolchain, image, &remembered_hash(image, &toolchain.home)?);
     let environment = slot.environment(true, Vec::new());
     Ok((environment.uri, slot.finished().is_some()))
 }
@@ -327,8 +327,8 @@ pub async fn ensure(
     progress: &(dyn Fn(Progress<'_>) + Send + Sync),
 ) -> Result<Environment, Error> {
     plan::refuse(image)?;
-    let declared = image.clone();
-    let content = build::off_thread(move || content_hash(&declared)).await?;
+    let (declared, home) = (image.clone(), toolchain.home.clone());
+    let content = build::off_thread(move || remembered_hash(&declared, &home)).await?;
     let slot = Slot::new(toolchain, image, &content);
     if let (false, Some(environment)) = (force, slot.finished()) {
         return Ok(environment);
@@ -359,6 +359,7 @@ pub async fn ensure(
 
 #[cfg(test)]
 mod tests {
+    use super::super::hash::content_hash;
     use super::*;
     use crate::error::{Code, Diagnostic};
     use crate::spec::image::Base;

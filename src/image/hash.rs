@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::digest::{self, Sight};
 use super::error::Error;
+use super::ignore::Ignore;
 use super::requirement::{self, Line};
-use super::{digest, script};
+use super::script;
 use crate::spec::image::Base;
 use crate::spec::{Image, InstallMode, InstallOptions, Layer, SecretRef};
 
@@ -128,9 +130,49 @@ enum CanonicalLayer<'a> {
 
 /// The hash of everything that decides what the image holds. Reads the files that it names.
 pub fn content_hash(image: &Image) -> Result<ImageHash, Error> {
+    hash_with(image, &Sight::new(Ignore::of_image(image)?))
+}
+
+/// As [`content_hash`]; files that have not changed since the last look are not read again.
+///
+/// What was seen is kept below `home`.
+pub fn remembered_hash(image: &Image, home: &Path) -> Result<ImageHash, Error> {
+    if !image.layers.iter().any(names_a_folder) {
+        return content_hash(image);
+    }
+    let key = ImageHash::of(format!("{image:?}").as_bytes());
+    let cache = home.join("cache/images/seen").join(key.tag());
+    let sight = Sight::new(Ignore::of_image(image)?).remembering(&cache);
+    let hash = hash_with(image, &sight)?;
+    sight.remember(&cache);
+    Ok(hash)
+}
+
+fn names_a_folder(layer: &Layer) -> bool {
+    match layer {
+        Layer::SourceFolder { .. } => true,
+        Layer::UvProject { mode, .. }
+        | Layer::PoetryProject { mode, .. }
+        | Layer::PixiProject { mode, .. } => *mode == InstallMode::InstallProject,
+        Layer::PipPackages { .. }
+        | Layer::Requirements { .. }
+        | Layer::UvScript { .. }
+        | Layer::PixiScript { .. }
+        | Layer::Wheels { .. }
+        | Layer::AptPackages { .. }
+        | Layer::Commands { .. }
+        | Layer::EnvVars(_)
+        | Layer::Workdir(_)
+        | Layer::SourceFile { .. }
+        | Layer::CodeBundle { .. }
+        | Layer::DockerIgnore(_) => false,
+    }
+}
+
+fn hash_with(image: &Image, sight: &Sight) -> Result<ImageHash, Error> {
     let mut layers = Vec::with_capacity(image.layers.len());
     for layer in &image.layers {
-        layers.extend(canonical_layer(layer)?);
+        layers.extend(canonical_layer(layer, sight)?);
     }
     let has_script =
         |layer: &Layer| matches!(layer, Layer::UvScript { .. } | Layer::PixiScript { .. });
@@ -169,27 +211,38 @@ fn canonical_base(base: &Base) -> Result<CanonicalBase<'_>, Error> {
         Base::Ref(name) => CanonicalBase::Ref(name),
         Base::Dockerfile(file) => CanonicalBase::Dockerfile {
             text: digest::file(file)?,
-            context: digest::tree(&folder_of(file))?,
+            context: Sight::new(Ignore::of_dockerfile(file)?).tree(&folder_of(file))?,
         },
     })
 }
 
-fn canonical_layer(layer: &Layer) -> Result<Option<CanonicalLayer<'_>>, Error> {
+fn canonical_layer<'a>(
+    layer: &'a Layer,
+    sight: &Sight,
+) -> Result<Option<CanonicalLayer<'a>>, Error> {
     match layer {
-        Layer::PipPackages { packages, options } => pip(packages, options),
-        Layer::Requirements { file, options } => requirements(file, options),
+        Layer::PipPackages { packages, options } => pip(packages, options, sight),
+        Layer::Requirements { file, options } => requirements(file, options, sight),
         Layer::UvProject {
             pyproject,
             lock,
             mode,
             options,
-        } => project("uv", None, pyproject, lock.as_deref(), *mode, options),
+        } => project(
+            "uv",
+            None,
+            pyproject,
+            lock.as_deref(),
+            *mode,
+            options,
+            sight,
+        ),
         Layer::PoetryProject {
             pyproject,
             lock,
             mode,
             options,
-        } => project("poetry", None, pyproject, Some(lock), *mode, options),
+        } => project("poetry", None, pyproject, Some(lock), *mode, options, sight),
         Layer::PixiProject {
             manifest,
             lock,
@@ -203,8 +256,9 @@ fn canonical_layer(layer: &Layer) -> Result<Option<CanonicalLayer<'_>>, Error> {
             lock.as_deref(),
             *mode,
             options,
+            sight,
         ),
-        Layer::UvScript { script, options } => uv_script(script, options),
+        Layer::UvScript { script, options } => uv_script(script, options, sight),
         Layer::PixiScript {
             script,
             environment,
@@ -234,8 +288,8 @@ fn canonical_layer(layer: &Layer) -> Result<Option<CanonicalLayer<'_>>, Error> {
         Layer::EnvVars(pairs) => Ok(CanonicalLayer::EnvVars(pairs)),
         Layer::Workdir(path) => Ok(CanonicalLayer::Workdir(path)),
         Layer::SourceFile { src, dst } => source_file(src, dst),
-        Layer::SourceFolder { src, dst } => source_folder(src, dst),
-        // Code travels in the bundle, and ignore rules only concern what a container would copy.
+        Layer::SourceFolder { src, dst } => source_folder(src, dst, sight),
+        // Code travels in the bundle, and ignore rules count by what they leave out.
         Layer::CodeBundle { .. } | Layer::DockerIgnore(_) => return Ok(None),
     }
     .map(Some)
@@ -244,17 +298,22 @@ fn canonical_layer(layer: &Layer) -> Result<Option<CanonicalLayer<'_>>, Error> {
 fn pip<'a>(
     packages: &'a [String],
     options: &'a InstallOptions,
+    sight: &Sight,
 ) -> Result<CanonicalLayer<'a>, Error> {
     Ok(CanonicalLayer::Pip {
         packages,
-        local: local_digests(packages.iter().map(String::as_str), Path::new("."))?,
+        local: local_digests(packages.iter().map(String::as_str), Path::new("."), sight)?,
         options: canonical_options(options),
     })
 }
 
-fn requirements<'a>(file: &Path, options: &'a InstallOptions) -> Result<CanonicalLayer<'a>, Error> {
+fn requirements<'a>(
+    file: &Path,
+    options: &'a InstallOptions,
+    sight: &Sight,
+) -> Result<CanonicalLayer<'a>, Error> {
     Ok(CanonicalLayer::Requirements {
-        files: requirement_digests(file)?,
+        files: requirement_digests(file, sight)?,
         options: canonical_options(options),
     })
 }
@@ -266,21 +325,26 @@ fn project<'a>(
     lock: Option<&Path>,
     mode: InstallMode,
     options: &'a InstallOptions,
+    sight: &Sight,
 ) -> Result<CanonicalLayer<'a>, Error> {
     Ok(CanonicalLayer::Project {
         tool,
         environment,
-        content: project_digests(manifest, lock, mode)?,
+        content: project_digests(manifest, lock, mode, sight)?,
         installs_project: mode == InstallMode::InstallProject,
         options: canonical_options(options),
     })
 }
 
-fn uv_script<'a>(script: &Path, options: &'a InstallOptions) -> Result<CanonicalLayer<'a>, Error> {
+fn uv_script<'a>(
+    script: &Path,
+    options: &'a InstallOptions,
+    sight: &Sight,
+) -> Result<CanonicalLayer<'a>, Error> {
     Ok(CanonicalLayer::Script {
         tool: "uv",
         environment: None,
-        header: script_digest(script)?,
+        header: script_digest(script, sight)?,
         lock: None,
         options: canonical_options(options),
     })
@@ -325,9 +389,9 @@ fn source_file<'a>(src: &Path, dst: &'a str) -> Result<CanonicalLayer<'a>, Error
     })
 }
 
-fn source_folder<'a>(src: &Path, dst: &'a str) -> Result<CanonicalLayer<'a>, Error> {
+fn source_folder<'a>(src: &Path, dst: &'a str, sight: &Sight) -> Result<CanonicalLayer<'a>, Error> {
     Ok(CanonicalLayer::SourceFolder {
-        content: digest::tree(src)?,
+        content: sight.tree(src)?,
         dst,
     })
 }
@@ -379,15 +443,16 @@ pub(super) fn file_name(path: &Path) -> String {
 fn local_digests<'a>(
     requirements: impl Iterator<Item = &'a str>,
     base: &Path,
+    sight: &Sight,
 ) -> Result<Vec<String>, Error> {
     requirements
         .filter_map(|text| requirement::local_path(text, base))
-        .map(|path| digest::any(&path))
+        .map(|path| sight.any(&path))
         .collect()
 }
 
 /// Digests of a requirements file, the files it includes and the local packages it names.
-fn requirement_digests(file: &Path) -> Result<Vec<String>, Error> {
+fn requirement_digests(file: &Path, sight: &Sight) -> Result<Vec<String>, Error> {
     let mut digests = Vec::new();
     let mut seen = BTreeSet::new();
     let mut waiting = vec![file.to_path_buf()];
@@ -403,7 +468,7 @@ fn requirement_digests(file: &Path) -> Result<Vec<String>, Error> {
                 Line::Include(url) if url.contains("://") => {}
                 Line::Include(other) => waiting.push(folder.join(other)),
                 Line::Requirement(text) => {
-                    digests.extend(local_digests(std::iter::once(text), &folder)?);
+                    digests.extend(local_digests(std::iter::once(text), &folder, sight)?);
                 }
             }
         }
@@ -415,16 +480,17 @@ fn project_digests(
     manifest: &Path,
     lock: Option<&Path>,
     mode: InstallMode,
+    sight: &Sight,
 ) -> Result<Vec<String>, Error> {
     let mut digests = vec![digest::file(manifest)?];
     digests.push(lock.map(digest::file).transpose()?.unwrap_or_default());
     match mode {
         InstallMode::DependenciesOnly => {}
-        InstallMode::InstallProject => digests.push(digest::tree(&folder_of(manifest))?),
+        InstallMode::InstallProject => digests.push(sight.tree(&folder_of(manifest))?),
     }
     let text = std::fs::read_to_string(manifest).map_err(Error::unreadable(manifest))?;
     for path in source_paths(&text) {
-        digests.push(digest::any(&folder_of(manifest).join(path))?);
+        digests.push(sight.any(&folder_of(manifest).join(path))?);
     }
     Ok(digests)
 }
@@ -446,12 +512,13 @@ fn source_paths(manifest: &str) -> Vec<String> {
         .collect()
 }
 
-fn script_digest(path: &Path) -> Result<String, Error> {
+fn script_digest(path: &Path, sight: &Sight) -> Result<String, Error> {
     let header = script::block(path)?;
     let script = script::read(path, false)?;
     let local = local_digests(
         script.dependencies.iter().map(String::as_str),
         &folder_of(path),
+        sight,
     )?;
     Ok(format!("{header}\0{}", local.join("\0")))
 }
@@ -494,11 +561,11 @@ pub(super) fn wheels(package: &str, folder: &Path) -> Result<Vec<PathBuf>, Error
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::spec::PythonVersion;
 
-    fn image(layers: Vec<Layer>) -> Image {
+    pub(in crate::image) fn image(layers: Vec<Layer>) -> Image {
         Image {
             name: None,
             registry: None,
@@ -678,7 +745,8 @@ mod tests {
             style: crate::spec::CopyStyle::All,
             dst: ".".into(),
         };
-        let ignore = Layer::DockerIgnore("/nowhere".into());
+        let rules = tempfile::NamedTempFile::new().unwrap();
+        let ignore = Layer::DockerIgnore(rules.path().into());
         assert_eq!(hash(&image(vec![bundle, ignore])), hash(&image(vec![])));
     }
 }

@@ -9,6 +9,7 @@ mod digest;
 pub mod env;
 mod error;
 mod hash;
+mod ignore;
 mod plan;
 mod python;
 mod requirement;
@@ -18,4 +19,4 @@ mod system;
 mod uv;
 
 pub use error::Error;
-pub use hash::{ImageHash, content_hash, uri};
+pub use hash::{ImageHash, content_hash, remembered_hash, uri};

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::env::Source;
 use super::error::Error;
 use super::hash::{file_name, folder_of, secret_env_var, wheels};
+use super::ignore::Ignore;
 use super::python::Asked;
 use super::requirement::{self, Line};
 use super::script;
@@ -60,6 +61,8 @@ pub(super) struct Plan {
     pub system_packages: Vec<String>,
     pub steps: Vec<Step>,
     pub copies: Vec<Copy>,
+    /// What of the folders to copy is left out.
+    pub ignore: Ignore,
     pub env_vars: Vec<(String, String)>,
     pub workdir: Option<String>,
     pub notes: Vec<String>,
@@ -163,6 +166,7 @@ impl Plan {
             system_packages: Vec::new(),
             steps: Vec::new(),
             copies: Vec::new(),
+            ignore: Ignore::of_image(image)?,
             env_vars: Vec::new(),
             workdir: None,
             notes: Vec::new(),

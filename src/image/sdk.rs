@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::digest::{self, Kind};
+use super::digest::{Kind, Sight};
 use super::env::SdkPayload;
 use super::error::Error;
 
@@ -53,7 +53,7 @@ fn place_entry(entry: &Path, target: &Path) -> Result<(), Error> {
         std::fs::remove_dir_all(target).map_err(Error::store("replace", target))?;
     }
     std::fs::create_dir_all(target).map_err(Error::store("create", target))?;
-    for found in digest::walk(entry)? {
+    for found in Sight::default().walk(entry)? {
         let to = target.join(&found.path);
         match found.kind {
             Kind::Folder => std::fs::create_dir_all(&to).map_err(Error::store("create", &to))?,
