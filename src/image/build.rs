@@ -10,7 +10,9 @@ use super::digest::Sight;
 use super::env::{Manifest, Progress, Sink, Toolchain};
 use super::error::Error;
 use super::hash::folder_of;
+use super::pins::Pins;
 use super::plan::{Copy, Plan, Step, Work};
+use super::workspace::Workspace;
 use super::{python, sdk, system, uv};
 
 /// Makes a requirement of `flyte` by another package hold nothing: ours is put in afterwards.
@@ -20,6 +22,8 @@ const OVERRIDES: &str = "flyte ; python_version < '0'\n";
 struct Build<'a> {
     toolchain: &'a Toolchain,
     env: &'a Path,
+    /// Constraints on what may be installed.
+    pins: Option<&'a Path>,
     progress: &'a Sink<'a>,
     scratch: TempDir,
     overrides: PathBuf,
@@ -34,9 +38,12 @@ pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Sen
 }
 
 /// Builds at `env`, which must not exist, and says what the marker should hold.
+///
+/// Held to the versions of `pins`; where there are none yet, they are made.
 pub(super) async fn build(
     toolchain: &Toolchain,
     plan: Plan,
+    pins: &Pins,
     env: &Path,
     progress: &Sink<'_>,
 ) -> Result<Manifest, Error> {
@@ -55,10 +62,13 @@ pub(super) async fn build(
     for note in &notes {
         progress(Progress::Note(note));
     }
-    let build = Build::new(toolchain, env, progress)?;
+    let build = Build::new(toolchain, env, pins.known(), progress)?;
     build.venv(&choice.exe).await?;
     for step in &plan.steps {
         build.step(step).await?;
+    }
+    if build.pins.is_none() {
+        pins.keep(env)?;
     }
     let (payload, copies, ignore) = (toolchain.sdk.clone(), plan.copies, plan.ignore);
     let target = env.to_path_buf();
@@ -95,7 +105,12 @@ fn snapshot(
 }
 
 impl<'a> Build<'a> {
-    fn new(toolchain: &'a Toolchain, env: &'a Path, progress: &'a Sink<'a>) -> Result<Self, Error> {
+    fn new(
+        toolchain: &'a Toolchain,
+        env: &'a Path,
+        pins: Option<&'a Path>,
+        progress: &'a Sink<'a>,
+    ) -> Result<Self, Error> {
         let scratch =
             tempfile::tempdir().map_err(Error::store("write to", std::env::temp_dir()))?;
         let overrides = scratch.path().join("overrides.txt");
@@ -103,6 +118,7 @@ impl<'a> Build<'a> {
         Ok(Self {
             toolchain,
             env,
+            pins,
             progress,
             scratch,
             overrides,
@@ -125,7 +141,11 @@ impl<'a> Build<'a> {
     async fn step(&self, step: &Step) -> Result<(), Error> {
         match &step.work {
             Work::Pip { targets, folder } => self.pip(step, targets, folder.as_deref(), true).await,
-            Work::Sync { pyproject, lock } => self.sync(step, pyproject, lock).await,
+            Work::Sync {
+                pyproject,
+                lock,
+                siblings,
+            } => self.sync(step, pyproject, lock, siblings).await,
             Work::Poetry { folder } => self.poetry(step, folder).await,
         }
     }
@@ -142,6 +162,9 @@ impl<'a> Build<'a> {
             .arg(self.python())
             .arg("--overrides")
             .arg(&self.overrides);
+        if let Some(pins) = self.pins {
+            command.arg("--constraints").arg(pins);
+        }
         if with_flags {
             command.args(&step.flags);
         }
@@ -155,7 +178,13 @@ impl<'a> Build<'a> {
 
     /// `uv sync` rather than an exported list: only it honours the indexes that a lock names for
     /// single packages, and `extra_args` are its arguments.
-    async fn sync(&self, step: &Step, pyproject: &Path, lock: &Path) -> Result<(), Error> {
+    async fn sync(
+        &self,
+        step: &Step,
+        pyproject: &Path,
+        lock: &Path,
+        siblings: &[String],
+    ) -> Result<(), Error> {
         let project = self.project_folder(pyproject, lock)?;
         let mut command = uv::uv(
             &self.toolchain.uv,
@@ -173,6 +202,8 @@ impl<'a> Build<'a> {
             .arg("--project")
             .arg(&project)
             .args(step.flags.iter().filter(|flag| !is_set_by_us(flag)))
+            // uv keys its build of a folder on the manifest's time stamp and would miss edited code.
+            .args(siblings.iter().flat_map(|name| ["--refresh-package", name]))
             .current_dir(&project)
             .env("UV_PROJECT_ENVIRONMENT", self.env);
         pass_secrets(&mut command, step);
@@ -182,7 +213,8 @@ impl<'a> Build<'a> {
     /// The folder to sync: the project's own, or a copy when its lock has another name or place.
     fn project_folder(&self, pyproject: &Path, lock: &Path) -> Result<PathBuf, Error> {
         let folder = folder_of(pyproject);
-        if lock == folder.join("uv.lock") {
+        let shared = Workspace::of(pyproject)?.map(|workspace| workspace.lock());
+        if lock == folder.join("uv.lock") || shared.as_deref() == Some(lock) {
             return Ok(folder);
         }
         for (from, name) in [(pyproject, "pyproject.toml"), (lock, "uv.lock")] {
@@ -241,6 +273,7 @@ impl<'a> Build<'a> {
             installer,
             status: outcome.status,
             tail: outcome.tail,
+            held_by: self.pins.map(Path::to_path_buf),
         })
     }
 }

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::build;
 use super::error::Error;
 use super::hash::{DEFAULT_NAME, ImageHash, remembered_hash};
+use super::pins::Pins;
 use super::plan::{self, Plan};
 use crate::spec::{Image, PythonVersion};
 
@@ -339,8 +340,9 @@ pub async fn ensure(
         return Ok(environment);
     }
     let plan = Plan::new(image)?;
+    let pins = Pins::of(&toolchain.home, &content, force);
     slot.clear()?;
-    match build::build(toolchain, plan, &slot.path, progress).await {
+    match build::build(toolchain, plan, &pins, &slot.path, progress).await {
         Ok(manifest) => {
             slot.finish(&manifest)?;
             if let Err(error) = build::compile_in_background(&slot.path) {
@@ -502,6 +504,45 @@ mod tests {
             assert_eq!(again.notes, built.notes);
         }
         assert!(fastest < Duration::from_millis(1), "{fastest:?}");
+    }
+
+    #[tokio::test]
+    async fn a_later_build_is_held_to_the_versions_of_the_first() {
+        let Some(world) = World::new() else { return };
+        let image = world.image(&["six"]);
+        let pins = Pins::of(&world.toolchain.home, &content_hash(&image).unwrap(), false);
+        let built = ensure(&world.toolchain, &image, false, &quiet)
+            .await
+            .unwrap();
+        let resolved = std::fs::read_to_string(pins.known().unwrap()).unwrap();
+        assert!(resolved.starts_with("six=="), "{resolved}");
+        let version = async || {
+            let site = super::super::sdk::site_packages(&built.path).unwrap();
+            let python = tokio::process::Command::new(&built.python)
+                .args(["-c", "import six; print(six.__version__)"])
+                .current_dir(site)
+                .output();
+            String::from_utf8(python.await.unwrap().stdout).unwrap()
+        };
+        // As if it had been built when that was the newest.
+        std::fs::write(pins.known().unwrap(), "six==1.16.0\n").unwrap();
+        std::fs::remove_dir_all(&built.path).unwrap();
+        ensure(&world.toolchain, &image, false, &quiet)
+            .await
+            .unwrap();
+        assert_eq!(version().await.trim(), "1.16.0");
+        ensure(&world.toolchain, &image, true, &quiet)
+            .await
+            .unwrap();
+        assert_eq!(format!("six=={}", version().await), resolved);
+
+        std::fs::write(pins.known().unwrap(), "six==0.0.1\n").unwrap();
+        std::fs::remove_dir_all(&built.path).unwrap();
+        let error = ensure(&world.toolchain, &image, false, &quiet)
+            .await
+            .unwrap_err();
+        let hints = error.hints().join("\n");
+        assert!(hints.contains("`flyte build --force`"), "{error}: {hints}");
     }
 
     #[tokio::test]
@@ -681,6 +722,42 @@ mod tests {
             assert_eq!(printed(&world, layers, code).await, value.to_string());
         }
         assert!(!folder.join(".venv").exists());
+    }
+
+    #[tokio::test]
+    async fn members_of_a_workspace_are_installed_as_they_are_now() {
+        let Some(world) = World::new() else { return };
+        let root = world.dir.path().join("workspace");
+        let member = |name: &str, depends: &str| {
+            let folder = root.join(name);
+            std::fs::create_dir_all(&folder).unwrap();
+            let text = format!(
+                "[project]\nname = \"{name}\"\nversion = \"1\"\nrequires-python = \">=3.9\"\ndependencies = [{depends}]\n[build-system]\nrequires = [\"setuptools\"]\nbuild-backend = \"setuptools.build_meta\"\n[tool.setuptools]\npy-modules = [\"{name}_module\"]\n[tool.uv.sources]\nlibrary = {{ workspace = true }}\n"
+            );
+            std::fs::write(folder.join("pyproject.toml"), text).unwrap();
+            std::fs::write(folder.join(format!("{name}_module.py")), "VALUE = 1\n").unwrap();
+        };
+        member("library", "");
+        member("front", "\"library\", \"six\"");
+        let top = "[tool.uv.workspace]\nmembers = [\"library\", \"front\"]\n";
+        std::fs::write(root.join("pyproject.toml"), top).unwrap();
+        let mut uv = std::process::Command::new(&world.toolchain.uv);
+        uv.args(["lock", "--quiet", "--project"]).arg(&root);
+        assert!(uv.status().unwrap().success());
+        let code = "import six, library_module as l, importlib.util as u; print(l.VALUE, u.find_spec('front_module') is None)";
+        for (lock, value) in [(None, 1), (Some(root.join("uv.lock")), 2)] {
+            let module = root.join("library/library_module.py");
+            std::fs::write(module, format!("VALUE = {value}\n")).unwrap();
+            let layers = vec![Layer::UvProject {
+                pyproject: root.join("front/pyproject.toml"),
+                lock,
+                mode: InstallMode::DependenciesOnly,
+                options: InstallOptions::default(),
+            }];
+            let expected = format!("{value} True");
+            assert_eq!(printed(&world, layers, code).await, expected);
+        }
+        assert!(!root.join(".venv").exists());
     }
 
     #[tokio::test]

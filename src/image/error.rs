@@ -1,7 +1,7 @@
 //! Why an image could not be built.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Code, Diagnostic, Retry};
 
@@ -35,6 +35,8 @@ pub enum Error {
         installer: &'static str,
         status: String,
         tail: Vec<String>,
+        /// The versions that the image is held to.
+        held_by: Option<PathBuf>,
     },
     /// A program that the build needs did not start.
     #[error("cannot run `{}`", program.display())]
@@ -94,7 +96,7 @@ impl Diagnostic for Error {
                     "install Python {asked}, for example with `pyenv` or `uv python install`"
                 )]
             }
-            Self::Install { tail, .. } => install_hints(tail),
+            Self::Install { tail, held_by, .. } => install_hints(tail, held_by.as_deref()),
             Self::Invalid { .. }
             | Self::Unreadable { .. }
             | Self::Start { .. }
@@ -139,7 +141,7 @@ fn network_failed(tail: &[String]) -> bool {
         .any(|line| SIGNS.iter().any(|sign| line.contains(sign)))
 }
 
-fn install_hints(tail: &[String]) -> Vec<String> {
+fn install_hints(tail: &[String], held_by: Option<&Path>) -> Vec<String> {
     let said = |sign: &str| tail.iter().any(|line| line.contains(sign));
     let mut hints = Vec::new();
     if network_failed(tail) {
@@ -152,6 +154,12 @@ fn install_hints(tail: &[String]) -> Vec<String> {
             "choose another interpreter by `python_version=`, for which these packages have wheels"
                 .into(),
         );
+    }
+    if let Some(pins) = held_by.filter(|_| said("No solution found")) {
+        hints.push(format!(
+            "the image is held to the versions of its first build (`{}`); `flyte build --force` resolves again",
+            pins.display()
+        ));
     }
     hints
 }

@@ -15,6 +15,7 @@ use super::error::Error;
 use super::ignore::Ignore;
 use super::requirement::{self, Line};
 use super::script;
+use super::workspace::Workspace;
 use crate::spec::image::Base;
 use crate::spec::{Image, InstallMode, InstallOptions, Layer, SecretRef};
 
@@ -483,7 +484,19 @@ fn project_digests(
     sight: &Sight,
 ) -> Result<Vec<String>, Error> {
     let mut digests = vec![digest::file(manifest)?];
-    digests.push(lock.map(digest::file).transpose()?.unwrap_or_default());
+    let workspace = Workspace::of(manifest)?;
+    let shared = workspace.as_ref().map(Workspace::lock);
+    let lock = lock.map(Path::to_path_buf);
+    let lock = lock.or(shared.filter(|lock| lock.is_file()));
+    digests.push(
+        lock.as_deref()
+            .map(digest::file)
+            .transpose()?
+            .unwrap_or_default(),
+    );
+    for member in workspace.into_iter().flat_map(|found| found.members) {
+        digests.push(sight.tree(&member)?);
+    }
     match mode {
         InstallMode::DependenciesOnly => {}
         InstallMode::InstallProject => digests.push(sight.tree(&folder_of(manifest))?),

@@ -10,6 +10,7 @@ pub mod env;
 mod error;
 mod hash;
 mod ignore;
+mod pins;
 mod plan;
 mod python;
 mod requirement;
@@ -17,6 +18,7 @@ mod script;
 mod sdk;
 mod system;
 mod uv;
+mod workspace;
 
 pub use error::Error;
 pub use hash::{ImageHash, content_hash, remembered_hash, uri};

@@ -11,6 +11,7 @@ use super::ignore::Ignore;
 use super::python::Asked;
 use super::requirement::{self, Line};
 use super::script;
+use super::workspace::Workspace;
 use crate::spec::image::Base;
 use crate::spec::{Image, InstallMode, InstallOptions, Layer, SecretRef};
 
@@ -23,7 +24,12 @@ pub(super) enum Work {
         folder: Option<PathBuf>,
     },
     /// `uv sync` of the dependencies that a lock file names.
-    Sync { pyproject: PathBuf, lock: PathBuf },
+    Sync {
+        pyproject: PathBuf,
+        lock: PathBuf,
+        /// Names of the other projects of its workspace, which are built from their folders.
+        siblings: Vec<String>,
+    },
     /// `poetry export`, then as `Pip`.
     Poetry { folder: PathBuf },
 }
@@ -337,10 +343,14 @@ impl Plan {
         let named = dependencies(&manifest);
         self.without_sdk(method, &named);
         let pyproject = absolute(pyproject);
+        let workspace = Workspace::of(&pyproject)?;
+        let shared = workspace.as_ref().map(Workspace::lock);
+        let lock = lock.map(absolute).or(shared.filter(|lock| lock.is_file()));
         let work = match lock {
             Some(lock) => Work::Sync {
+                siblings: names_of(method, workspace.map(|found| found.members))?,
                 pyproject: pyproject.clone(),
-                lock: absolute(lock),
+                lock,
             },
             None => Work::Pip {
                 targets: vec!["-r".to_owned(), pyproject.display().to_string()],
@@ -569,6 +579,18 @@ fn dependencies(manifest: &toml::Table) -> Vec<String> {
         .flatten()
         .filter_map(|text| text.as_str().map(str::to_owned))
         .collect()
+}
+
+/// The names of the projects in these folders.
+fn names_of(method: &'static str, folders: Option<Vec<PathBuf>>) -> Result<Vec<String>, Error> {
+    let mut names = Vec::new();
+    for folder in folders.unwrap_or_default() {
+        names.extend(project_name(&manifest_of(
+            method,
+            &folder.join("pyproject.toml"),
+        )?));
+    }
+    Ok(names)
 }
 
 fn project_name(manifest: &toml::Table) -> Option<String> {

@@ -1,0 +1,122 @@
+//! The uv workspace that a project belongs to: one lock file, several projects.
+
+use std::path::{Path, PathBuf};
+
+use globset::GlobBuilder;
+
+use super::error::Error;
+use super::hash::folder_of;
+
+/// A folder whose `pyproject.toml` has `[tool.uv.workspace]`.
+#[derive(Debug, PartialEq)]
+pub(super) struct Workspace {
+    pub root: PathBuf,
+    /// Folders of the other projects, sorted.
+    pub members: Vec<PathBuf>,
+}
+
+impl Workspace {
+    /// The workspace of the project at `pyproject`: its own, or the nearest above that counts it in.
+    pub(super) fn of(pyproject: &Path) -> Result<Option<Self>, Error> {
+        let folder = folder_of(&std::path::absolute(pyproject).unwrap_or(pyproject.to_path_buf()));
+        for root in folder.ancestors() {
+            let Some(table) = workspace_table(&root.join("pyproject.toml")) else {
+                continue;
+            };
+            let members = members(root, &table)?;
+            if root == folder || members.contains(&folder) {
+                let root = root.to_path_buf();
+                return Ok(Some(Self { root, members }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The lock file of all its projects.
+    pub(super) fn lock(&self) -> PathBuf {
+        self.root.join("uv.lock")
+    }
+}
+
+/// `None` as well for a manifest that cannot be read: the installer explains it better.
+fn workspace_table(pyproject: &Path) -> Option<toml::Table> {
+    let manifest: toml::Table = std::fs::read_to_string(pyproject).ok()?.parse().ok()?;
+    let workspace = manifest.get("tool")?.get("uv")?.get("workspace")?;
+    workspace.as_table().cloned()
+}
+
+fn members(root: &Path, table: &toml::Table) -> Result<Vec<PathBuf>, Error> {
+    let excluded = patterns(table, "exclude")?;
+    let mut members = Vec::new();
+    for pattern in patterns(table, "members")? {
+        let depth = pattern.glob().glob().split('/').count();
+        let any_depth = pattern.glob().glob().contains("**");
+        let walk = walkdir::WalkDir::new(root)
+            .min_depth(1)
+            .max_depth(if any_depth { usize::MAX } else { depth });
+        for entry in walk.into_iter().filter_map(Result::ok) {
+            let name = entry.path().strip_prefix(root).unwrap_or(entry.path());
+            if entry.file_type().is_dir()
+                && pattern.is_match(name)
+                && !excluded.iter().any(|out| out.is_match(name))
+                && entry.path().join("pyproject.toml").is_file()
+            {
+                members.push(entry.into_path());
+            }
+        }
+    }
+    members.sort();
+    members.dedup();
+    Ok(members)
+}
+
+fn patterns(table: &toml::Table, key: &str) -> Result<Vec<globset::GlobMatcher>, Error> {
+    let texts = table.get(key).and_then(toml::Value::as_array);
+    texts
+        .into_iter()
+        .flatten()
+        .filter_map(toml::Value::as_str)
+        .map(|text| {
+            GlobBuilder::new(text.trim_start_matches("./").trim_end_matches('/'))
+                .literal_separator(true)
+                .build()
+                .map(|glob| glob.compile_matcher())
+                .map_err(|error| Error::Invalid {
+                    method: "with_uv_project",
+                    problem: format!("`[tool.uv.workspace] {key}` holds `{text}`: {error}"),
+                })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_found_from_the_root_and_from_each_of_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = root.join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let table =
+            "[tool.uv.workspace]\nmembers = [\"libs/*\", \"app\"]\nexclude = [\"libs/old\"]\n";
+        let top = write("pyproject.toml", table);
+        let app = write("app/pyproject.toml", "");
+        write("libs/one/pyproject.toml", "");
+        let old = write("libs/old/pyproject.toml", "");
+        write("libs/none/README", "");
+        let expected = Workspace {
+            root: root.clone(),
+            members: vec![root.join("app"), root.join("libs/one")],
+        };
+        assert_eq!(Workspace::of(&top).unwrap().as_ref(), Some(&expected));
+        assert_eq!(Workspace::of(&app).unwrap().as_ref(), Some(&expected));
+        assert_eq!(Workspace::of(&old).unwrap(), None);
+        assert_eq!(expected.lock(), root.join("uv.lock"));
+    }
+}
