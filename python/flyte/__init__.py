@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from . import errors as errors
     from . import io as io
     from . import remote as remote
+    from ._build import ImageBuild as ImageBuild
+    from ._build import ImageCache as ImageCache
+    from ._build import build as build
+    from ._build import build_images as build_images
     from ._context import ctx as ctx
     from ._environment import Environment as Environment
     from ._image import Image as Image
@@ -34,8 +38,6 @@ if TYPE_CHECKING:
     from ._resources import Resources as Resources
     from ._secret import Secret as Secret
     from ._secret import SecretRequest as SecretRequest
-    from ._serving import build as build
-    from ._serving import build_images as build_images
     from ._serving import current_domain as current_domain
     from ._serving import current_project as current_project
     from ._serving import deploy as deploy
@@ -56,6 +58,8 @@ _NAMES = {
     "GPU": "flyte._resources",
     "HABANA_GAUDI": "flyte._resources",
     "Image": "flyte._image",
+    "ImageBuild": "flyte._build",
+    "ImageCache": "flyte._build",
     "Neuron": "flyte._resources",
     "PodTemplate": "flyte._pod",
     "Resources": "flyte._resources",
@@ -63,8 +67,8 @@ _NAMES = {
     "SecretRequest": "flyte._secret",
     "TPU": "flyte._resources",
     "__version__": "flyte._version",
-    "build": "flyte._serving",
-    "build_images": "flyte._serving",
+    "build": "flyte._build",
+    "build_images": "flyte._build",
     "ctx": "flyte._context",
     "current_domain": "flyte._serving",
     "current_project": "flyte._serving",
@@ -116,6 +120,8 @@ __all__ = [
     "Device",
     "Environment",
     "Image",
+    "ImageBuild",
+    "ImageCache",
     "Neuron",
     "PodTemplate",
     "Resources",

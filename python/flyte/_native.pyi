@@ -446,6 +446,45 @@ def image_tag(image: object) -> str:
         32
     """
 
+def build_image(image: object, dry_run: bool, force: bool) -> str:
+    """Build an image where it is missing and return its URI.
+
+    Args:
+        image: a `flyte.Image`, or the URI of one, which is returned as it is.
+        dry_run: build nothing.
+        force: build even what is there, and resolve versions again.
+
+    Raises:
+        flyte.errors.BuildError: the image cannot be built; says why.
+        flyte.errors.ConfigError: the declaration cannot be used.
+
+    Example:
+        >>> build_image(flyte.Image.from_debian_base(), dry_run=False, force=False)     # doctest: +SKIP
+        'env.flyte.local/flyte:...'
+    """
+
+async def build_image_async(image: object, dry_run: bool, force: bool) -> str:
+    """As `build_image`, without blocking the running event loop."""
+
+def build_images(envs: list[AppEnvironment], copy_style: str) -> dict[str, str]:
+    """Build the images of apps, and of those that they depend on, and return the URI of each.
+
+    Args:
+        envs: the app environments.
+        copy_style: with `"none"` the code becomes part of images that have `with_code_bundle`.
+
+    Raises:
+        flyte.errors.BuildError: an image cannot be built; says why.
+        flyte.errors.ConfigError: a declaration cannot be used.
+
+    Example:
+        >>> build_images([env], "loaded_modules")   # doctest: +SKIP
+        {'my-app': 'env.flyte.local/flyte:...'}
+    """
+
+async def build_images_async(envs: list[AppEnvironment], copy_style: str) -> dict[str, str]:
+    """As `build_images`, without blocking the running event loop."""
+
 def command_line(words: list[str]) -> int:
     """Run one command of the command line `flyte` and return its exit status.
 

@@ -263,16 +263,6 @@ init_from_api_key = _refused("init_from_api_key")
 init_passthrough = _refused("init_passthrough")
 
 
-def build(*_: Any, **__: Any) -> Any:
-    """Not in this build: images are built by `serve` and `deploy`."""
-    raise UnsupportedError(
-        "`flyte.build` is not in this build of flyte-rs; `flyte.serve` builds what an app needs"
-    )
-
-
-build_images = build
-
-
 def current_project() -> str:
     """Return the project that apps go to."""
     return str(_native.current_scope()[0])
@@ -295,8 +285,6 @@ __all__ = [
     "DeployedAppEnvironment",
     "Deployment",
     "ServeContext",
-    "build",
-    "build_images",
     "current_domain",
     "current_project",
     "deploy",

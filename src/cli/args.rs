@@ -73,6 +73,8 @@ pub enum Command {
     Serve(Serve),
     /// Deploy an app as it is declared, without overrides
     Deploy(Serve),
+    /// Make the images of a file's apps where they are missing
+    Build(Build),
     /// Show apps and their logs
     Get(Get),
     /// Activate or deactivate an app, or go back to an earlier revision
@@ -248,6 +250,38 @@ pub enum DeleteWhat {
         #[command(flatten)]
         scope: Scope,
     },
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  flyte build app.py\n  flyte build app.py env --force\n  flyte build app.py --dry-run --output json"
+)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line"
+)]
+pub struct Build {
+    /// Python file that declares the apps
+    pub file: PathBuf,
+    /// Variable or name of one environment, which is built with all it depends on; all of the
+    /// file when left out
+    pub environment: Option<String>,
+    #[command(flatten)]
+    pub scope: Scope,
+    #[command(flatten)]
+    pub choice: Choice,
+    /// Build even what is there, and resolve the versions of packages again
+    #[arg(long)]
+    pub force: bool,
+    /// Tell what is there and what is missing; build nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// All environments of the file, which is what happens without a name
+    #[arg(long, hide = true, conflicts_with = "environment")]
+    pub all: bool,
+    /// Environments that are depended on as well, which is what happens anyway
+    #[arg(long, hide = true)]
+    pub recursive: bool,
 }
 
 #[derive(Debug, Args)]

@@ -40,11 +40,28 @@ impl<E: Diagnostic> From<E> for Failure {
     }
 }
 
-/// Which environment of which file is to be loaded, and with which options.
-#[derive(Clone, Debug, Default)]
+/// Which environments of a file are meant.
+#[derive(Clone, Debug)]
+pub enum Which {
+    /// The one that the file declares.
+    Only,
+    /// The one of this variable or name.
+    Named(String),
+    /// All, and those that they depend on.
+    All,
+}
+
+impl From<Option<String>> for Which {
+    fn from(name: Option<String>) -> Self {
+        name.map_or(Self::Only, Self::Named)
+    }
+}
+
+/// Which environments of which file are to be loaded, and with which options.
+#[derive(Clone, Debug)]
 pub struct Load {
     pub file: PathBuf,
-    pub environment: Option<String>,
+    pub which: Which,
     pub root_dir: Option<PathBuf>,
     pub copy_style: Option<String>,
 }
@@ -53,7 +70,7 @@ pub struct Load {
 pub trait Host {
     fn settings(&self, given: &Given) -> Result<Settings, Failure>;
     fn server(&self, settings: Settings, reporter: Reporter) -> Result<Server, Failure>;
-    /// Imports the user's file and reads the environment out of it.
+    /// Imports the user's file and reads the environments out of it, the one meant first.
     fn load(&self, load: &Load, settings: &Settings) -> Result<Request, Failure>;
     /// How this very command is run a second time.
     fn loader(&self) -> Result<Loader, Failure>;
@@ -87,6 +104,7 @@ fn dispatch(host: &impl Host, arguments: Arguments, printer: &Printer) -> Result
     match arguments.command {
         Command::Serve(serve) => commands::serve::run(host, printer, given, serve, true),
         Command::Deploy(serve) => commands::serve::run(host, printer, given, serve, false),
+        Command::Build(build) => commands::build::run(host, printer, given, build),
         Command::Get(get) => commands::get::run(host, printer, given, get),
         Command::Update(update) => commands::update::run(host, printer, given, update),
         Command::Delete(delete) => commands::delete::run(host, printer, given, delete),

@@ -10,6 +10,7 @@ pub mod env;
 mod error;
 mod hash;
 mod ignore;
+pub mod make;
 mod pins;
 mod plan;
 mod python;

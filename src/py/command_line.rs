@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 
 use super::context::ServeContext;
 use super::{convert, runtime, settings};
-use crate::cli::{self, Failure, Host, Load};
+use crate::cli::{self, Failure, Host, Load, Which};
 use crate::config::{Given, Settings};
 use crate::error::did_you_mean;
 use crate::serve::watch::Loader;
@@ -66,13 +66,13 @@ impl Host for Interpreter {
                 settings::set_root_dir(root);
             }
             let module = import(py, &load.file)?;
-            let env = choose(py, &module, load)?;
+            let envs = choose(py, &module, load)?;
             let mut options = Options::default();
             if let Some(style) = &load.copy_style {
                 options.copy_style = convert::copy_style(style).map_err(raised)?;
             }
             ServeContext::from_options(options)
-                .request(py, &env, settings)
+                .request(py, &envs, settings)
                 .map_err(raised)
         })
     }
@@ -155,64 +155,69 @@ fn above_packages(file: &Path) -> (&Path, Vec<String>) {
     (folder, package)
 }
 
-/// The environment that was asked for, by variable or by name, or the only one of the file.
+/// The environments that were asked for: by variable or by name, the only one of the file, or all.
 fn choose<'py>(
     py: Python<'py>,
     module: &Bound<'py, PyAny>,
     load: &Load,
-) -> Result<Bound<'py, PyAny>, Failure> {
-    let found = environments(py, module, &load.file).map_err(raised)?;
-    let listed = || {
-        let names: Vec<String> = found
-            .iter()
-            .map(|(variable, name, _)| match variable {
-                Some(variable) if variable != name => format!("`{variable}` (`{name}`)"),
-                _ => format!("`{name}`"),
-            })
-            .collect();
-        names.join(", ")
-    };
+) -> Result<Vec<Bound<'py, PyAny>>, Failure> {
+    let mut found = environments(py, module, &load.file).map_err(raised)?;
     let file = load.file.display();
-    match &load.environment {
-        Some(wanted) => {
-            let by_variable = |(variable, _, _): &&Found<'py>| variable.as_ref() == Some(wanted);
-            let mut matching: Vec<&Found<'py>> = found.iter().filter(by_variable).collect();
-            if matching.is_empty() {
-                matching = found.iter().filter(|(_, name, _)| name == wanted).collect();
-            }
-            if let [(_, _, env)] = matching.as_slice() {
-                return Ok(env.clone());
-            }
-            if !matching.is_empty() {
-                return Err(Failure::Usage(format!(
-                    "`{file}` declares several apps named `{wanted}`; name a variable: {}",
-                    listed()
-                )));
-            }
-            Err({
-                let candidates = found.iter().flat_map(|(variable, name, _)| {
-                    variable.as_deref().into_iter().chain([name.as_str()])
-                });
-                let close = did_you_mean(wanted, candidates)
-                    .map(|name| format!(", did you mean `{name}`?"))
-                    .unwrap_or_default();
-                Failure::Usage(format!(
-                    "`{file}` declares no app environment `{wanted}`{close}; it declares {}",
-                    listed()
-                ))
-            })
-        }
-        None => match found.as_slice() {
-            [] => Err(Failure::Usage(format!(
-                "`{file}` declares no app environment"
-            ))),
-            [(_, _, env)] => Ok(env.clone()),
-            _ => Err(Failure::Usage(format!(
-                "`{file}` declares several app environments, name one: {}",
-                listed()
-            ))),
-        },
+    match &load.which {
+        Which::Named(wanted) => named(&found, wanted, load).map(|env| vec![env]),
+        Which::Only | Which::All if found.is_empty() => Err(Failure::Usage(format!(
+            "`{file}` declares no app environment"
+        ))),
+        Which::Only if found.len() > 1 => Err(Failure::Usage(format!(
+            "`{file}` declares several app environments, name one: {}",
+            listed(&found)
+        ))),
+        Which::Only | Which::All => Ok(found.drain(..).map(|(_, _, env)| env).collect()),
     }
+}
+
+fn named<'py>(
+    found: &[Found<'py>],
+    wanted: &str,
+    load: &Load,
+) -> Result<Bound<'py, PyAny>, Failure> {
+    let file = load.file.display();
+    let by_variable = |(variable, _, _): &&Found<'py>| variable.as_deref() == Some(wanted);
+    let mut matching: Vec<&Found<'py>> = found.iter().filter(by_variable).collect();
+    if matching.is_empty() {
+        matching = found.iter().filter(|(_, name, _)| name == wanted).collect();
+    }
+    if let [(_, _, env)] = matching.as_slice() {
+        return Ok(env.clone());
+    }
+    if !matching.is_empty() {
+        return Err(Failure::Usage(format!(
+            "`{file}` declares several apps named `{wanted}`; name a variable: {}",
+            listed(found)
+        )));
+    }
+    let candidates = found
+        .iter()
+        .flat_map(|(variable, name, _)| variable.as_deref().into_iter().chain([name.as_str()]));
+    let close = did_you_mean(wanted, candidates)
+        .map(|name| format!(", did you mean `{name}`?"))
+        .unwrap_or_default();
+    Err(Failure::Usage(format!(
+        "`{file}` declares no app environment `{wanted}`{close}; it declares {}",
+        listed(found)
+    )))
+}
+
+/// "`env` (`my-app`)", one after the other.
+fn listed(found: &[Found<'_>]) -> String {
+    let names: Vec<String> = found
+        .iter()
+        .map(|(variable, name, _)| match variable {
+            Some(variable) if variable != name => format!("`{variable}` (`{name}`)"),
+            _ => format!("`{name}`"),
+        })
+        .collect();
+    names.join(", ")
 }
 
 type Found<'py> = (Option<String>, String, Bound<'py, PyAny>);

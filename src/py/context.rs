@@ -341,7 +341,7 @@ impl ServeContext {
                 "mode is \"remote\", but no endpoint is configured; call flyte.init(endpoint=...)",
             ));
         }
-        let request = self.request(py, env, &settings)?;
+        let request = self.request(py, std::slice::from_ref(env), &settings)?;
         let server = settings::server(py, settings, printer::for_library())?;
         Ok((server, request))
     }
@@ -359,26 +359,29 @@ impl ServeContext {
         }
     }
 
-    /// Reads everything that serving needs out of the interpreter.
-    pub fn request(
+    /// Reads everything that serving needs out of the interpreter. The first environment is the
+    /// one that was asked for.
+    pub fn request<'py>(
         &self,
-        py: Python<'_>,
-        env: &Bound<'_, PyAny>,
+        py: Python<'py>,
+        wanted: &[Bound<'py, PyAny>],
         settings: &crate::config::Settings,
     ) -> PyResult<Request> {
         let app_class = py.import("flyte.app")?.getattr("AppEnvironment")?;
-        if !env.is_instance(&app_class)? {
-            return Err(PyTypeError::new_err(format!(
-                "serve takes an AppEnvironment, not {}",
-                env.get_type().name()?
-            )));
-        }
         let overrides = &self.options.overrides;
         let project = overrides.project.as_ref().unwrap_or(&settings.project);
         let domain = overrides.domain.as_ref().unwrap_or(&settings.domain);
         let mut apps = Vec::new();
         let mut envs = Vec::new();
-        collect(env, project, domain, &mut apps, &mut envs)?;
+        for env in wanted {
+            if !env.is_instance(&app_class)? {
+                return Err(PyTypeError::new_err(format!(
+                    "serve takes an AppEnvironment, not {}",
+                    env.get_type().name()?
+                )));
+            }
+            collect(env, project, domain, &mut apps, &mut envs)?;
+        }
         let source = self.source(py, &mut apps, &envs)?;
         Ok(Request {
             target: apps[0].name.clone(),
@@ -497,28 +500,7 @@ fn collect<'py>(
     Ok(())
 }
 
-/// Return the tag that an image's content leads to, for `Image.uri`.
-///
-/// Args:
-///     image: a `flyte.Image`.
-///
-/// Raises:
-///     flyte.errors.Error: the declaration cannot be used, or a file that it names not be read.
-///
-/// Example:
-///     >>> len(image_tag(flyte.Image.from_debian_base()))      # doctest: +SKIP
-///     32
-#[pyfunction]
-fn image_tag(image: &Bound<'_, PyAny>) -> PyResult<String> {
-    let image = convert::image(image)?;
-    Ok(crate::image::content_hash(&image)
-        .into_py()?
-        .tag()
-        .to_owned())
-}
-
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<ServeContext>()?;
-    module.add_function(wrap_pyfunction!(with_servecontext, module)?)?;
-    module.add_function(wrap_pyfunction!(image_tag, module)?)
+    module.add_function(wrap_pyfunction!(with_servecontext, module)?)
 }

@@ -15,6 +15,7 @@ mod command_line;
 mod context;
 mod convert;
 mod error;
+mod image;
 mod logs;
 mod replica;
 mod runtime;
@@ -34,6 +35,7 @@ fn native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     app::register(module)?;
     logs::register(module)?;
     context::register(module)?;
+    image::register(module)?;
     replica::register(module)?;
     command_line::register(module)
 }

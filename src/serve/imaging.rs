@@ -1,76 +1,231 @@
 //! Step two: something that can run the apps, built only where it is missing.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Error, Plan, Progress, Server, Step};
-use crate::image;
-use crate::image::env::{self, Toolchain};
-use crate::spec::{AppSpec, Image, ImageSpec};
+use futures::{StreamExt, TryStreamExt, stream};
 
-impl Server {
-    /// Builds the image of every app, equal ones once; tells each app's image URI.
-    pub(super) async fn images(&self, plan: &Plan) -> Result<BTreeMap<String, String>, Error> {
-        let started = Instant::now();
-        self.report(Progress::Started(Step::Image));
-        let mut uris = BTreeMap::new();
-        let mut details = Vec::new();
-        let mut built: Vec<(Image, String)> = Vec::new();
-        for spec in plan.apps() {
-            let uri = match &spec.image {
-                ImageSpec::Uri(uri) => {
-                    details.push(format!("{uri} as it is"));
-                    uri.clone()
-                }
-                ImageSpec::Declared(image) if plan.local => {
-                    match built.iter().find(|(known, _)| known == image) {
-                        Some((_, uri)) => uri.clone(),
-                        None => {
-                            let environment = self.environment(image).await?;
-                            let how = if environment.reused {
-                                "reused"
-                            } else {
-                                "built"
-                            };
-                            details.push(format!("{} {how}", environment.uri));
-                            built.push((image.clone(), environment.uri.clone()));
-                            environment.uri
-                        }
-                    }
-                }
-                ImageSpec::Declared(image) => image::uri(image)?,
-            };
-            uris.insert(spec.name.clone(), uri);
+use super::{Error, Plan, Progress, Server, Source, Step, bundling};
+use crate::bundle;
+use crate::config::Endpoint;
+use crate::image::env;
+use crate::image::make::{Destination, Made, Workshop};
+use crate::spec::{AppSpec, CopyStyle, Image, ImageSpec, Layer};
+
+/// Images that are built at the same time: installers use several cores by themselves.
+const AT_ONCE: usize = 4;
+
+/// A call of `build`: images by the name of what wants them.
+#[derive(Clone, Debug, Default)]
+pub struct Order {
+    pub images: Vec<(String, ImageSpec)>,
+    /// What `with_code_bundle` copies; `None` leaves the code to a bundle.
+    pub code: Option<(Source, Vec<AppSpec>)>,
+    /// Build even what is there, and resolve versions again.
+    pub force: bool,
+}
+
+impl Order {
+    /// The images of these apps. With copy style `none` no bundle travels, and images that ask
+    /// for the code get it.
+    pub fn of(apps: Vec<AppSpec>, source: Source, style: CopyStyle) -> Self {
+        let images = apps.iter().map(|app| (app.name.clone(), app.image.clone()));
+        Self {
+            images: images.collect(),
+            code: (style == CopyStyle::None).then_some((source, apps)),
+            force: false,
         }
-        self.finished(Step::Image, details.join(", "), started);
-        Ok(uris)
-    }
-
-    async fn environment(&self, image: &Image) -> Result<env::Environment, Error> {
-        let reporter = Arc::clone(&self.reporter);
-        let progress = move |progress: env::Progress<'_>| match progress {
-            env::Progress::Line(line) => reporter(Progress::Line(line.to_owned())),
-            env::Progress::Note(note) => {
-                let note = note.strip_prefix("warning: ").unwrap_or(note);
-                reporter(Progress::Note(note.to_owned()));
-            }
-        };
-        Ok(env::ensure(&self.toolchain, image, false, &progress).await?)
     }
 }
 
-/// What would be used, without building it.
-pub fn describe(toolchain: &Toolchain, spec: &AppSpec) -> Result<String, Error> {
-    Ok(match &spec.image {
-        ImageSpec::Uri(uri) => format!("image `{uri}`"),
-        ImageSpec::Declared(image) => {
-            let (uri, exists) = env::peek(toolchain, image)?;
-            if exists {
-                format!("environment `{uri}`, which is there")
-            } else {
-                format!("environment `{uri}`, which would be built")
+impl Server {
+    /// The image URI of every app of a plan.
+    pub(super) async fn images(&self, plan: &Plan) -> Result<BTreeMap<String, String>, Error> {
+        let started = Instant::now();
+        self.report(Progress::Started(Step::Image));
+        let apps = plan.apps().cloned().collect();
+        let order = Order::of(apps, plan.source.clone(), plan.options.copy_style);
+        let made = self.build(order).await?;
+        let mut told: Vec<String> = made.values().map(detail).collect();
+        told.sort();
+        told.dedup();
+        self.finished(Step::Image, told.join(", "), started);
+        Ok(made
+            .into_iter()
+            .map(|(app, made)| (app, made.uri))
+            .collect())
+    }
+
+    /// Makes images where they are missing, several at once and equal ones once.
+    pub async fn build(&self, order: Order) -> Result<BTreeMap<String, Made>, Error> {
+        let mut wanted: Vec<(Image, Vec<String>)> = Vec::new();
+        let mut made = BTreeMap::new();
+        for (name, image) in order.images {
+            match resolved(image, order.code.as_ref())? {
+                ImageSpec::Uri(uri) => {
+                    made.insert(name, as_it_is(uri));
+                }
+                ImageSpec::Declared(image) => {
+                    match wanted.iter_mut().find(|(known, _)| *known == image) {
+                        Some((_, names)) => names.push(name),
+                        None => wanted.push((image, vec![name])),
+                    }
+                }
             }
         }
+        let workshop = self.workshop();
+        let several = wanted.len() > 1;
+        let built: Vec<_> = stream::iter(wanted)
+            .map(async |(image, names)| {
+                let progress = self.progress(several.then(|| names.join(", ")));
+                let made = workshop.make(&image, order.force, &progress).await?;
+                Ok::<_, Error>((names, made))
+            })
+            .buffer_unordered(AT_ONCE)
+            .try_collect()
+            .await?;
+        for (names, one) in built {
+            made.extend(names.into_iter().map(|name| (name, one.clone())));
+        }
+        Ok(made)
+    }
+
+    /// What [`Server::build`] would find, without building.
+    pub fn peek(&self, order: Order) -> Result<BTreeMap<String, Made>, Error> {
+        let workshop = self.workshop();
+        let peek = |(name, image)| {
+            let made = match resolved(image, order.code.as_ref())? {
+                ImageSpec::Uri(uri) => as_it_is(uri),
+                ImageSpec::Declared(image) => workshop.peek(&image)?,
+            };
+            Ok((name, made))
+        };
+        order.images.into_iter().map(peek).collect()
+    }
+
+    fn workshop(&self) -> Workshop {
+        Workshop {
+            toolchain: self.toolchain.clone(),
+            destination: match self.settings.endpoint {
+                Endpoint::Local => Destination::Here,
+                Endpoint::Remote(_) => Destination::Registry,
+            },
+        }
+    }
+
+    fn progress(&self, of: Option<String>) -> impl Fn(env::Progress<'_>) + Send + Sync + use<> {
+        let reporter = Arc::clone(&self.reporter);
+        move |progress| {
+            let named = |text: &str| match &of {
+                Some(names) => format!("{names}: {text}"),
+                None => text.to_owned(),
+            };
+            reporter(match progress {
+                env::Progress::Line(line) => Progress::Line(named(line)),
+                env::Progress::Note(note) => {
+                    let note = note.strip_prefix("warning: ").unwrap_or(note);
+                    Progress::Note(named(note))
+                }
+            });
+        }
+    }
+}
+
+/// The image with everything in it that only the project can tell.
+fn resolved(image: ImageSpec, code: Option<&(Source, Vec<AppSpec>)>) -> Result<ImageSpec, Error> {
+    Ok(match (image, code) {
+        (ImageSpec::Declared(image), Some((source, apps))) => {
+            ImageSpec::Declared(with_code(image, source, apps)?)
+        }
+        (image, _) => image,
     })
+}
+
+fn as_it_is(uri: String) -> Made {
+    Made {
+        uri,
+        builder: None,
+        reused: true,
+        notes: Vec::new(),
+    }
+}
+
+/// `env.flyte.local/app:1f… reused`
+fn detail(made: &Made) -> String {
+    let how = match (&made.builder, made.reused) {
+        (None, _) => "as it is",
+        (Some(_), true) => "reused",
+        (Some(_), false) => "built",
+    };
+    format!("{} {how}", made.uri)
+}
+
+/// Puts the code where `with_code_bundle` wants it: behind all other layers, since it changes most.
+fn with_code(mut image: Image, source: &Source, apps: &[AppSpec]) -> Result<Image, Error> {
+    let mut code = Vec::new();
+    for layer in &image.layers {
+        if let Layer::CodeBundle { style, dst } = layer {
+            code.extend(code_layers(*style, dst, source, apps)?);
+        }
+    }
+    let is_code = |layer: &Layer| matches!(layer, Layer::CodeBundle { .. });
+    image.layers.retain(|layer| !is_code(layer));
+    let rules = source.root.join(".dockerignore");
+    let ignores = |layer: &Layer| matches!(layer, Layer::DockerIgnore(_));
+    if !code.is_empty() && !image.layers.iter().any(ignores) && rules.is_file() {
+        image.layers.push(Layer::DockerIgnore(rules));
+    }
+    image.layers.extend(code);
+    Ok(image)
+}
+
+fn code_layers(
+    style: CopyStyle,
+    dst: &str,
+    source: &Source,
+    apps: &[AppSpec],
+) -> Result<Vec<Layer>, Error> {
+    match style {
+        CopyStyle::None => return Ok(Vec::new()),
+        CopyStyle::All => {
+            return Ok(vec![Layer::SourceFolder {
+                src: source.root.clone(),
+                dst: dst.to_owned(),
+            }]);
+        }
+        CopyStyle::LoadedModules => {}
+    }
+    let files = bundle::choose(&bundling::selection(source, style, apps))?;
+    let copy = |file: &bundle::BundleFile| Layer::SourceFile {
+        src: files.root().join(&*file.name),
+        dst: Path::new(dst)
+            .join(&*file.name)
+            .to_string_lossy()
+            .into_owned(),
+    };
+    Ok(files.files().iter().map(copy).collect())
+}
+
+/// What would be used, without building it.
+pub(super) fn describe(server: &Server, spec: &AppSpec) -> Result<String, Error> {
+    if let ImageSpec::Uri(uri) = &spec.image {
+        return Ok(format!("image `{uri}`"));
+    }
+    let order = Order {
+        images: vec![(spec.name.clone(), spec.image.clone())],
+        ..Order::default()
+    };
+    let found = server.peek(order)?;
+    let told = found
+        .values()
+        .map(|made| match (made.builder, made.reused) {
+            (None, _) => format!("image `{}`", made.uri),
+            (Some(builder), true) => format!("{} `{}`, which is there", builder.name(), made.uri),
+            (Some(builder), false) => {
+                format!("{} `{}`, which would be built", builder.name(), made.uri)
+            }
+        });
+    Ok(told.collect())
 }

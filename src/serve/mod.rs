@@ -9,7 +9,7 @@ mod app;
 pub mod bundling;
 pub mod details;
 mod hints;
-mod imaging;
+pub mod imaging;
 mod payload;
 mod pickles;
 pub mod plan;
@@ -367,7 +367,7 @@ impl Server {
         }
         for wave in &plan.waves {
             for spec in wave {
-                let image = imaging::describe(&self.toolchain, spec)?;
+                let image = imaging::describe(self, spec)?;
                 self.report(Progress::Note(format!(
                     "would serve `{}` on port {} with {image}",
                     spec.name, spec.port.number

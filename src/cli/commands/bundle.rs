@@ -49,7 +49,7 @@ fn of_app(
 ) -> Result<Selection, Failure> {
     let load = Load {
         file,
-        environment,
+        which: environment.into(),
         root_dir: choice.root_dir,
         copy_style: choice.copy_style,
     };

@@ -1,5 +1,6 @@
 //! One file a verb.
 
+pub mod build;
 pub mod bundle;
 pub mod delete;
 pub mod get;

@@ -39,7 +39,7 @@ pub fn run(
     let settings = host.settings(&given)?;
     let load = Load {
         file: args.file.clone(),
-        environment: args.environment.clone(),
+        which: args.environment.clone().into(),
         root_dir: args.root_dir.clone(),
         copy_style: args.copy_style.clone(),
     };

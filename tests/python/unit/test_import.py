@@ -14,7 +14,7 @@ import flyte.app.extras
 from flyte.errors import ConfigError, UnsupportedError
 
 # In the files of another part of the project.
-ELSEWHERE = {"DeployedAppEnvironment", "build", "build_images", "current_domain", "current_project", "deploy"}
+ELSEWHERE = {"DeployedAppEnvironment", "current_domain", "current_project", "deploy"}
 ELSEWHERE |= {"remote", "serve", "with_servecontext"}
 
 
