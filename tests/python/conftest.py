@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import WEB, Home, Project
+from support import WEB, Home, Project, until
 
 # A shell that starts the tests in the background has its children ignore Ctrl-C, and they pass that
 # on; the tests of Ctrl-C mean programs that were started by hand.
@@ -32,6 +32,16 @@ def _scratch() -> Path:
     return Path(tempfile.mkdtemp(prefix="fh-", dir="/tmp"))
 
 
+def _remove(folder: Path) -> None:
+    """Remove a home in which modules of a new environment may still be being compiled."""
+
+    def is_gone() -> bool:
+        shutil.rmtree(folder, ignore_errors=True)
+        return not folder.exists()
+
+    until(is_gone, 30, f"{folder} is gone")
+
+
 @pytest.fixture(scope="module")
 def home() -> Iterator[Home]:
     """A home for all tests of a module."""
@@ -41,7 +51,7 @@ def home() -> Iterator[Home]:
         patch.setenv("FLYTE_HOME", str(home.path))
         yield home
         home.end()
-    shutil.rmtree(home.path)
+    _remove(home.path)
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +75,7 @@ def fresh_home() -> Iterator[Home]:
     home = Home(_scratch())
     yield home
     home.end()
-    shutil.rmtree(home.path)
+    _remove(home.path)
 
 
 @pytest.fixture
