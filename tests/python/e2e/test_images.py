@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -179,3 +180,56 @@ def test_a_killed_build_leaves_nothing_that_counts(project, home):
         assert json.loads(done.stdout)["killed"]["state"] in ("built", "reused"), seed
         check = "import six, idna, certifi, urllib3, packaging, click, attrs, markupsafe, flyte"
         subprocess.run([folder / "bin" / "python", "-c", check], check=True, cwd="/")
+
+
+@pytest.fixture(scope="session")
+def poetry(tmp_path_factory):
+    """The folder of a real Poetry with its export command."""
+    folder = tmp_path_factory.mktemp("poetry")
+    uv = shutil.which("uv", path=f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}")
+    assert uv, "uv is a dependency of the package"
+    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, folder], check=True)
+    install = [uv, "pip", "install", "--quiet", "--python", folder / "bin" / "python"]
+    subprocess.run([*install, "poetry", "poetry-plugin-export"], check=True)
+    return folder / "bin"
+
+
+@pytest.mark.parametrize("mode", ["dependencies_only", "install_project"])
+def test_a_poetry_project_is_installed_by_poetry(project, home, poetry, mode):
+    project.write(
+        "lib/pyproject.toml",
+        """
+        [project]
+        name = "poetic"
+        version = "1"
+        requires-python = ">=3.10"
+        dependencies = ["six (>=1.16,<1.17)"]
+        [build-system]
+        requires = ["poetry-core"]
+        build-backend = "poetry.core.masonry.api"
+        # The simple index, which mirrors have as well; by default Poetry asks PyPI's own JSON.
+        [[tool.poetry.source]]
+        name = "index"
+        url = "https://pypi.org/simple/"
+        """,
+    )
+    project.write("lib/poetic/__init__.py", "VALUE = 1\n")
+    subprocess.run([poetry / "poetry", "lock"], cwd=project.folder / "lib", check=True)
+    project.write(
+        "apps.py",
+        f"""
+        import flyte, flyte.app
+        image = flyte.Image.from_debian_base(name="poetic").with_poetry_project(
+            "lib/pyproject.toml", project_install_mode="{mode}"
+        )
+        env = flyte.app.AppEnvironment(name="env", args="x", image=image)
+        """,
+    )
+    path = f"{poetry}:{os.environ['PATH']}"
+    done = home.flyte("build", "apps.py", "--output", "json", cwd=project.folder, PATH=path)
+    assert done.returncode == 0, done.stderr
+    tag = json.loads(done.stdout)["env"]["uri"].rpartition(":")[2]
+    code = "import six, importlib.util as u; print(six.__version__, u.find_spec('poetic') is not None)"
+    python = home.path / "envs" / tag / "bin" / "python"
+    printed = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True, cwd="/").stdout
+    assert printed.split() == ["1.16.0", str(mode == "install_project")]
