@@ -226,6 +226,10 @@ impl Diagnostic for Error {
         self.inner().retry()
     }
 
+    fn request_id(&self) -> Option<String> {
+        self.inner().request_id()
+    }
+
     fn log_tail(&self) -> Vec<String> {
         self.inner().log_tail()
     }
