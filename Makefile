@@ -69,7 +69,7 @@ check: install $(VENV)/.dev
 	$(BIN)/ruff check python tests examples benches
 	$(BIN)/ruff format --check python tests examples benches
 	$(BIN)/mypy python/flyte
-	$(BIN)/python -m mypy.stubtest --allowlist tests/typing/stubtest.allow flyte._serving flyte.remote._app flyte._native
+	$(BIN)/python -m mypy.stubtest --allowlist tests/typing/stubtest.allow flyte._init flyte._serving flyte.remote._app flyte._native
 
 ## format: rewrite sources in the project's form
 format: $(VENV)/.dev

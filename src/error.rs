@@ -175,6 +175,11 @@ pub trait Diagnostic: std::error::Error + Send + Sync + 'static {
         Retry::Never
     }
 
+    /// What the control plane knows the failed request by, if it took part.
+    fn request_id(&self) -> Option<String> {
+        None
+    }
+
     /// Last lines of what a build or an app wrote, oldest first.
     fn log_tail(&self) -> Vec<String> {
         Vec::new()

@@ -7,10 +7,14 @@ pub mod error;
 pub mod sys;
 
 pub mod spec;
+pub mod tls;
 
 pub mod config;
 pub mod files;
+pub mod net;
 pub mod wire;
+
+pub mod auth;
 
 pub mod bundle;
 pub mod client;

@@ -27,6 +27,13 @@ if TYPE_CHECKING:
     from ._context import ctx as ctx
     from ._environment import Environment as Environment
     from ._image import Image as Image
+    from ._init import current_domain as current_domain
+    from ._init import current_project as current_project
+    from ._init import init as init
+    from ._init import init_from_api_key as init_from_api_key
+    from ._init import init_from_config as init_from_config
+    from ._init import init_in_cluster as init_in_cluster
+    from ._init import init_passthrough as init_passthrough
     from ._logger import logger as logger
     from ._pod import PodTemplate as PodTemplate
     from ._resources import AMD_GPU as AMD_GPU
@@ -38,14 +45,7 @@ if TYPE_CHECKING:
     from ._resources import Resources as Resources
     from ._secret import Secret as Secret
     from ._secret import SecretRequest as SecretRequest
-    from ._serving import current_domain as current_domain
-    from ._serving import current_project as current_project
     from ._serving import deploy as deploy
-    from ._serving import init as init
-    from ._serving import init_from_api_key as init_from_api_key
-    from ._serving import init_from_config as init_from_config
-    from ._serving import init_in_cluster as init_in_cluster
-    from ._serving import init_passthrough as init_passthrough
     from ._serving import serve as serve
     from ._serving import with_servecontext as with_servecontext
     from ._version import __version__ as __version__
@@ -70,14 +70,14 @@ _NAMES = {
     "build": "flyte._build",
     "build_images": "flyte._build",
     "ctx": "flyte._context",
-    "current_domain": "flyte._serving",
-    "current_project": "flyte._serving",
+    "current_domain": "flyte._init",
+    "current_project": "flyte._init",
     "deploy": "flyte._serving",
-    "init": "flyte._serving",
-    "init_from_api_key": "flyte._serving",
-    "init_from_config": "flyte._serving",
-    "init_in_cluster": "flyte._serving",
-    "init_passthrough": "flyte._serving",
+    "init": "flyte._init",
+    "init_from_api_key": "flyte._init",
+    "init_from_config": "flyte._init",
+    "init_in_cluster": "flyte._init",
+    "init_passthrough": "flyte._init",
     "logger": "flyte._logger",
     "serve": "flyte._serving",
     "version": "flyte._version",

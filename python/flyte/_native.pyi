@@ -388,17 +388,12 @@ def with_servecontext(
         >>> flyte.with_servecontext(watch=True).serve(env)      # doctest: +SKIP
     """
 
-def configure(
-    *,
-    config_path: str | PathLike[str] | None = None,
-    endpoint: str | None = None,
-    insecure: bool | None = None,
-    org: str | None = None,
-    project: str | None = None,
-    domain: str | None = None,
-    root_dir: str | PathLike[str] | None = None,
-) -> tuple[bool, str]:
-    """Remember what `flyte.init` or `flyte.init_from_config` was given.
+def configure(*, root_dir: str | PathLike[str] | None = None, **settings: object) -> tuple[bool, str]:
+    """Remember what `flyte.init` and its kin were given.
+
+    Args:
+        root_dir: folder that the names in a code bundle are relative to.
+        settings: the arguments of `flyte.init` that are about the control plane, and `config_path`.
 
     Returns:
         Whether apps will go to the local platform, and a sentence that says where they go.

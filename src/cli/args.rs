@@ -81,6 +81,14 @@ pub enum Command {
     Update(Update),
     /// Delete an app
     Delete(Delete),
+    /// Write a configuration file
+    Create(Create),
+    /// Show who the control plane takes you for
+    Whoami,
+    /// Log in at the control plane
+    Login,
+    /// Forget the login that is kept on this machine
+    Logout,
     /// Show what a code bundle holds, and why
     Bundle(Bundle),
     /// Control the local platform
@@ -187,6 +195,11 @@ pub enum GetWhat {
         #[command(flatten)]
         scope: Scope,
     },
+    /// The settings in force, and where each comes from
+    Config {
+        #[command(flatten)]
+        scope: Scope,
+    },
     /// What an app writes
     Logs {
         /// Name of the app
@@ -282,6 +295,42 @@ pub struct Build {
     /// Environments that are depended on as well, which is what happens anyway
     #[arg(long, hide = true)]
     pub recursive: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Create {
+    #[command(subcommand)]
+    pub what: CreateWhat,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CreateWhat {
+    /// Write a configuration file of what the options say
+    #[command(
+        after_help = "Example:\n  flyte create config --endpoint https://flyte.example.com -p demo -d development"
+    )]
+    Config {
+        /// Where to write it
+        #[arg(long, value_name = "FILE", default_value = ".flyte/config.yaml")]
+        file: PathBuf,
+        /// Replace a file that is there
+        #[arg(long)]
+        force: bool,
+        /// How one logs in
+        #[arg(long, value_name = "TYPE")]
+        auth_type: Option<String>,
+        /// Certificates of an authority of your own, as PEM
+        #[arg(long, value_name = "FILE")]
+        ca_cert_file: Option<String>,
+        /// How images are built
+        #[arg(long, value_name = "BUILDER")]
+        image_builder: Option<String>,
+        /// Where images are pushed to
+        #[arg(long, value_name = "REGISTRY")]
+        registry: Option<String>,
+        #[command(flatten)]
+        scope: Scope,
+    },
 }
 
 #[derive(Debug, Args)]

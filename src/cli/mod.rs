@@ -108,6 +108,10 @@ fn dispatch(host: &impl Host, arguments: Arguments, printer: &Printer) -> Result
         Command::Get(get) => commands::get::run(host, printer, given, get),
         Command::Update(update) => commands::update::run(host, printer, given, update),
         Command::Delete(delete) => commands::delete::run(host, printer, given, delete),
+        Command::Create(create) => commands::config::create(printer, given, create),
+        Command::Whoami => commands::login::whoami(host, printer, given),
+        Command::Login => commands::login::login(host, printer, given),
+        Command::Logout => commands::login::logout(host, printer, given),
         Command::Bundle(bundle) => commands::bundle::run(host, printer, given, bundle),
         Command::Local(local) => commands::local::run(host, printer, given, local),
     }

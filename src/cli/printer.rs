@@ -265,6 +265,11 @@ pub fn for_library() -> Reporter {
     })
 }
 
+/// Says something to the person in front of the terminal while a command waits.
+pub fn prompt(text: &str) {
+    eprintln!("flyte: {text}");
+}
+
 /// Shows nothing.
 pub fn silent() -> Reporter {
     Arc::new(|_| {})

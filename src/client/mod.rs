@@ -1,134 +1,80 @@
 //! Typed calls to a control plane, over the local platform's socket or over HTTP.
 //!
-//! Callers see messages and [`Error`]; that there are transports and deadlines stays here.
-//! An upload is tried again and a `Create` of what exists becomes an `Update`; no other call is
-//! repeated. An error says whether that could help ([`Diagnostic::retry`]), and its caller decides.
+//! Callers see messages and [`Error`]; that there are transports, tokens, deadlines and repetitions
+//! stays here. A call that only reads is repeated when it fails; one that changes something is
+//! repeated when it is known that nothing came of it, for which the control plane is asked.
 
+mod call;
+mod error;
+mod streams;
 mod transport;
 mod upload;
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use connectrpc::client::{CallOptions, ClientConfig};
-use connectrpc::{ConnectError, ErrorCode};
+use connectrpc::ErrorCode;
+use connectrpc::client::ClientConfig;
 
-use crate::error::{Code, Diagnostic, Retry};
-use crate::wire::{app, cluster, common};
+use crate::auth::Credentials;
+use crate::wire::{app, auth, cluster, common, dataproxy};
+use call::{Caller, Failed, Repeat, RequestId, backoff};
 
+pub use error::Error;
+pub use streams::{Event, LogLine, LogStream, Watch};
 pub use transport::Transport;
 pub use upload::{Piece, Upload};
 
+use cluster::select_cluster_request::{Operation, Resource};
+
 /// How long a call that only reads or writes a row may take.
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
-
-/// How the library words a connection that ends amid an answer; its code says "internal".
-const BROKEN_OFF: &str = "failed to read response body";
-
-/// A call that did not succeed.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("cannot reach {endpoint}")]
-    Unavailable {
-        endpoint: String,
-        #[source]
-        source: Box<ConnectError>,
-    },
-    #[error("{endpoint} refused `{call}`: {message}")]
-    Rejected {
-        endpoint: String,
-        call: &'static str,
-        code: ErrorCode,
-        message: String,
-    },
-    #[error("app `{name}` does not exist in project `{project}`, domain `{domain}`")]
-    NotFound {
-        name: String,
-        project: String,
-        domain: String,
-    },
-    #[error("upload of the code bundle failed: {reason}")]
-    Upload { reason: String },
-    #[error("{endpoint} answered `{call}` with a message that lacks `{field}`")]
-    Protocol {
-        endpoint: String,
-        call: &'static str,
-        field: &'static str,
-    },
-    #[error("cannot read the code bundle `{}`", path.display())]
-    BundleIo {
-        path: std::path::PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-}
-
-impl Diagnostic for Error {
-    fn code(&self) -> Code {
-        match self {
-            Self::Unavailable { .. } => Code::ClientUnavailable,
-            Self::Rejected { code, .. } => rejected_code(*code),
-            Self::NotFound { .. } => Code::AppNotFound,
-            Self::Upload { .. } => Code::ClientUpload,
-            Self::Protocol { .. } => Code::ClientProtocol,
-            Self::BundleIo { .. } => Code::BundleIo,
-        }
-    }
-
-    fn retry(&self) -> Retry {
-        match self {
-            Self::Unavailable { .. } | Self::Upload { .. } => Retry::Maybe,
-            Self::Rejected { .. }
-            | Self::NotFound { .. }
-            | Self::Protocol { .. }
-            | Self::BundleIo { .. } => Retry::Never,
-        }
-    }
-
-    fn hints(&self) -> Vec<String> {
-        match self {
-            Self::NotFound { .. } => vec!["`flyte get app` lists the apps there are".into()],
-            Self::Unavailable { .. }
-            | Self::Rejected { .. }
-            | Self::Upload { .. }
-            | Self::Protocol { .. }
-            | Self::BundleIo { .. } => Vec::new(),
-        }
-    }
-}
-
-fn rejected_code(code: ErrorCode) -> Code {
-    match code {
-        ErrorCode::Unauthenticated => Code::ClientUnauthenticated,
-        ErrorCode::PermissionDenied => Code::ClientDenied,
-        ErrorCode::AlreadyExists | ErrorCode::Aborted | ErrorCode::FailedPrecondition => {
-            Code::ClientConflict
-        }
-        ErrorCode::NotFound => Code::AppNotFound,
-        ErrorCode::Unavailable | ErrorCode::ResourceExhausted => Code::ClientUnavailable,
-        ErrorCode::DeadlineExceeded => Code::AppTimeout,
-        ErrorCode::Internal | ErrorCode::Unknown | ErrorCode::DataLoss => Code::ClientProtocol,
-        _ => Code::ClientRejected,
-    }
-}
+/// How often a change is begun anew because somebody else changed the app meanwhile.
+const CONFLICTS: u32 = 3;
 
 /// A connection to one control plane; cheap to clone.
 #[derive(Clone)]
 pub struct Client {
     transport: Transport,
+    caller: Caller,
     apps: app::AppServiceClient<Transport>,
     logs: app::AppLogsServiceClient<Transport>,
     clusters: cluster::ClusterServiceClient<Transport>,
+    uploads: dataproxy::DataProxyServiceClient<Transport>,
+    identity: auth::IdentityServiceClient<Transport>,
+    /// Where operations are handled, by operation and resource.
+    selected: Arc<Mutex<HashMap<String, String>>>,
 }
 
 impl Client {
-    /// A client over `transport`; connects at the first call.
+    /// A client of the local platform: whoever reaches its socket may use it, and a call that fails
+    /// there fails again. Connects at the first call.
     pub fn new(transport: Transport) -> Self {
-        let config = ClientConfig::new(transport.base_uri()).with_default_timeout(CALL_DEADLINE);
-        let streaming = ClientConfig::new(transport.base_uri());
+        Self::remote(transport, Credentials::none(), 0)
+    }
+
+    /// A client of a control plane that may ask who calls, over a network that may fail.
+    pub fn remote(transport: Transport, credentials: Credentials, retries: u32) -> Self {
+        let mut config =
+            ClientConfig::new(transport.base_uri()).with_default_timeout(CALL_DEADLINE);
+        let mut streaming = ClientConfig::new(transport.base_uri());
+        if !transport.is_local() {
+            config = config.compress_requests("gzip");
+            streaming = streaming.compress_requests("gzip");
+        }
         Self {
+            caller: Caller {
+                endpoint: transport.endpoint().to_owned(),
+                credentials,
+                retries,
+            },
             apps: app::AppServiceClient::new(transport.clone(), config.clone()),
             logs: app::AppLogsServiceClient::new(transport.clone(), streaming),
-            clusters: cluster::ClusterServiceClient::new(transport.clone(), config),
+            clusters: cluster::ClusterServiceClient::new(transport.clone(), config.clone()),
+            uploads: dataproxy::DataProxyServiceClient::new(transport.clone(), config.clone()),
+            identity: auth::IdentityServiceClient::new(transport.clone(), config),
+            selected: Arc::default(),
             transport,
         }
     }
@@ -143,45 +89,128 @@ impl Client {
         &self.transport
     }
 
-    /// Asks which data plane takes uploads of a project; the answer may be "this one".
-    pub async fn select_cluster(
+    /// What this client proves itself with.
+    pub fn credentials(&self) -> &Credentials {
+        &self.caller.credentials
+    }
+
+    /// Who the control plane takes the caller for.
+    pub async fn user_info(&self) -> Result<auth::UserInfoResponse, Error> {
+        let request = auth::UserInfoRequest::default();
+        let answer = self
+            .caller
+            .call("UserInfo", Repeat::Always, |options| {
+                let request = request.clone();
+                self.identity.user_info_with_options(request, options)
+            })
+            .await?;
+        Ok(answer.into_owned())
+    }
+
+    /// The client for an operation on a resource: this one, or one of the cluster that handles it.
+    async fn select_cluster(
         &self,
-        org: &str,
-        project: &str,
-        domain: &str,
-    ) -> Result<(), Error> {
-        use cluster::select_cluster_request::{Operation, Resource};
-        let request = cluster::SelectClusterRequest {
-            operation: Operation::OPERATION_CREATE_UPLOAD_LOCATION.into(),
-            resource: Some(Resource::ProjectId(Box::new(project_id(
-                org, project, domain,
-            )))),
-            ..Default::default()
+        operation: Operation,
+        resource: Resource,
+    ) -> Result<Self, Error> {
+        let key = format!("{operation:?} {resource:?}");
+        let known = self
+            .selected
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&key)
+            .cloned();
+        let endpoint = match known {
+            Some(endpoint) => endpoint,
+            None => {
+                let request = cluster::SelectClusterRequest {
+                    operation: operation.into(),
+                    resource: Some(resource),
+                    ..Default::default()
+                };
+                let answer = self
+                    .caller
+                    .call("SelectCluster", Repeat::Always, |options| {
+                        let request = request.clone();
+                        self.clusters.select_cluster_with_options(request, options)
+                    })
+                    .await?;
+                let endpoint = answer.into_owned().cluster_endpoint;
+                let mut selected = self.selected.lock().unwrap_or_else(PoisonError::into_inner);
+                selected.insert(key, endpoint.clone());
+                endpoint
+            }
         };
-        self.clusters
-            .select_cluster(request)
-            .await
-            .map_err(|error| self.failed("SelectCluster", error))?;
-        Ok(())
+        self.at(&endpoint)
+    }
+
+    /// The same client at the endpoint of a cluster; an empty one means this one.
+    fn at(&self, cluster: &str) -> Result<Self, Error> {
+        let refused = |reason| Error::Cluster {
+            endpoint: self.endpoint().to_owned(),
+            cluster: cluster.to_owned(),
+            reason,
+        };
+        let is_secure = self.transport.base_uri().scheme_str() == Some("https");
+        let plain = cluster.trim_end_matches('/');
+        let whole = if plain.starts_with("http://") || plain.starts_with("https://") {
+            plain.to_owned()
+        } else {
+            let scheme = if is_secure { "https" } else { "http" };
+            format!("{scheme}://{}", plain.trim_start_matches("dns:///"))
+        };
+        if plain.is_empty() || whole == self.endpoint() {
+            return Ok(self.clone());
+        }
+        if is_secure && whole.starts_with("http:") {
+            return Err(refused("tokens would be sent in the clear"));
+        }
+        let base = whole.parse().map_err(|_| refused("it is not a URL"))?;
+        let transport = self
+            .transport
+            .elsewhere(base)
+            .ok_or_else(|| refused("the local platform has no clusters"))?;
+        Ok(Self::remote(
+            transport,
+            self.caller.credentials.clone(),
+            self.caller.retries,
+        ))
     }
 
     /// Creates the app, or replaces it where the control plane says that it exists.
+    ///
+    /// Where it is not known what became of a try, the control plane is asked before another one.
     pub async fn create_or_replace(&self, app: app::App) -> Result<app::App, Error> {
+        let id = RequestId::new();
         let request = app::CreateRequest {
             app: app.clone().into(),
             ..Default::default()
         };
-        match self.apps.create(request).await {
-            Ok(response) => self.expect("Create", response.into_owned().app),
-            Err(error) if matches!(error.code, ErrorCode::AlreadyExists | ErrorCode::Aborted) => {
-                Box::pin(self.replace(app)).await
+        let mut tries = 0;
+        loop {
+            let outcome = self
+                .caller
+                .call_as(&id, "Create", Repeat::Unseen, |options| {
+                    self.apps.create_with_options(request.clone(), options)
+                })
+                .await;
+            match outcome {
+                Ok(answer) => return self.expect("Create", answer.into_owned().app),
+                Err(failed) if exists(&failed) => return Box::pin(self.replace(app)).await,
+                Err(failed) => {
+                    if let Some(stored) = self.settle(&app, failed, &mut tries).await? {
+                        return Ok(stored);
+                    }
+                }
             }
-            Err(error) => Err(self.failed("Create", error)),
         }
     }
 
     async fn replace(&self, mut app: app::App) -> Result<app::App, Error> {
         let stored = self.get(&app.metadata.id).await?;
+        if is_same(&stored, &app) {
+            return Ok(stored); // the first try had come through after all
+        }
         app.metadata.modify(|meta| {
             meta.revision = stored.metadata.revision;
             meta.labels.clone_from(&stored.metadata.labels);
@@ -192,48 +221,96 @@ impl Client {
         self.update(app, "served again").await
     }
 
+    /// What a failed change came to: the app where it came through, `None` where it may be made
+    /// again, the failure where there is no use in that.
+    async fn settle(
+        &self,
+        wanted: &app::App,
+        failed: Failed,
+        tries: &mut u32,
+    ) -> Result<Option<app::App>, Error> {
+        if !failed.is_unknown || *tries >= self.caller.retries {
+            return Err(failed.error);
+        }
+        tokio::time::sleep(backoff(*tries)).await;
+        *tries += 1;
+        match self.get(&wanted.metadata.id).await {
+            Ok(stored) => Ok(is_same(&stored, wanted).then_some(stored)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(_) => Err(failed.error),
+        }
+    }
+
     /// The app as the control plane knows it now.
     pub async fn get(&self, id: &app::Identifier) -> Result<app::App, Error> {
         let request = app::GetRequest {
             identifier: Some(app::get_request::Identifier::AppId(Box::new(id.clone()))),
             ..Default::default()
         };
-        match self.apps.get(request).await {
-            Ok(response) => self.expect("Get", response.into_owned().app),
-            Err(error) if error.code == ErrorCode::NotFound => Err(Error::NotFound {
+        let outcome = self
+            .caller
+            .call("Get", Repeat::Always, |options| {
+                self.apps.get_with_options(request.clone(), options)
+            })
+            .await;
+        match outcome {
+            Ok(answer) => self.expect("Get", answer.into_owned().app),
+            Err(failed) if failed.code == Some(ErrorCode::NotFound) => Err(Error::NotFound {
                 name: id.name.clone(),
                 project: id.project.clone(),
                 domain: id.domain.clone(),
             }),
-            Err(error) => Err(self.failed("Get", error)),
+            Err(failed) => Err(failed.into()),
         }
     }
 
     /// Sends a changed app back.
     pub async fn update(&self, app: app::App, reason: &str) -> Result<app::App, Error> {
+        let id = RequestId::new();
         let request = app::UpdateRequest {
-            app: app.into(),
+            app: app.clone().into(),
             reason: reason.to_owned(),
             ..Default::default()
         };
-        let response = self
-            .apps
-            .update(request)
-            .await
-            .map_err(|error| self.failed("Update", error))?;
-        self.expect("Update", response.into_owned().app)
+        let mut tries = 0;
+        loop {
+            let outcome = self
+                .caller
+                .call_as(&id, "Update", Repeat::Unseen, |options| {
+                    self.apps.update_with_options(request.clone(), options)
+                })
+                .await;
+            match outcome {
+                Ok(answer) => return self.expect("Update", answer.into_owned().app),
+                Err(failed) => {
+                    if let Some(stored) = self.settle(&app, failed, &mut tries).await? {
+                        return Ok(stored);
+                    }
+                }
+            }
+        }
     }
 
-    /// Changes only what the app should be doing; every other field goes back as it came.
+    /// Changes only what the app should be doing; every other field goes back as it came. Where
+    /// somebody else changed the app meanwhile, it is their app that is changed.
     pub async fn set_desired_state(
         &self,
         id: &app::Identifier,
         state: app::spec::DesiredState,
         reason: &str,
     ) -> Result<app::App, Error> {
-        let mut app = self.get(id).await?;
-        app.spec.modify(|spec| spec.desired_state = state.into());
-        self.update(app, reason).await
+        let mut conflicts = 0;
+        loop {
+            let mut app = Box::pin(self.get(id)).await?;
+            app.spec.modify(|spec| spec.desired_state = state.into());
+            match Box::pin(self.update(app, reason)).await {
+                Err(Error::Rejected {
+                    code: ErrorCode::Aborted | ErrorCode::FailedPrecondition,
+                    ..
+                }) if conflicts < CONFLICTS => conflicts += 1,
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Removes the app; an app that does not exist is an error.
@@ -243,11 +320,18 @@ impl Client {
             app_id: id.clone().into(),
             ..Default::default()
         };
-        self.apps
-            .delete(request)
-            .await
-            .map_err(|error| self.failed("Delete", error))?;
-        Ok(())
+        let outcome = self
+            .caller
+            .call("Delete", Repeat::Always, |options| {
+                self.apps.delete_with_options(request.clone(), options)
+            })
+            .await;
+        match outcome {
+            Ok(_) => Ok(()),
+            // It was there a moment ago, so it is gone by a try whose answer was lost.
+            Err(failed) if failed.code == Some(ErrorCode::NotFound) => Ok(()),
+            Err(failed) => Err(failed.into()),
+        }
     }
 
     /// All apps of a project and domain.
@@ -273,10 +357,11 @@ impl Client {
                 ..Default::default()
             };
             let response = self
-                .apps
-                .list(request)
-                .await
-                .map_err(|error| self.failed("List", error))?
+                .caller
+                .call("List", Repeat::Always, |options| {
+                    self.apps.list_with_options(request.clone(), options)
+                })
+                .await?
                 .into_owned();
             apps.extend(response.apps);
             token = response.token;
@@ -286,60 +371,35 @@ impl Client {
         }
     }
 
-    /// Events of one app, beginning with its present state.
-    pub async fn watch(&self, id: &app::Identifier) -> Result<Watch, Error> {
-        let request = app::WatchRequest {
-            target: Some(app::watch_request::Target::AppId(Box::new(id.clone()))),
-            ..Default::default()
-        };
-        // A watch lasts as long as it is wanted; only the caller bounds it.
-        let stream = self
-            .apps
-            .watch_with_options(
-                request,
-                CallOptions::default().with_timeout(Duration::from_secs(24 * 3600)),
-            )
-            .await
-            .map_err(|error| self.failed("Watch", error))?;
-        Ok(Watch {
-            stream,
-            endpoint: self.endpoint().to_owned(),
-        })
+    /// Events of one app, beginning with its present state. Breaks are mended on the way.
+    pub fn watch(&self, id: &app::Identifier) -> Watch {
+        Watch::new(self.clone(), id.clone())
     }
 
     /// Log lines of an app; ends by itself unless the server follows.
     pub async fn tail_logs(&self, id: &app::Identifier, follow: bool) -> Result<LogStream, Error> {
-        use crate::wire::logs::dataplane::LogsSource;
-        let source = if follow {
-            LogsSource::LIVE_OR_PERSISTED
+        let client = if self.transport.is_local() {
+            self.clone()
         } else {
-            LogsSource::PERSISTED_ONLY
+            let resource = Resource::AppId(Box::new(id.clone()));
+            let selected = self.select_cluster(Operation::OPERATION_TAIL_LOGS, resource);
+            // Where it is not told which cluster has the log, this control plane may have it.
+            selected.await.unwrap_or_else(|_| self.clone())
         };
-        let request = app::TailLogsRequest {
-            target: Some(app::tail_logs_request::Target::AppId(Box::new(id.clone()))),
-            source: source.into(),
-            ..Default::default()
-        };
-        let stream = self
-            .logs
-            .tail_logs(request)
-            .await
-            .map_err(|error| self.failed("TailLogs", error))?;
-        Ok(LogStream {
-            stream,
-            endpoint: self.endpoint().to_owned(),
-            shown_until_ns: i128::MIN,
-        })
+        LogStream::open(client, id.clone(), follow).await
     }
 
     /// All lines that are kept of an app, oldest first.
     pub async fn past_logs(&self, id: &app::Identifier) -> Result<Vec<LogLine>, Error> {
         let mut stream = self.tail_logs(id, false).await?;
         let mut lines = Vec::new();
-        while let Some(batch) = stream.next().await? {
-            lines.extend(batch);
+        loop {
+            match tokio::time::timeout(streams::LOG_SILENCE, stream.next()).await {
+                Ok(Ok(Some(batch))) => lines.extend(batch),
+                Ok(Ok(None)) | Err(_) => return Ok(lines),
+                Ok(Err(error)) => return Err(error),
+            }
         }
-        Ok(lines)
     }
 
     fn expect(
@@ -353,40 +413,22 @@ impl Client {
             field: "app",
         })
     }
-
-    fn failed(&self, call: &'static str, error: ConnectError) -> Error {
-        failed(self.endpoint(), call, error)
-    }
 }
 
-fn failed(endpoint: &str, call: &'static str, error: ConnectError) -> Error {
-    let broke_off = error
-        .message
-        .as_deref()
-        .is_some_and(|message| message.starts_with(BROKEN_OFF));
-    if error.code == ErrorCode::Unavailable || broke_off {
-        return Error::Unavailable {
-            endpoint: endpoint.to_owned(),
-            source: Box::new(error),
-        };
-    }
-    Error::Rejected {
-        endpoint: endpoint.to_owned(),
-        call,
-        code: error.code,
-        message: error.message.unwrap_or_default(),
-    }
+/// Whether a `Create` was refused because the app is there.
+fn exists(failed: &Failed) -> bool {
+    matches!(
+        failed.code,
+        Some(ErrorCode::AlreadyExists | ErrorCode::Aborted)
+    )
 }
 
-/// A stream that breaks off, unless the server said why: the other side is gone.
-fn broken(endpoint: &str, call: &'static str, error: ConnectError) -> Error {
-    match error.code {
-        ErrorCode::Internal | ErrorCode::Unknown | ErrorCode::Canceled => Error::Unavailable {
-            endpoint: endpoint.to_owned(),
-            source: Box::new(error),
-        },
-        _ => failed(endpoint, call, error),
-    }
+/// Whether an app that is stored is the one that was sent, but for who made it.
+fn is_same(stored: &app::App, sent: &app::App) -> bool {
+    let mut spec = stored.spec.clone();
+    let creator = sent.spec.creator.clone();
+    spec.modify(|spec| spec.creator = creator);
+    spec == sent.spec
 }
 
 fn project_id(org: &str, project: &str, domain: &str) -> common::ProjectIdentifier {
@@ -396,113 +438,4 @@ fn project_id(org: &str, project: &str, domain: &str) -> common::ProjectIdentifi
         name: project.to_owned(),
         ..Default::default()
     }
-}
-
-/// What happened to a watched app.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// The app as it is now.
-    Changed(Box<app::App>),
-    /// It is gone.
-    Deleted,
-}
-
-/// A stream of [`Event`]s.
-pub struct Watch {
-    stream: connectrpc::client::ServerStream<
-        hyper::body::Incoming,
-        app::__buffa::view::WatchResponseView<'static>,
-    >,
-    endpoint: String,
-}
-
-impl Watch {
-    /// The next event; `None` when the server ends the stream.
-    pub async fn next(&mut self) -> Result<Option<Event>, Error> {
-        use app::watch_response::Event as Wire;
-        loop {
-            let message = self
-                .stream
-                .message()
-                .await
-                .map_err(|error| broken(&self.endpoint, "Watch", error))?;
-            let Some(message) = message else {
-                return Ok(None);
-            };
-            match message.to_owned_message().event {
-                Some(Wire::CreateEvent(event)) => {
-                    if let Some(app) = event.app.into_option() {
-                        return Ok(Some(Event::Changed(Box::new(app))));
-                    }
-                }
-                Some(Wire::UpdateEvent(event)) => {
-                    if let Some(app) = event.updated_app.into_option() {
-                        return Ok(Some(Event::Changed(Box::new(app))));
-                    }
-                }
-                Some(Wire::DeleteEvent(_)) => return Ok(Some(Event::Deleted)),
-                None => {}
-            }
-        }
-    }
-}
-
-/// One line that a replica wrote.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LogLine {
-    /// Nanoseconds since 1970, UTC.
-    pub timestamp_ns: i128,
-    pub text: String,
-    pub replica: String,
-}
-
-/// Batches of log lines.
-pub struct LogStream {
-    stream: connectrpc::client::ServerStream<
-        hyper::body::Incoming,
-        app::__buffa::view::TailLogsResponseView<'static>,
-    >,
-    endpoint: String,
-    shown_until_ns: i128,
-}
-
-impl LogStream {
-    /// Leaves out lines up to this time, which were shown before.
-    pub fn skip_until(&mut self, timestamp_ns: i128) {
-        self.shown_until_ns = timestamp_ns;
-    }
-
-    /// The next lines; `None` at the end.
-    pub async fn next(&mut self) -> Result<Option<Vec<LogLine>>, Error> {
-        use app::tail_logs_response::Resp;
-        loop {
-            let message = self
-                .stream
-                .message()
-                .await
-                .map_err(|error| broken(&self.endpoint, "TailLogs", error))?;
-            let Some(message) = message else {
-                return Ok(None);
-            };
-            if let Some(Resp::Batches(batch)) = message.to_owned_message().resp {
-                let fresh = |line: &LogLine| line.timestamp_ns > self.shown_until_ns;
-                return Ok(Some(
-                    batch.logs.iter().flat_map(lines).filter(fresh).collect(),
-                ));
-            }
-        }
-    }
-}
-
-fn lines(logs: &app::LogLines) -> Vec<LogLine> {
-    let replica = logs.replica_id.name.clone();
-    logs.structured_lines
-        .iter()
-        .map(|line| LogLine {
-            timestamp_ns: i128::from(line.timestamp.seconds) * 1_000_000_000
-                + i128::from(line.timestamp.nanos),
-            text: line.message.clone(),
-            replica: replica.clone(),
-        })
-        .collect()
 }

@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use connectrpc::ConnectError;
-use connectrpc::client::{
-    ClientBody, ClientTransport, Http2Connection, HttpClient, SharedHttp2Connection,
-};
+use connectrpc::client::{ClientBody, ClientTransport, Http2Connection, SharedHttp2Connection};
 use futures::future::BoxFuture;
 use http::{Request, Response, Uri};
+use http_body_util::BodyExt;
+
+use crate::net::{Body, Http};
 
 /// Requests that may wait for the one connection of a Unix socket.
 const PENDING_REQUESTS: usize = 256;
@@ -20,14 +21,10 @@ pub struct Transport {
     endpoint: String,
 }
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one for each client, and it is not kept in collections"
-)]
 #[derive(Clone)]
 enum Inner {
     Unix(SharedHttp2Connection),
-    Http(HttpClient),
+    Tcp(Http),
 }
 
 impl Transport {
@@ -43,12 +40,20 @@ impl Transport {
         }
     }
 
-    /// A control plane at `http://authority`.
-    pub fn http(base: Uri) -> Self {
+    /// A control plane at `http://authority` or `https://authority`, with a path if need be.
+    pub fn http(base: Uri, http: Http) -> Self {
         Self {
-            inner: Inner::Http(HttpClient::plaintext()),
+            inner: Inner::Tcp(http),
             endpoint: base.to_string().trim_end_matches('/').to_owned(),
             base,
+        }
+    }
+
+    /// The same way to another place; `None` where this one leads nowhere else.
+    pub fn elsewhere(&self, base: Uri) -> Option<Self> {
+        match &self.inner {
+            Inner::Tcp(http) => Some(Self::http(base, http.clone())),
+            Inner::Unix(_) => None,
         }
     }
 
@@ -61,19 +66,34 @@ impl Transport {
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
+
+    /// Whether the other end is a process of this machine that is of one build with this one.
+    pub fn is_local(&self) -> bool {
+        matches!(self.inner, Inner::Unix(_))
+    }
 }
 
 impl ClientTransport for Transport {
-    type ResponseBody = hyper::body::Incoming;
+    type ResponseBody = Body;
     type Error = ConnectError;
 
     fn send(
         &self,
         request: Request<ClientBody>,
-    ) -> BoxFuture<'static, Result<Response<Self::ResponseBody>, Self::Error>> {
+    ) -> BoxFuture<'static, Result<Response<Body>, ConnectError>> {
         match &self.inner {
-            Inner::Unix(connection) => connection.send(request),
-            Inner::Http(client) => client.send(request),
+            Inner::Unix(connection) => {
+                let answer = connection.send(request);
+                Box::pin(async move {
+                    let broken = |error| {
+                        ConnectError::unavailable_from_transport("the answer broke off", error)
+                    };
+                    Ok(answer
+                        .await?
+                        .map(|body| body.map_err(broken).boxed_unsync()))
+                })
+            }
+            Inner::Tcp(http) => http.send(request),
         }
     }
 }

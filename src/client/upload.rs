@@ -15,10 +15,11 @@ use connectrpc::ConnectError;
 use connectrpc::client::{ClientBody, ClientTransport, full_body};
 use futures::stream::{self, Stream, TryStreamExt};
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, StreamBody};
+use http_body_util::{BodyExt, Limited, StreamBody};
 use tokio::io::AsyncSeekExt;
 
-use super::{Client, Error};
+use super::call::{Repeat, wait_of};
+use super::{Client, Error, Operation, Resource, project_id};
 use crate::wire::dataproxy;
 
 /// Tries before a failing upload is given up.
@@ -26,6 +27,8 @@ const ATTEMPTS: u32 = 5;
 /// The longest pause that a server may ask for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const CHUNK_BYTES: usize = 256 * 1024;
+/// So much is read of an answer that tells what is wrong.
+const LONGEST_ANSWER: usize = 16 * 1024;
 /// Names the position in an upload, in bytes.
 const OFFSET: &str = "upload-offset";
 
@@ -68,10 +71,11 @@ pub struct Location {
 impl Client {
     /// Asks for a place for the bundle, and whether it is taken by the very same.
     pub async fn upload_location(&self, upload: &Upload<'_>) -> Result<Location, Error> {
-        self.select_cluster(upload.org, upload.project, upload.domain)
+        let project = project_id(upload.org, upload.project, upload.domain);
+        let operation = Operation::OPERATION_CREATE_UPLOAD_LOCATION;
+        let client = self
+            .select_cluster(operation, Resource::ProjectId(Box::new(project)))
             .await?;
-        let config = connectrpc::client::ClientConfig::new(self.transport().base_uri());
-        let service = dataproxy::DataProxyServiceClient::new(self.transport().clone(), config);
         let request = dataproxy::CreateUploadLocationRequest {
             project: upload.project.to_owned(),
             domain: upload.domain.to_owned(),
@@ -87,10 +91,14 @@ impl Client {
             add_content_md5_metadata: true,
             ..Default::default()
         };
-        let response = service
-            .create_upload_location(request)
-            .await
-            .map_err(|error| self.failed("CreateUploadLocation", error))?
+        let response = client
+            .caller
+            .call("CreateUploadLocation", Repeat::Always, |options| {
+                let request = request.clone();
+                let uploads = &client.uploads;
+                uploads.create_upload_location_with_options(request, options)
+            })
+            .await?
             .into_owned();
         let mut location = Location {
             signed_url: response.signed_url,
@@ -124,6 +132,32 @@ impl Client {
         upload: &Upload<'_>,
         sent: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<(), Error> {
+        let Err(refused) = self.put_at(location, upload, sent).await else {
+            return Ok(());
+        };
+        let reason = match refused {
+            Refused { expired: true, .. } => {
+                // The queue before this upload was longer than its address is good for.
+                let location = self.upload_location(upload).await?;
+                if location.exists {
+                    return Ok(());
+                }
+                match self.put_at(&location, upload, sent).await {
+                    Ok(()) => return Ok(()),
+                    Err(again) => again.text,
+                }
+            }
+            Refused { text, .. } => text,
+        };
+        Err(Error::Upload { reason })
+    }
+
+    async fn put_at(
+        &self,
+        location: &Location,
+        upload: &Upload<'_>,
+        sent: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<(), Refused> {
         let mut refused = match self.attempt(location, upload, 0, sent).await {
             Ok(()) => return Ok(()),
             Err(refused) => refused,
@@ -143,9 +177,7 @@ impl Client {
                 Err(again) => refused = again,
             }
         }
-        Err(Error::Upload {
-            reason: refused.text,
-        })
+        Err(refused)
     }
 
     /// Sends everything from `offset` on, once.
@@ -170,19 +202,28 @@ impl Client {
         };
         match answer {
             Ok(response) if response.status().is_success() => Ok(()),
-            Ok(response) => Err(Refused {
-                retry: is_transient(response.status()),
-                pause: number(response.headers(), http::header::RETRY_AFTER.as_str())
-                    .map(Duration::from_secs),
-                text: format!("the server answered {}", response.status()),
-            }),
+            Ok(response) => Err(Refused::of(location, response).await),
             Err(error) => Err(Refused {
                 retry: true,
                 pause: None,
-                text: error.to_string(),
+                expired: false,
+                text: format!("`{}`: {}", location.told(), causes(&error)),
             }),
         }
     }
+}
+
+impl Location {
+    /// Where it is, without the signature that gives the right to write there.
+    fn told(&self) -> &str {
+        let end = self.signed_url.find(['?', '#']);
+        &self.signed_url[..end.unwrap_or(self.signed_url.len())]
+    }
+}
+
+/// An error and what led to it, in one line.
+fn causes(error: &ConnectError) -> String {
+    crate::error::with_causes(error).replace("\nCaused by: ", ": ")
 }
 
 /// What a server has of an upload.
@@ -200,9 +241,36 @@ struct Refused {
     retry: bool,
     /// What the server asks for.
     pause: Option<Duration>,
+    /// The address was good for some time only, which is over.
+    expired: bool,
 }
 
 impl Refused {
+    /// What an object store's answer means. Its body says more than its status.
+    async fn of(location: &Location, response: http::Response<crate::net::Body>) -> Self {
+        let status = response.status();
+        let after = response.headers().get(http::header::RETRY_AFTER);
+        let pause = after.and_then(|value| wait_of(value.to_str().ok()?));
+        let body = Limited::new(response.into_body(), LONGEST_ANSWER)
+            .collect()
+            .await;
+        let body = body.map(http_body_util::Collected::to_bytes);
+        let body = String::from_utf8_lossy(&body.unwrap_or_default()).into_owned();
+        let code = tagged(&body, "Code").unwrap_or_default();
+        let is_refusal = matches!(status, StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN);
+        let reason = if code.is_empty() {
+            String::new()
+        } else {
+            format!(" ({code})")
+        };
+        Self {
+            text: format!("`{}` answered {status}{reason}", location.told()),
+            retry: is_transient(status) || (is_refusal && code == "RequestTimeout"),
+            expired: is_refusal && body.to_ascii_lowercase().contains("expired"),
+            pause,
+        }
+    }
+
     /// How long to wait before the next attempt; `None` if there is no use in one.
     fn pause(&self, attempt: u32) -> Option<Duration> {
         let own = Duration::from_millis(250 << attempt);
@@ -227,9 +295,17 @@ fn put_request(
         text,
         retry: false,
         pause: None,
+        expired: false,
     };
     let mut request = request(location, method, body).map_err(never)?;
     let headers = request.headers_mut();
+    if location.native_url.starts_with("abfs") {
+        // Azure wants to know what it stores.
+        headers.insert(
+            "x-ms-blob-type",
+            http::HeaderValue::from_static("BlockBlob"),
+        );
+    }
     if offset == 0 {
         let md5 = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, upload.md5);
         if let Ok(value) = md5.parse() {
@@ -297,6 +373,12 @@ fn content(
 
 fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
     headers.get(name)?.to_str().ok()?.trim().parse().ok()
+}
+
+/// What stands in the first element of that name.
+fn tagged<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
+    rest.split('<').next()
 }
 
 fn is_transient(status: StatusCode) -> bool {
@@ -430,7 +512,8 @@ mod tests {
             ..shelf
         });
         let base = serve(Arc::clone(&shelf), break_after).await;
-        let client = Client::new(Transport::http(base.clone()));
+        let http = crate::net::Http::new(&crate::tls::Trust::default(), None).unwrap();
+        let client = Client::new(Transport::http(base.clone(), http));
         let location = Location {
             signed_url: format!("{base}bundle"),
             headers: Vec::new(),

@@ -1,131 +1,171 @@
-//! The YAML configuration file, as written.
+//! The YAML configuration file, as written: found, read, and every value of the kind it must be.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde_norway::Value;
+use serde_norway::Value as Yaml;
 
-use super::{Error, Home, git_root};
+use super::keys::{self, Kind};
+use super::{Error, Home, Value, git_root};
+use crate::error::did_you_mean;
 
-/// Settings that the file may hold, dotted.
-pub(super) const KEYS: &[&str] = &[
-    "admin.endpoint",
-    "admin.insecure",
-    "admin.insecureSkipVerify",
-    "admin.caCertFilePath",
-    "admin.authType",
-    "admin.command",
-    "admin.proxyCommand",
-    "admin.clientId",
-    "admin.clientSecretLocation",
-    "admin.clientSecretEnvVar",
-    "admin.scopes",
-    "admin.httpProxyURL",
-    "admin.disableKeyring",
-    "console.endpoint",
-    "task.org",
-    "task.project",
-    "task.domain",
-    "image.builder",
-    "image.registry",
-    "image.image_refs",
-    "local.persistence",
-    "local.tracked",
-    "local.tracked_strict",
-];
-
-/// What this project reads of the file.
-#[derive(Debug, Default)]
-pub(super) struct File {
-    pub endpoint: Option<String>,
-    pub insecure: Option<bool>,
-    pub org: Option<String>,
-    pub project: Option<String>,
-    pub domain: Option<String>,
-}
+/// The values of a file, by dotted name.
+pub(super) type File = BTreeMap<&'static str, Value>;
 
 /// The first configuration file that exists, in the order that the PyPI SDK searches.
+///
+/// A file that a variable names is meant, so it need not look like one of ours, or even exist: what
+/// is wrong with it is told when it is read.
 pub(super) fn search(home: &Home) -> Option<PathBuf> {
     let current = std::env::current_dir().unwrap_or_default();
-    let variable = |name| std::env::var_os(name).map(PathBuf::from);
-    [
+    let variable = |name| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let near = [
         Some(current.join("config.yaml")),
         Some(current.join(".flyte/config.yaml")),
         git_root(&current).map(|root| root.join(".flyte/config.yaml")),
-        variable("UCTL_CONFIG"),
-        variable("FLYTECTL_CONFIG"),
+    ];
+    let far = [
         variable("HOME").map(|user| user.join(".union/config.yaml")),
         Some(home.path().join("config.yaml")),
-    ]
-    .into_iter()
-    .flatten()
-    .find(|path| path.is_file() && speaks_of_flyte(path))
+    ];
+    let there = |path: &PathBuf| path.is_file() && speaks_of_flyte(path);
+    near.into_iter()
+        .flatten()
+        .find(there)
+        .or_else(|| variable("UCTL_CONFIG"))
+        .or_else(|| variable("FLYTECTL_CONFIG"))
+        .or_else(|| far.into_iter().flatten().find(there))
 }
 
-/// A `config.yaml` of some other program in the current folder is not ours.
+/// A `config.yaml` of some other program in the current folder is not ours. One that is no YAML
+/// cannot be told, and is ours to complain about only below a folder of ours.
 fn speaks_of_flyte(path: &Path) -> bool {
-    std::fs::read_to_string(path)
-        .ok()
-        .and_then(|text| serde_norway::from_str::<Value>(&text).ok())
-        .is_some_and(|value| {
-            ["admin", "task", "image", "local", "console"]
-                .iter()
-                .any(|section| value.get(section).is_some_and(Value::is_mapping))
-        })
+    let ours = path
+        .parent()
+        .and_then(Path::file_name)
+        .is_some_and(|folder| folder == ".flyte" || folder == ".union");
+    let Ok(text) = std::fs::read_to_string(path) else {
+        return ours;
+    };
+    match serde_norway::from_str::<Yaml>(&text) {
+        Ok(value) => keys::SECTIONS
+            .iter()
+            .any(|section| value.get(section).is_some()),
+        Err(_) => ours,
+    }
 }
 
+/// Reads a file in full; whatever cannot be used is an error that names it.
 pub(super) fn read(path: &Path) -> Result<File, Error> {
     let text = std::fs::read_to_string(path).map_err(|source| Error::Unreadable {
         path: path.to_path_buf(),
         source,
     })?;
-    let value: Value = serde_norway::from_str(&text).map_err(|source| Error::Syntax {
+    let value: Yaml = serde_norway::from_str(&text).map_err(|source| Error::Syntax {
         path: path.to_path_buf(),
         source,
     })?;
-    check_keys(path, &value)?;
-    let text = |section: &str, key: &str| {
-        value
-            .get(section)
-            .and_then(|section| section.get(key))
-            .and_then(Value::as_str)
-            .map(str::to_owned)
+    let shape = |found: &Yaml, place: &str| Error::Shape {
+        path: path.to_path_buf(),
+        place: place.to_owned(),
+        wanted: "a mapping",
+        found: describe(found),
     };
-    Ok(File {
-        endpoint: text("admin", "endpoint"),
-        insecure: value
-            .get("admin")
-            .and_then(|admin| admin.get("insecure"))
-            .and_then(Value::as_bool),
-        org: text("task", "org"),
-        project: text("task", "project"),
-        domain: text("task", "domain"),
-    })
-}
-
-/// A misspelt key would otherwise be ignored in silence.
-fn check_keys(path: &Path, value: &Value) -> Result<(), Error> {
-    let Some(sections) = value.as_mapping() else {
-        return Ok(());
-    };
+    if value.is_null() {
+        return Ok(File::new());
+    }
+    let sections = value
+        .as_mapping()
+        .ok_or_else(|| shape(&value, "the file as a whole"))?;
+    let mut file = File::new();
     for (section, entries) in sections {
         let section = section.as_str().unwrap_or_default();
-        let known_section = KEYS
-            .iter()
-            .any(|key| key.split('.').next() == Some(section));
-        let Some(entries) = entries.as_mapping().filter(|_| known_section) else {
+        if !keys::SECTIONS.contains(&section) {
+            foreign(path, section)?;
             continue;
-        };
-        for key in entries.keys() {
+        }
+        if entries.is_null() {
+            continue; // `task:` with nothing below it
+        }
+        let entries = entries
+            .as_mapping()
+            .ok_or_else(|| shape(entries, &format!("`{section}`")))?;
+        for (key, value) in entries {
             let dotted = format!("{section}.{}", key.as_str().unwrap_or_default());
-            if !KEYS.contains(&dotted.as_str()) {
-                return Err(Error::UnknownKey {
-                    path: path.to_path_buf(),
-                    key: dotted,
-                });
+            if let Some((name, value)) = entry(path, &dotted, value)? {
+                file.insert(name, value);
             }
         }
     }
-    Ok(())
+    Ok(file)
+}
+
+/// Other programs keep sections of theirs in the same file; one that is nearly ours is a slip.
+fn foreign(path: &Path, section: &str) -> Result<(), Error> {
+    match did_you_mean(section, keys::SECTIONS) {
+        Some(_) => Err(Error::UnknownKey {
+            path: path.to_path_buf(),
+            key: section.to_owned(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// One setting of the file; `None` where it is there without a value.
+fn entry(path: &Path, dotted: &str, yaml: &Yaml) -> Result<Option<(&'static str, Value)>, Error> {
+    let Some(key) = keys::ALL.iter().find(|key| key.name == dotted) else {
+        return Err(Error::UnknownKey {
+            path: path.to_path_buf(),
+            key: dotted.to_owned(),
+        });
+    };
+    if yaml.is_null() {
+        return Ok(None);
+    }
+    let value = convert(key.kind, yaml).ok_or_else(|| Error::Shape {
+        path: path.to_path_buf(),
+        place: format!("`{dotted}`"),
+        wanted: key.kind.describe(),
+        found: describe(yaml),
+    })?;
+    Ok(Some((key.name, value)))
+}
+
+fn convert(kind: Kind, yaml: &Yaml) -> Option<Value> {
+    let texts = |list: &Vec<Yaml>| -> Option<Vec<String>> {
+        list.iter()
+            .map(|item| item.as_str().map(str::to_owned))
+            .collect()
+    };
+    match (kind, yaml) {
+        (Kind::Text, Yaml::String(text)) => Some(Value::Text(text.clone())),
+        (Kind::Switch, Yaml::Bool(on)) => Some(Value::Switch(*on)),
+        (Kind::Words | Kind::Names, Yaml::Sequence(list)) => texts(list).map(Value::List),
+        (Kind::Words, Yaml::String(text)) => shlex::split(text).map(Value::List),
+        (Kind::Names, Yaml::String(text)) => Some(Value::List(super::names(text))),
+        (Kind::Table, Yaml::Mapping(table)) => table
+            .iter()
+            .map(|(name, value)| Some((name.as_str()?.to_owned(), value.as_str()?.to_owned())))
+            .collect::<Option<BTreeMap<_, _>>>()
+            .map(Value::Table),
+        (Kind::Text | Kind::Switch | Kind::Words | Kind::Names | Kind::Table, _) => None,
+    }
+}
+
+fn describe(yaml: &Yaml) -> &'static str {
+    match yaml {
+        Yaml::Null => "nothing",
+        Yaml::Bool(_) => "true or false (quotation marks make it text)",
+        Yaml::Number(_) => "a number (quotation marks make it text)",
+        Yaml::String(_) => "text",
+        Yaml::Sequence(_) => "a list",
+        Yaml::Mapping(_) => "a mapping",
+        Yaml::Tagged(_) => "a tagged value",
+    }
 }
 
 #[cfg(test)]
@@ -133,24 +173,63 @@ mod tests {
     use super::*;
     use crate::error::Diagnostic;
 
-    #[test]
-    fn reads_what_it_knows_and_names_what_it_does_not() {
+    fn read_text(text: &str) -> Result<File, Error> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.yaml");
-        std::fs::write(
-            &path,
-            "admin:\n  endpoint: dns:///h.x\n  insecure: true\ntask:\n  project: p\n",
+        std::fs::write(&path, text).unwrap();
+        read(&path)
+    }
+
+    #[test]
+    fn reads_what_it_knows_and_names_what_it_does_not() {
+        let file = read_text(
+            "admin:\n  endpoint: dns:///h.x\n  insecure: true\n  command: get token '--for me'\n  \
+             scopes: a, b\ntask:\n  project: p\nimage:\n  image_refs: {default: x:1}\nlogger:\n  level: 4\n",
         )
         .unwrap();
-        let file = read(&path).unwrap();
-        assert_eq!(file.endpoint.as_deref(), Some("dns:///h.x"));
-        assert_eq!(file.insecure, Some(true));
-        assert_eq!(file.project.as_deref(), Some("p"));
+        assert_eq!(file["admin.endpoint"], Value::Text("dns:///h.x".into()));
+        assert_eq!(file["admin.insecure"], Value::Switch(true));
+        assert_eq!(
+            file["admin.command"],
+            Value::List(vec!["get".into(), "token".into(), "--for me".into()])
+        );
+        assert_eq!(
+            file["admin.scopes"],
+            Value::List(vec!["a".into(), "b".into()])
+        );
+        assert!(matches!(&file["image.image_refs"], Value::Table(t) if t["default"] == "x:1"));
 
-        std::fs::write(&path, "admin:\n  endpont: x\n").unwrap();
-        let error = read(&path).unwrap_err();
-        assert!(error.to_string().contains("admin.endpont"));
-        assert_eq!(error.hints(), ["did you mean `admin.endpoint`?"]);
+        for (text, wrong, right) in [
+            ("admin:\n  endpont: x\n", "admin.endpont", "admin.endpoint"),
+            ("amdin:\n  endpoint: x\n", "amdin", "admin"),
+        ] {
+            let error = read_text(text).unwrap_err();
+            assert!(error.to_string().contains(wrong));
+            assert_eq!(error.hints(), [format!("did you mean `{right}`?")]);
+        }
+    }
+
+    #[test]
+    fn a_value_of_another_kind_is_named() {
+        for (text, wanted) in [
+            ("- admin\n", "the file as a whole is a list"),
+            ("admin: https://h\n", "`admin` is text; a mapping is wanted"),
+            ("task:\n  project: 7\n", "`task.project` is a number"),
+            ("admin:\n  insecure: \"no\"\n", "`admin.insecure` is text"),
+            (
+                "image:\n  image_refs: [x]\n",
+                "`image.image_refs` is a list",
+            ),
+        ] {
+            let error = read_text(text).unwrap_err().to_string();
+            assert!(error.contains(wanted), "{error}");
+        }
+        assert!(read_text("").unwrap().is_empty());
+        assert!(
+            read_text("task:\nadmin:\n  endpoint:\n")
+                .unwrap()
+                .is_empty()
+        );
     }
 
     #[test]

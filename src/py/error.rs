@@ -28,7 +28,7 @@ fn exception<'py>(py: Python<'py>, error: &dyn Diagnostic) -> PyResult<Bound<'py
             PyTuple::new(py, error.hints())?,
             PyTuple::new(py, causes)?,
             error.retry() == Retry::Maybe,
-            py.None(),
+            error.request_id(),
             PyTuple::new(py, error.log_tail())?,
         ))
 }

@@ -1,13 +1,16 @@
 //! What `flyte.init*` was told, and the tools that come with this interpreter.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::types::PyDict;
 
 use super::error::IntoPy;
-use crate::config::{Given, Settings};
+use crate::config::{Given, Secret, Settings};
 use crate::image::env::{SdkPayload, Toolchain};
 use crate::serve::platform::Launcher;
 use crate::serve::{Reporter, Server};
@@ -44,7 +47,7 @@ pub fn set_root_dir(root: &Path) {
         .root_dir = Some(std::path::absolute(root).unwrap_or_else(|_| root.to_path_buf()));
 }
 
-/// Remember what `flyte.init` or `flyte.init_from_config` was given.
+/// Remember what `flyte.init` and its kin were given.
 ///
 /// Returns:
 ///     Whether apps will go to the local platform, and a sentence that says where they go.
@@ -55,24 +58,14 @@ pub fn set_root_dir(root: &Path) {
 /// Example:
 ///     >>> local, where = configure(project="demo")    # doctest: +SKIP
 #[pyfunction]
-#[pyo3(signature = (*, config_path=None, endpoint=None, insecure=None, org=None, project=None, domain=None, root_dir=None))]
+#[pyo3(signature = (*, root_dir=None, **settings))]
 fn configure(
-    config_path: Option<PathBuf>,
-    endpoint: Option<String>,
-    insecure: Option<bool>,
-    org: Option<String>,
-    project: Option<String>,
-    domain: Option<String>,
     root_dir: Option<PathBuf>,
+    settings: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<(bool, String)> {
-    let given = Given {
-        config_path,
-        endpoint,
-        insecure,
-        org,
-        project,
-        domain,
-        home: None,
+    let given = match settings {
+        Some(settings) => read_given(settings)?,
+        None => Given::default(),
     };
     let settings = Settings::resolve(&given).into_py()?;
     *CONFIGURED.lock().unwrap_or_else(PoisonError::into_inner) = Some(Configured {
@@ -81,6 +74,50 @@ fn configure(
     });
     let local = settings.endpoint == crate::config::Endpoint::Local;
     Ok((local, settings.describe()))
+}
+
+/// The arguments of an `init` function, under the names that they have there.
+fn read_given(settings: &Bound<'_, PyDict>) -> PyResult<Given> {
+    let mut given = Given::default();
+    for (name, value) in settings {
+        if value.is_none() {
+            continue;
+        }
+        let secret =
+            |value: &Bound<'_, PyAny>| Ok::<_, PyErr>(Secret::new(value.extract::<String>()?));
+        let name: String = name.extract()?;
+        match name.as_str() {
+            "config_path" => given.config_path = value.extract()?,
+            "endpoint" => given.endpoint = value.extract()?,
+            "insecure" => given.insecure = value.extract()?,
+            "org" => given.org = value.extract()?,
+            "project" => given.project = value.extract()?,
+            "domain" => given.domain = value.extract()?,
+            "insecure_skip_verify" => given.insecure_skip_verify = value.extract()?,
+            "ca_cert_file_path" => {
+                let path: PathBuf = value.extract()?;
+                given.ca_file = Some(path.to_string_lossy().into_owned());
+            }
+            "auth_type" => given.auth_type = value.extract()?,
+            "command" => given.command = value.extract()?,
+            "proxy_command" => given.proxy_command = value.extract()?,
+            "api_key" => given.api_key = Some(secret(&value)?),
+            "client_id" => given.client_id = value.extract()?,
+            "client_credentials_secret" => given.client_secret = Some(secret(&value)?),
+            "scopes" => given.scopes = value.extract()?,
+            "http_proxy_url" => given.http_proxy = value.extract()?,
+            "disable_keyring" => given.disable_keyring = value.extract()?,
+            "rpc_retries" => given.retries = value.extract()?,
+            "image_builder" => given.image_builder = value.extract()?,
+            "image_registry" => given.image_registry = value.extract()?,
+            "images" => given.images = value.extract()?,
+            _ => {
+                let text = format!("configure() got an unexpected argument `{name}`");
+                return Err(PyTypeError::new_err(text));
+            }
+        }
+    }
+    Ok(given)
 }
 
 /// Return the project and the domain that apps go to.
@@ -110,6 +147,14 @@ pub fn resolve(over: &Given) -> PyResult<Settings> {
     take(&mut given.domain, &over.domain);
     given.insecure = over.insecure.or(given.insecure);
     given.config_path = over.config_path.clone().or(given.config_path);
+    if over.endpoint.is_some() {
+        given.api_key = None; // it names an endpoint as well
+    }
+    Python::attach(|py| {
+        given.interactive = Some(somebody_is_there(py));
+        given.headers = auth_metadata(py)?;
+        Ok::<_, PyErr>(())
+    })?;
     if in_replica() {
         // An app sees the project and domain that it runs in.
         let own = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
@@ -121,6 +166,30 @@ pub fn resolve(over: &Given) -> PyResult<Settings> {
             .or_else(|| own("FLYTE_INTERNAL_EXECUTION_DOMAIN"));
     }
     Settings::resolve(&given).into_py()
+}
+
+/// Whether there is a person who could log in: at a terminal, or at a notebook.
+fn somebody_is_there(py: Python<'_>) -> bool {
+    let unattended = std::env::var("CI").is_ok_and(|value| !matches!(&*value, "" | "0" | "false"));
+    let notebook = || {
+        let modules = py.import("sys")?.getattr("modules")?;
+        modules.contains("ipykernel")
+    };
+    !unattended && (std::io::stderr().is_terminal() || notebook().unwrap_or(false))
+}
+
+/// What `flyte.remote.auth_metadata` holds here and now.
+fn auth_metadata(py: Python<'_>) -> PyResult<Vec<(String, Secret)>> {
+    const MODULE: &str = "flyte.remote._auth_metadata";
+    let modules = py.import("sys")?.getattr("modules")?;
+    if !modules.contains(MODULE)? {
+        return Ok(Vec::new()); // nobody can have set any
+    }
+    let pairs: Vec<(String, String)> = py.import(MODULE)?.call_method0("current")?.extract()?;
+    Ok(pairs
+        .into_iter()
+        .map(|(name, value)| (name, Secret::new(value)))
+        .collect())
 }
 
 /// Whether this process is a replica of an app.
@@ -239,6 +308,7 @@ fn identity(package: &Path) -> PyResult<String> {
 }
 
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    crate::auth::speak_through(crate::cli::printer::prompt);
     module.add_function(wrap_pyfunction!(configure, module)?)?;
     module.add_function(wrap_pyfunction!(current_scope, module)?)
 }

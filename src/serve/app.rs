@@ -187,8 +187,8 @@ impl App {
     }
 
     /// Events from now on, beginning with the present state.
-    pub async fn watch(&self) -> Result<client::Watch, Error> {
-        Ok(self.client()?.watch(&self.id()).await?)
+    pub fn watch(&self) -> Result<client::Watch, Error> {
+        Ok(self.client()?.watch(&self.id()))
     }
 
     /// Waits for the app to serve; tells whether it had to be waited for at all.
@@ -253,52 +253,26 @@ impl App {
         }
     }
 
-    /// Watches until `decide` says what came of it. A stream that ends or breaks is opened again.
+    /// Watches until `decide` says what came of it.
     async fn until(
         &self,
         decide: impl Fn(&app::App) -> Option<Result<(), activate::Error>>,
     ) -> Result<(), Error> {
-        let client = self.client()?;
-        let mut failures: u32 = 0;
+        let mut watch = self.client()?.watch(&self.id());
         loop {
-            let mut watch = match client.watch(&self.id()).await {
-                Ok(watch) => watch,
-                Err(error) => {
-                    self.patience(&mut failures, error).await?;
-                    continue;
+            match watch.next().await? {
+                Event::Changed(app) => {
+                    let decision = decide(&app);
+                    self.learn(*app);
+                    if let Some(decision) = decision {
+                        return Ok(decision?);
+                    }
                 }
-            };
-            loop {
-                match watch.next().await {
-                    Ok(Some(Event::Changed(app))) => {
-                        failures = 0;
-                        let decision = decide(&app);
-                        self.learn(*app);
-                        if let Some(decision) = decision {
-                            return Ok(decision?);
-                        }
-                    }
-                    Ok(Some(Event::Deleted)) => {
-                        return Err(activate::Error::Deleted { app: self.name() }.into());
-                    }
-                    Ok(None) => break,
-                    Err(error) => {
-                        self.patience(&mut failures, error).await?;
-                        break;
-                    }
+                Event::Deleted => {
+                    return Err(activate::Error::Deleted { app: self.name() }.into());
                 }
             }
         }
-    }
-
-    async fn patience(&self, failures: &mut u32, error: client::Error) -> Result<(), Error> {
-        use crate::error::{Diagnostic, Retry};
-        *failures += 1;
-        if error.retry() == Retry::Never || *failures > 5 {
-            return Err(error.into());
-        }
-        tokio::time::sleep(Duration::from_millis(100 << *failures)).await;
-        Ok(())
     }
 
     async fn with_log(&self, mut error: activate::Error, revision: u64) -> activate::Error {

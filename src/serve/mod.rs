@@ -226,6 +226,10 @@ impl Diagnostic for Error {
         self.inner().retry()
     }
 
+    fn request_id(&self) -> Option<String> {
+        self.inner().request_id()
+    }
+
     fn log_tail(&self) -> Vec<String> {
         self.inner().log_tail()
     }
@@ -257,7 +261,10 @@ impl Server {
             &note,
         )
         .await?;
-        let (code, images) = tokio::try_join!(self.code(&client, &plan), self.images(&plan))?;
+        let (code, images) = tokio::try_join!(
+            Box::pin(self.code(&client, &plan)),
+            Box::pin(self.images(&plan))
+        )?;
         // The same for all apps, so asked once.
         let console = platform::console(&self.settings, &client).await;
         let mut served = BTreeMap::new();

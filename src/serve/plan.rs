@@ -11,6 +11,8 @@ use crate::spec::{AppSpec, ImageSpec, ParameterValue, PythonVersion};
 
 /// Longest app name that the clusters accept.
 const LONGEST_NAME: usize = 30;
+/// Longest description that the clusters accept.
+const LONGEST_DESCRIPTION: usize = 100;
 
 /// Values given when serving, over those that were declared.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -57,6 +59,10 @@ pub enum Error {
     },
     #[error("app name `{name}` has {length} characters; a cluster takes at most {LONGEST_NAME}")]
     NameTooLong { name: String, length: usize },
+    #[error(
+        "the description of app `{name}` has {length} characters; a cluster takes at most {LONGEST_DESCRIPTION}"
+    )]
+    DescriptionTooLong { name: String, length: usize },
     #[error("{setting} is not set")]
     Unset { setting: &'static str },
     #[error(
@@ -83,6 +89,7 @@ impl Diagnostic for Error {
             | Self::NothingToRun { .. }
             | Self::NoValue { .. }
             | Self::NameTooLong { .. }
+            | Self::DescriptionTooLong { .. }
             | Self::PickledByOther { .. }
             | Self::NotPickled { .. }
             | Self::Unset { .. } => Code::ConfigInvalid,
@@ -118,7 +125,10 @@ impl Diagnostic for Error {
             Self::Cycle { .. } => {
                 vec!["take one of these apps out of the other's `depends_on`".into()]
             }
-            Self::Duplicate { .. } | Self::NameTooLong { .. } | Self::NoTarget => Vec::new(),
+            Self::Duplicate { .. }
+            | Self::NameTooLong { .. }
+            | Self::DescriptionTooLong { .. }
+            | Self::NoTarget => Vec::new(),
         }
     }
 }
@@ -288,6 +298,13 @@ fn check_app(app: &AppSpec, local: bool) -> Result<(), Error> {
     if !local && app.name.chars().count() > LONGEST_NAME {
         return Err(Error::NameTooLong {
             length: app.name.chars().count(),
+            name: app.name.clone(),
+        });
+    }
+    let description = app.description.as_deref().unwrap_or_default();
+    if !local && description.chars().count() > LONGEST_DESCRIPTION {
+        return Err(Error::DescriptionTooLong {
+            length: description.chars().count(),
             name: app.name.clone(),
         });
     }

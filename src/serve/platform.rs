@@ -12,6 +12,7 @@ use http::{Method, Request};
 use http_body_util::BodyExt;
 use rustix::fs::{FlockOperation, flock};
 
+use crate::auth::Credentials;
 use crate::client::{Client, Transport};
 use crate::config::{Endpoint, Home, Settings};
 use crate::error::{Code, Diagnostic};
@@ -19,6 +20,7 @@ use crate::files::{self, FileLock};
 use crate::image;
 use crate::local::daemon;
 use crate::local::supervisor::launch::{self, Environment, Environments};
+use crate::net::{self, Http};
 
 /// How long a platform may take to answer after it was started.
 const START_PATIENCE: Duration = Duration::from_secs(20);
@@ -57,6 +59,8 @@ pub enum Error {
     #[error("the local platform does not run")]
     NotRunning,
     #[error(transparent)]
+    Net(#[from] net::Error),
+    #[error(transparent)]
     Files(#[from] files::Error),
     #[error(transparent)]
     Daemon(#[from] daemon::Error),
@@ -68,6 +72,7 @@ impl Diagnostic for Error {
             Self::Io { .. } | Self::Ended { .. } | Self::Silent { .. } => Code::LocalStart,
             Self::NotRunning => Code::ClientUnavailable,
             Self::Endpoint { .. } => Code::ConfigInvalid,
+            Self::Net(error) => error.code(),
             Self::Files(error) => error.code(),
             Self::Daemon(error) => error.code(),
         }
@@ -79,6 +84,7 @@ impl Diagnostic for Error {
                 vec!["`flyte local status` tells where its log is".into()]
             }
             Self::NotRunning => vec!["`flyte local start` starts it".into()],
+            Self::Net(error) => error.hints(),
             Self::Files(error) => error.hints(),
             Self::Daemon(error) => error.hints(),
             Self::Io { .. } | Self::Endpoint { .. } => Vec::new(),
@@ -91,6 +97,7 @@ impl Diagnostic for Error {
             Self::Io { .. }
             | Self::Endpoint { .. }
             | Self::NotRunning
+            | Self::Net(_)
             | Self::Files(_)
             | Self::Daemon(_) => Vec::new(),
         }
@@ -116,7 +123,12 @@ pub async fn connect(
 ) -> Result<Client, Error> {
     match &settings.endpoint {
         Endpoint::Local => connect_local(&settings.home, launcher, other, note).await,
-        Endpoint::Remote(uri) => connect_remote(uri),
+        Endpoint::Remote(uri) => {
+            if let Some(warning) = settings.warning() {
+                note(&warning);
+            }
+            connect_remote(settings, uri)
+        }
     }
 }
 
@@ -124,20 +136,19 @@ pub async fn connect(
 pub async fn reach(settings: &Settings) -> Result<Client, Error> {
     match &settings.endpoint {
         Endpoint::Local => running(&settings.home).await.ok_or(Error::NotRunning),
-        Endpoint::Remote(uri) => connect_remote(uri),
+        Endpoint::Remote(uri) => connect_remote(settings, uri),
     }
 }
 
-fn connect_remote(uri: &str) -> Result<Client, Error> {
-    let refused = |reason| Error::Endpoint {
+fn connect_remote(settings: &Settings, uri: &str) -> Result<Client, Error> {
+    let base = uri.parse().map_err(|_| Error::Endpoint {
         endpoint: uri.to_owned(),
-        reason,
-    };
-    if uri.starts_with("https://") {
-        return Err(refused("this build of flyte-rs speaks plain HTTP only"));
-    }
-    let base = uri.parse().map_err(|_| refused("it is not a URL"))?;
-    Ok(Client::new(Transport::http(base)))
+        reason: "it is not a URL",
+    })?;
+    let http = Http::new(&settings.trust, settings.proxy.as_deref())?;
+    let credentials = Credentials::new(uri, &settings.login, &http, &settings.home);
+    let transport = Transport::http(base, http);
+    Ok(Client::remote(transport, credentials, settings.retries))
 }
 
 /// A client of the platform that runs for `home`, if one does.

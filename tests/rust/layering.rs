@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 /// Modules of the crate; each may use those of the lines above it, and none beside it.
 const LAYERS: &[&[&str]] = &[
     &["error", "sys"],
-    &["spec"],
-    &["config", "files", "wire"],
+    &["spec", "tls"],
+    &["config", "files", "net", "wire"],
+    &["auth"],
     &["bundle", "client", "image", "local", "runtime"],
     &["serve"],
     &["cli"],

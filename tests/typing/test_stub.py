@@ -67,7 +67,7 @@ def parameters(function: Function) -> list[tuple[str, bool, object]]:
 
 def test_stubtest_finds_nothing(tmp_path: Path) -> None:
     # The first two complete the native classes, as everything does that hands out an app.
-    modules = ["flyte._serving", "flyte.remote._app", "flyte._native"]
+    modules = ["flyte._init", "flyte._serving", "flyte.remote._app", "flyte._native"]
     done = subprocess.run(
         [sys.executable, "-m", "mypy.stubtest", "--concise", "--allowlist", str(ALLOWED), *modules],
         cwd=tmp_path,

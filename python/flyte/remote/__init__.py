@@ -10,6 +10,7 @@ Example:
 from __future__ import annotations
 
 from ._app import App
+from ._auth_metadata import auth_metadata
 from ._status import DeploymentStatus, DesiredState
 
-__all__ = ["App", "DeploymentStatus", "DesiredState"]
+__all__ = ["App", "DeploymentStatus", "DesiredState", "auth_metadata"]

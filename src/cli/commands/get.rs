@@ -34,6 +34,7 @@ pub fn run(host: &impl Host, printer: &Printer, given: Given, get: Get) -> Resul
             let connected = connect(host, given, &scope)?;
             all(host, printer, &connected, status.as_deref(), limit)
         }
+        GetWhat::Config { scope } => super::config::show(host, printer, given, &scope),
         GetWhat::Logs {
             name,
             follow,

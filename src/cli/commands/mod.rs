@@ -2,9 +2,11 @@
 
 pub mod build;
 pub mod bundle;
+pub mod config;
 pub mod delete;
 pub mod get;
 pub mod local;
+pub mod login;
 pub mod serve;
 pub mod update;
 pub mod watch;
@@ -36,8 +38,8 @@ pub fn connect(host: &impl Host, mut given: Given, scope: &Scope) -> Result<Conn
     let settings = host.settings(&given)?;
     let server = host.server(settings.clone(), printer::silent())?;
     host.block(async move {
-        let client =
-            platform::connect(&settings, &server.launcher, OtherBuild::Use, &|_| {}).await?;
+        let note = &printer::prompt;
+        let client = platform::connect(&settings, &server.launcher, OtherBuild::Use, note).await?;
         let console = platform::console(&settings, &client).await;
         Ok(Connected {
             client,

@@ -58,20 +58,26 @@ def test_every_public_name_resolves_and_is_listed(module):
     assert len(set(module.__all__)) == len(module.__all__)
 
 
-def test_serving_names_come_from_the_serving_module(monkeypatch):
+@pytest.mark.parametrize(
+    "where, names",
+    [
+        ("flyte._serving", "serve with_servecontext deploy"),
+        ("flyte._build", "build build_images ImageBuild ImageCache"),
+        ("flyte._init", "init init_from_config init_from_api_key init_passthrough init_in_cluster"),
+    ],
+)
+def test_names_that_do_things_come_from_modules_of_their_own(monkeypatch, where, names):
     import types
 
-    serving = types.ModuleType("flyte._serving")
-    names = ["serve", "with_servecontext", "deploy", "build", "build_images", "init", "init_from_config"]
-    names += ["init_from_api_key", "init_passthrough", "init_in_cluster"]
-    for name in names:
-        setattr(serving, name, object())
-    monkeypatch.setitem(sys.modules, "flyte._serving", serving)
-    for name in names:
+    module = types.ModuleType(where)
+    for name in names.split():
+        setattr(module, name, object())
+    monkeypatch.setitem(sys.modules, where, module)
+    for name in names.split():
         # Noted by monkeypatch, so that what other tests have looked up is there again afterwards.
         monkeypatch.setitem(vars(flyte), name, None)
         del vars(flyte)[name]
-        assert getattr(flyte, name) is getattr(serving, name)
+        assert getattr(flyte, name) is getattr(module, name)
 
 
 @pytest.mark.parametrize(
