@@ -190,3 +190,35 @@ pub fn never_left(error: &ConnectError) -> bool {
     }
     false
 }
+
+/// Advice for the ways in which TLS fails, which all look like a dead line.
+pub fn advice(error: &(dyn std::error::Error + 'static)) -> Vec<String> {
+    let mut source = Some(error);
+    while let Some(cause) = source {
+        if let Some(tls) = find_tls(cause) {
+            return match tls {
+                rustls::Error::InvalidCertificate(_) => vec![
+                    "`admin.caCertFilePath` names the certificates of an authority of your own"
+                        .into(),
+                ],
+                rustls::Error::InvalidMessage(_) => vec![
+                    "it does not speak TLS: write the endpoint with `http://`, or set `admin.insecure`"
+                        .into(),
+                ],
+                _ => Vec::new(),
+            };
+        }
+        source = cause.source();
+    }
+    Vec::new()
+}
+
+/// TLS errors travel inside of I/O errors, which do not name them as their source.
+fn find_tls<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    error.downcast_ref::<rustls::Error>().or_else(|| {
+        let inner = error.downcast_ref::<std::io::Error>()?.get_ref()?;
+        inner
+            .downcast_ref::<rustls::Error>()
+            .or_else(|| find_tls(inner))
+    })
+}

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
@@ -61,17 +62,24 @@ pub fn client_config(trust: &Trust) -> Result<ClientConfig, Error> {
     let provider = install();
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()?;
-    let mut config = if trust.skip_verify {
-        builder
+    let mut config = match &trust.ca_file {
+        _ if trust.skip_verify => builder
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
-            .with_no_client_auth()
-    } else {
-        let roots = match &trust.ca_file {
-            Some(path) => Arc::new(read_bundle(path)?),
-            None => system_roots(),
-        };
-        builder.with_root_certificates(roots).with_no_client_auth()
+            .with_custom_certificate_verifier(Arc::new(Checked {
+                provider,
+                whom: Whom::Anybody,
+            }))
+            .with_no_client_auth(),
+        Some(path) => builder
+            .with_root_certificates(read_bundle(path)?)
+            .with_no_client_auth(),
+        None => builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Checked {
+                provider,
+                whom: Whom::TheSystems,
+            }))
+            .with_no_client_auth(),
     };
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
@@ -107,38 +115,62 @@ fn read_bundle(path: &Path) -> Result<RootCertStore, Error> {
     Ok(roots)
 }
 
-/// The system's authorities, read once: they are some hundred files on some systems.
-///
-/// A machine without any is no error here: plain HTTP needs none, and a server that cannot be
-/// believed is told as such when it is met.
-fn system_roots() -> Arc<RootCertStore> {
-    static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
-    let roots = ROOTS.get_or_init(|| {
-        let found = rustls_native_certs::load_native_certs();
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(found.certs);
-        if roots.is_empty() {
-            tracing::warn!(errors = ?found.errors, "this machine has no CA certificates");
-        }
-        Arc::new(roots)
-    });
-    Arc::clone(roots)
+/// Those whom the system's authorities vouch for. They are read when the first server is met: they
+/// are some hundred files on some systems, and most commands meet none.
+fn system_verifier(
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<WebPkiServerVerifier>, rustls::Error> {
+    static VERIFIER: OnceLock<Arc<WebPkiServerVerifier>> = OnceLock::new();
+    if let Some(verifier) = VERIFIER.get() {
+        return Ok(Arc::clone(verifier));
+    }
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let made = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+        .build()
+        .map_err(|_| {
+            rustls::Error::General(
+                "this machine has no certificates of authorities (package `ca-certificates`)"
+                    .into(),
+            )
+        })?;
+    Ok(Arc::clone(VERIFIER.get_or_init(|| made)))
 }
 
-/// Believes every certificate; signatures are still checked, so that the connection is sound.
-#[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+/// Who is believed.
+#[derive(Clone, Copy, Debug)]
+enum Whom {
+    Anybody,
+    TheSystems,
+}
 
-impl ServerCertVerifier for Anybody {
+/// Looks at certificates as `whom` says; signatures are checked in any case, so that the connection
+/// is with whoever showed the certificate.
+#[derive(Debug)]
+struct Checked {
+    provider: Arc<CryptoProvider>,
+    whom: Whom,
+}
+
+impl ServerCertVerifier for Checked {
     fn verify_server_cert(
         &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
+        match self.whom {
+            Whom::Anybody => Ok(ServerCertVerified::assertion()),
+            Whom::TheSystems => system_verifier(&self.provider)?.verify_server_cert(
+                end_entity,
+                intermediates,
+                server_name,
+                ocsp_response,
+                now,
+            ),
+        }
     }
 
     fn verify_tls12_signature(
@@ -147,7 +179,7 @@ impl ServerCertVerifier for Anybody {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
+        let algorithms = &self.provider.signature_verification_algorithms;
         rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
     }
 
@@ -157,12 +189,13 @@ impl ServerCertVerifier for Anybody {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
+        let algorithms = &self.provider.signature_verification_algorithms;
         rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        let algorithms = &self.provider.signature_verification_algorithms;
+        algorithms.supported_schemes()
     }
 }
 

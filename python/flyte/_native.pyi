@@ -25,6 +25,10 @@ __all__ = [
     "ServeContext",
     "with_servecontext",
     "image_tag",
+    "build_image",
+    "build_image_async",
+    "build_images",
+    "build_images_async",
     "fserve_prepare",
     "command_line",
 ]

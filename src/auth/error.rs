@@ -3,7 +3,7 @@
 use connectrpc::ConnectError;
 
 use crate::error::{Code, Diagnostic, Retry};
-use crate::files;
+use crate::{files, net};
 
 /// Why there is no token.
 #[derive(Debug, thiserror::Error)]
@@ -95,14 +95,14 @@ impl Diagnostic for Error {
             Self::Redirect { .. } => {
                 vec!["`admin.authType: DeviceFlow` needs no such address".into()]
             }
+            Self::Discovery { source, .. } => net::advice(source.as_ref()),
+            Self::Unreachable { source, .. } => net::advice(source.as_ref()),
             Self::Files(error) => error.hints(),
             Self::NotAsked
             | Self::NoWay { .. }
-            | Self::Discovery { .. }
             | Self::Place { .. }
             | Self::Denied { .. }
             | Self::Refused { .. }
-            | Self::Unreachable { .. }
             | Self::Unreadable { .. }
             | Self::Command { .. }
             | Self::Header { .. } => Vec::new(),

@@ -299,7 +299,14 @@ impl Authenticator {
     async fn fresh(&self, state: &mut State, asking: Asking) -> Result<Tokens, Error> {
         let http = self.http();
         match &self.login.mode {
-            Mode::Command(words) => Ok(Tokens::lasting(command::run(words).await?)),
+            Mode::Command(words) => {
+                let mut tokens = Tokens::lasting(command::run(words).await?);
+                // A control plane that tells nothing takes it under the usual name.
+                if let Ok(discovered) = self.discovered(state).await {
+                    tokens.header = discovered.header;
+                }
+                Ok(tokens)
+            }
             Mode::ClientSecret { id, secret } => {
                 let discovered = self.discovered(state).await?;
                 oauth::client_credentials(&http, &discovered, id, secret).await

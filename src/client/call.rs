@@ -92,7 +92,7 @@ impl Caller {
     where
         F: Future<Output = Result<T, ConnectError>>,
     {
-        self.call_as(&RequestId::new(), name, repeat, send).await
+        Box::pin(self.call_as(&RequestId::new(), name, repeat, send)).await
     }
 
     /// The same under a name that was used before.
@@ -111,13 +111,13 @@ impl Caller {
         let mut attempt = 0;
         loop {
             let proof = self.credentials.proof().await.map_err(Failed::before)?;
-            // On the heap: callers hold several of these at once.
+            // What the library makes of a call is large, and calls lie in each other.
             let error = match Box::pin(send(options(id, &proof))).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
             if error.code == ErrorCode::Unauthenticated {
-                Box::pin(self.renew(name, id, &proof, &error, renewed))
+                self.renew(name, id, &proof, &error, renewed)
                     .await
                     .map_err(Failed::before)?;
                 renewed = true;

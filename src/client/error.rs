@@ -149,7 +149,7 @@ impl Diagnostic for Error {
     fn hints(&self) -> Vec<String> {
         match self {
             Self::NotFound { .. } => vec!["`flyte get app` lists the apps there are".into()],
-            Self::Unavailable { source, .. } => unreachable_hints(source),
+            Self::Unavailable { source, .. } => net::advice(source.as_ref()),
             Self::Rejected {
                 code: ErrorCode::PermissionDenied,
                 ..
@@ -182,38 +182,6 @@ impl Diagnostic for Error {
             | Self::Net(_) => None,
         }
     }
-}
-
-/// Advice for the ways in which TLS fails, which all look like a dead line.
-fn unreachable_hints(error: &ConnectError) -> Vec<String> {
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if let Some(tls) = find_tls(cause) {
-            return match tls {
-                rustls::Error::InvalidCertificate(_) => vec![
-                    "`admin.caCertFilePath` names the certificates of an authority of your own"
-                        .into(),
-                ],
-                rustls::Error::InvalidMessage(_) => vec![
-                    "it does not speak TLS: write the endpoint with `http://`, or set `admin.insecure`"
-                        .into(),
-                ],
-                _ => Vec::new(),
-            };
-        }
-        source = cause.source();
-    }
-    Vec::new()
-}
-
-/// TLS errors travel inside of I/O errors, which do not name them as their source.
-fn find_tls<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
-    error.downcast_ref::<rustls::Error>().or_else(|| {
-        let inner = error.downcast_ref::<std::io::Error>()?.get_ref()?;
-        inner
-            .downcast_ref::<rustls::Error>()
-            .or_else(|| find_tls(inner))
-    })
 }
 
 fn rejected_code(code: ErrorCode) -> Code {

@@ -198,7 +198,7 @@ impl Client {
                 Ok(answer) => return self.expect("Create", answer.into_owned().app),
                 Err(failed) if exists(&failed) => return Box::pin(self.replace(app)).await,
                 Err(failed) => {
-                    if let Some(stored) = self.settle(&app, failed, &mut tries).await? {
+                    if let Some(stored) = Box::pin(self.settle(&app, failed, &mut tries)).await? {
                         return Ok(stored);
                     }
                 }
@@ -283,7 +283,7 @@ impl Client {
             match outcome {
                 Ok(answer) => return self.expect("Update", answer.into_owned().app),
                 Err(failed) => {
-                    if let Some(stored) = self.settle(&app, failed, &mut tries).await? {
+                    if let Some(stored) = Box::pin(self.settle(&app, failed, &mut tries)).await? {
                         return Ok(stored);
                     }
                 }
@@ -315,7 +315,7 @@ impl Client {
 
     /// Removes the app; an app that does not exist is an error.
     pub async fn delete(&self, id: &app::Identifier) -> Result<(), Error> {
-        self.get(id).await?;
+        Box::pin(self.get(id)).await?;
         let request = app::DeleteRequest {
             app_id: id.clone().into(),
             ..Default::default()

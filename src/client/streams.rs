@@ -119,7 +119,7 @@ pub struct Watch {
     id: app::Identifier,
     line: Line<EventStream>,
     silence: Duration,
-    last: Option<app::App>,
+    last: Option<Box<app::App>>,
 }
 
 impl Watch {
@@ -137,7 +137,7 @@ impl Watch {
     pub async fn next(&mut self) -> Result<Event, Error> {
         loop {
             if self.line.stream.is_none()
-                && let Err(error) = self.open().await
+                && let Err(error) = Box::pin(self.open()).await
             {
                 let error = error?;
                 self.line.broke(&self.client.caller, error).await?;
@@ -159,7 +159,7 @@ impl Watch {
                     self.line.broke(&self.client.caller, error).await?;
                     None
                 }
-                Err(_) => self.look().await?,
+                Err(_) => Box::pin(self.look()).await?,
             };
             if let Some(event) = event {
                 self.silence = SILENCE;
@@ -211,18 +211,19 @@ impl Watch {
     }
 
     fn changed(&mut self, app: app::App) -> Option<Event> {
+        let app = Box::new(app);
         if self.last.as_ref() == Some(&app) {
             return None; // told again by a new stream
         }
         self.last = Some(app.clone());
-        Some(Event::Changed(Box::new(app)))
+        Some(Event::Changed(app))
     }
 
     /// Nothing came for a while: what does the control plane say when it is asked?
     async fn look(&mut self) -> Result<Option<Event>, Error> {
         self.silence = (self.silence * 2).min(LONGEST_SILENCE);
         let known = self.last.as_ref().map(|app| app.status.conditions.clone());
-        match self.client.get(&self.id).await {
+        match Box::pin(self.client.get(&self.id)).await {
             Ok(app) if known.as_ref() == Some(&app.status.conditions) => Ok(None),
             Ok(app) => {
                 tracing::debug!(app = app.metadata.id.name, "a watch missed a change");

@@ -132,17 +132,17 @@ impl Client {
         upload: &Upload<'_>,
         sent: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<(), Error> {
-        let Err(refused) = self.put_at(location, upload, sent).await else {
+        let Err(refused) = Box::pin(self.put_at(location, upload, sent)).await else {
             return Ok(());
         };
         let reason = match refused {
             Refused { expired: true, .. } => {
                 // The queue before this upload was longer than its address is good for.
-                let location = self.upload_location(upload).await?;
+                let location = Box::pin(self.upload_location(upload)).await?;
                 if location.exists {
                     return Ok(());
                 }
-                match self.put_at(&location, upload, sent).await {
+                match Box::pin(self.put_at(&location, upload, sent)).await {
                     Ok(()) => return Ok(()),
                     Err(again) => again.text,
                 }

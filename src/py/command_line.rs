@@ -53,7 +53,9 @@ fn traceback(py: Python<'_>, error: &PyErr) -> PyResult<String> {
 
 impl Host for Interpreter {
     fn settings(&self, given: &Given) -> Result<Settings, Failure> {
-        settings::resolve(given).map_err(raised)
+        Ok(Settings::resolve(
+            &settings::merged(given).map_err(raised)?,
+        )?)
     }
 
     fn server(&self, settings: Settings, reporter: Reporter) -> Result<Server, Failure> {

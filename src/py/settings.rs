@@ -49,6 +49,10 @@ pub fn set_root_dir(root: &Path) {
 
 /// Remember what `flyte.init` and its kin were given.
 ///
+/// Args:
+///     root_dir: folder that the names in a code bundle are relative to.
+///     settings: the arguments of `flyte.init` that are about the control plane, and `config_path`.
+///
 /// Returns:
 ///     Whether apps will go to the local platform, and a sentence that says where they go.
 ///
@@ -133,8 +137,13 @@ fn current_scope() -> PyResult<(String, String)> {
     Ok((settings.project, settings.domain))
 }
 
-/// Settings in force: what is given now over what `init` was given.
+/// Settings in force.
 pub fn resolve(over: &Given) -> PyResult<Settings> {
+    Settings::resolve(&merged(over)?).into_py()
+}
+
+/// What is given now over what `init` was given.
+pub fn merged(over: &Given) -> PyResult<Given> {
     let mut given = configured().given;
     let take = |value: &mut Option<String>, over: &Option<String>| {
         if over.is_some() {
@@ -165,7 +174,7 @@ pub fn resolve(over: &Given) -> PyResult<Settings> {
             .domain
             .or_else(|| own("FLYTE_INTERNAL_EXECUTION_DOMAIN"));
     }
-    Settings::resolve(&given).into_py()
+    Ok(given)
 }
 
 /// Whether there is a person who could log in: at a terminal, or at a notebook.

@@ -203,8 +203,12 @@ impl App {
         }
         let wait = self.until(|app| match judge(app, revision) {
             Verdict::Active => Some(Ok(())),
-            Verdict::Pending { message, .. } => {
-                on_change(&message);
+            Verdict::Pending { state, message } => {
+                if message.is_empty() {
+                    on_change(&progress(app, state));
+                } else {
+                    on_change(&message);
+                }
                 None
             }
             Verdict::Failed { code, message } => Some(Err(activate::Error::Failed {
@@ -296,5 +300,14 @@ impl App {
         }
         let skip = lines.len().saturating_sub(FAILURE_LINES);
         Ok(lines.into_iter().skip(skip).map(|line| line.text).collect())
+    }
+}
+
+/// What an app is doing, for a condition that says no more.
+fn progress(app: &app::App, state: DeploymentStatus) -> String {
+    let name = status::short_name(state);
+    match status::latest(app).and_then(status::substate) {
+        Some(substate) => format!("{name} ({substate})"),
+        None => name.to_owned(),
     }
 }

@@ -1,0 +1,184 @@
+"""A line that fails: each step of serving ends in success or in a clear error, there is one app, and
+nothing is done twice.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+from faults import Line, Rule
+from support import Home, get
+
+# What serves one app on the image that an app of the local platform was built with.
+MAIN = """
+import json, sys, time
+import flyte, flyte.app
+from flyte import errors
+
+def main(image, endpoint, names):
+    flyte.init(endpoint=endpoint, project="local", domain="development")
+    for name in names:
+        env = flyte.app.AppEnvironment(
+            name=name, image=image, args=["python", "-m", "http.server", "8080"], include=["main.py"]
+        )
+        started = time.monotonic()
+        try:
+            app = flyte.serve(env)
+            told = {"endpoint": app.endpoint, "revision": app.revision}
+        except errors.Error as error:
+            told = {"code": error.code, "text": str(error), "request": error.request_id}
+        print(json.dumps({**told, "seconds": time.monotonic() - started}), flush=True)
+        sys.stdin.readline()
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], sys.argv[3:])
+"""
+
+
+@pytest.fixture(scope="module")
+def image(home: Home, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The image of an app that the local platform has built an environment for."""
+    folder = tmp_path_factory.mktemp("first")
+    (folder / "app.py").write_text(
+        "import flyte.app\n"
+        "env = flyte.app.AppEnvironment(name='first', args=['python', '-m', 'http.server', '8080'])\n"
+    )
+    home.json("serve", "app.py", cwd=folder)
+    return str(home.json("get", "app", "first", "--revisions")[0]["image"])
+
+
+@pytest.fixture
+def line(home: Home, image: str) -> Iterator[Line]:
+    line = Line(home.path / "run" / "platform.sock")
+    yield line
+    line.close()
+
+
+@pytest.fixture
+def attempt(project, line, image):
+    """Serves an app over the line, with these rules; tells what came of it."""
+    project.write("main.py", MAIN)
+
+    def serve(name: str, *rules: Rule, endpoint: str | None = None):
+        line.expect(*rules)
+        # An upload is there when its content was sent before; each app has some of its own.
+        project.write("main.py", MAIN + f"# {name} {time.time()}\n")
+        done = project.run("main.py", image, endpoint or line.endpoint, name)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return serve
+
+
+STEPS = ["SelectCluster", "CreateUploadLocation", "/upload/ PUT", "/upload/ HEAD", "Create", "Watch"]
+
+
+@pytest.mark.parametrize("action", ["cut", "lose"])
+@pytest.mark.parametrize("step", STEPS)
+def test_each_step_is_mended(attempt, line, home, step, action):
+    name = f"{step.strip('/').replace('/ ', '-').lower()}-{action}"[:30]
+    serves_once(attempt(name, Rule(action, step)), line, home, name)
+
+
+@pytest.mark.parametrize("action", ["broken", "busy"])
+def test_a_line_that_fails_at_every_step_is_mended(attempt, line, home, action):
+    told = attempt(f"all-{action}", *(Rule(action, step) for step in STEPS))
+    serves_once(told, line, home, f"all-{action}")
+
+
+def serves_once(told, line, home, name):
+    """The app serves, and the platform was told once, whatever was lost on the way."""
+    assert told.get("revision") == 1, told
+    assert get(told["endpoint"])[0] == 200
+    assert [rule.path for rule in line.rules if rule.times] == [], "a rule was not used"
+    assert (line.count("Create"), line.count("Update")) == (1, 0)
+    assert len(set(line.ids("Create"))) == 1
+    assert [app["name"] for app in home.json("get", "app")].count(name) == 1
+
+
+def test_a_watch_that_says_nothing_is_not_believed(attempt, line):
+    told = attempt("silent", Rule("silent", "Watch"))
+    assert told.get("revision") == 1, told
+    assert told["seconds"] < 15
+    assert line.count("Get") >= 1
+
+
+def test_a_create_that_was_carried_out_is_not_sent_again(attempt, line):
+    told = attempt("lost", Rule("lose", "Create"), Rule("cut", "Get"))
+    assert told.get("revision") == 1, told
+    assert line.count("Create") == 1 and line.count("Get") >= 1
+
+
+def test_a_create_that_never_arrived_is_sent_again_under_the_same_name(attempt, line):
+    told = attempt("repeated", Rule("cut", "Create", times=2))
+    assert told.get("revision") == 1, told
+    assert line.count("Create") == 1
+    ids = line.ids("Create")
+    assert len(ids) == 3 and len(set(ids)) == 1 and ids[0]
+
+
+def test_a_line_that_stays_bad_is_told(attempt, line):
+    told = attempt("hopeless", Rule("cut", "Create", times=99))
+    assert told["code"] == "client.unavailable" and line.endpoint in told["text"]
+    assert told["request"] == line.ids("Create")[0]
+    assert told["seconds"] < 20
+    assert len(line.ids("Create")) == 4
+    told = attempt("turned-away", Rule("busy", "Create", times=99))
+    assert told["code"] == "client.unavailable" and told["seconds"] < 20
+
+
+def test_an_upload_that_stays_bad_names_no_secret(attempt):
+    told = attempt("unsent", Rule("busy", "/upload/ PUT", times=99, seconds=0))
+    assert told["code"] == "client.upload_failed"
+    assert "503" in told["text"] and "/upload/" in told["text"] and "?" not in told["text"]
+
+
+def test_what_cannot_be_repeated_is_not(project, line, home, image, attempt):
+    """An update whose answer is lost is looked for before it is sent again."""
+    assert attempt("rested")["revision"] == 1
+    line.expect(Rule("lose", "Update"))
+    done = home.flyte(
+        "update", "app", "rested", "--deactivate", "--wait",
+        "--endpoint", line.endpoint, "-p", "local", "-d", "development",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert line.count("Update") == 1
+    line.expect(Rule("lose", "Delete"))
+    done = home.flyte(
+        "delete", "app", "rested", "--endpoint", line.endpoint, "-p", "local", "-d", "development"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "rested" not in home.names()
+
+
+def test_a_slow_line_is_waited_for(attempt, line):
+    told = attempt("slow", Rule("slow", "Create", seconds=1), Rule("slow", "Watch", seconds=1))
+    assert told.get("revision") == 1, told
+    assert line.count("Create") == 1
+
+
+def test_limits_of_clusters_are_checked_before_anything_is_sent(project, line):
+    line.expect()
+    project.write(
+        "limits.py",
+        """
+        import json, sys
+        import flyte, flyte.app
+        from flyte import errors
+        flyte.init(endpoint=sys.argv[1], project="p", domain="d")
+        told = []
+        for settings in [{"name": "a" * 31}, {"name": "a", "description": "x" * 101}]:
+            try:
+                flyte.serve(flyte.app.AppEnvironment(args="true", **settings))
+            except errors.Error as error:
+                told.append([error.code, str(error)])
+        print(json.dumps(told))
+        """,
+    )
+    name, description = project.result("limits.py", line.endpoint)
+    assert name[0] == "config.invalid" and "31 characters" in name[1]
+    assert description[0] == "config.invalid" and "101 characters" in description[1]
+    assert line.arrived == []
