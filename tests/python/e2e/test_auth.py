@@ -296,21 +296,22 @@ def test_a_provider_that_is_away_costs_no_login(home, ada):
     assert whoami(home, **ada.variables())[1]["subject"] == "ada"
 
 
-def test_a_token_may_end_while_an_app_is_waited_for(project, nobody):
+def test_a_token_may_end_while_an_app_is_waited_for(project, nobody, tmp_path):
     nobody.admin("seconds?value=3")
+    slow = tmp_path / "slow"
     project.write(
         "local.py",
-        """
+        f"""
         import flyte, flyte.app
         busy = "import time; t = time.time() + 4\\nwhile time.time() < t: pass"
-        env = flyte.app.AppEnvironment(
-            name="outlasting", args=["sh", "-c", f"python -c '{busy}'; exec python -m http.server 8080"]
-        )
+        script = "if test -e {slow}; then python -c '" + busy + "'; fi; exec python -m http.server 8080"
+        env = flyte.app.AppEnvironment(name="outlasting", args=["sh", "-c", script])
         if __name__ == "__main__":
             flyte.serve(env).deactivate(wait=True)
         """,
     )
     assert project.run("local.py").returncode == 0
+    slow.touch()
     project.write(
         "main.py",
         """
