@@ -186,7 +186,11 @@ impl Authenticator {
         }
         match &state.tokens {
             None if self.login.mode.needs_a_person() => Ok(()),
-            None => self.obtain(state, None, Asking::Nobody).await,
+            None => match self.obtain(state, None, Asking::Nobody).await {
+                // A control plane that has no logins may want none.
+                Err(Error::NoWay { .. }) => Ok(()),
+                other => other,
+            },
             Some(tokens) if !tokens.ends_soon() => Ok(()),
             Some(tokens) => {
                 let old = tokens.access.clone();

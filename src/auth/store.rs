@@ -35,23 +35,20 @@ struct Place {
 
 impl Store {
     pub fn new(endpoint: &str, login: &Login, home: &Home) -> Self {
-        let service = endpoint
-            .split_once("://")
-            .map_or(endpoint, |(_, rest)| rest)
-            .to_owned();
         // Tokens of a person and those of each client are not one another's.
         let user = match &login.mode {
             Mode::Pkce | Mode::DeviceFlow => "tokens".to_owned(),
             Mode::ClientSecret { id, .. } => format!("tokens of {id}"),
             Mode::Command(_) | Mode::Passthrough(_) => String::new(),
         };
-        let key = format!("{service}\n{user}\n{}", login.scopes.join(" "));
+        // With the scheme: what was got over TLS is not sent to the same host in the clear.
+        let key = format!("{endpoint}\n{user}\n{}", login.scopes.join(" "));
         let name = blake3::hash(key.as_bytes()).to_hex()[..24].to_owned();
         let folder = home.path().join("credentials");
         Self {
             place: (!user.is_empty()).then(|| Place {
                 keyring: login.keyring && has_keyring(),
-                service: format!("flyte-rs:{service}"),
+                service: format!("flyte-rs:{endpoint}"),
                 user,
                 file: folder.join(format!("{name}.json")),
             }),
@@ -200,6 +197,8 @@ mod tests {
         };
         let client = Store::new("https://h.x", &login(client), &home);
         assert_eq!(client.load().await, None);
+        let in_the_clear = Store::new("http://h.x", &login(Mode::Pkce), &home);
+        assert_eq!(in_the_clear.load().await, None);
         person.clear().await;
         assert_eq!(person.load().await, None);
     }

@@ -1,10 +1,12 @@
 //! `flyte whoami`, `flyte login` and `flyte logout`.
 
+use connectrpc::ErrorCode;
+
 use crate::cli::args::Scope;
 use crate::cli::commands::connect;
 use crate::cli::printer::{Printer, prompt};
 use crate::cli::{Failure, Host};
-use crate::client::Client;
+use crate::client::{Client, Error};
 use crate::config::{Endpoint, Given};
 use crate::serve::platform;
 use crate::wire::auth::UserInfoResponse;
@@ -24,12 +26,15 @@ pub fn whoami(host: &impl Host, printer: &Printer, given: Given) -> Result<(), F
 pub fn login(host: &impl Host, printer: &Printer, given: Given) -> Result<(), Failure> {
     let client = remote(host, &given)?;
     let user = host.block(async {
-        client
-            .credentials()
-            .login()
-            .await
-            .map_err(crate::client::Error::from)?;
-        Ok(client.user_info().await?)
+        client.credentials().login().await.map_err(Error::from)?;
+        match client.user_info().await {
+            // Some control planes take tokens and do not tell whose they are.
+            Err(Error::Rejected {
+                code: ErrorCode::Unimplemented,
+                ..
+            }) => Ok(UserInfoResponse::default()),
+            other => Ok(other?),
+        }
     })?;
     show(printer, client.endpoint(), &user);
     Ok(())
@@ -39,7 +44,7 @@ pub fn logout(host: &impl Host, printer: &Printer, given: Given) -> Result<(), F
     let client = remote(host, &given)?;
     let was = host.block(async {
         let forgotten = client.credentials().logout().await;
-        Ok(forgotten.map_err(crate::client::Error::from)?)
+        Ok(forgotten.map_err(Error::from)?)
     })?;
     if printer.is_json() {
         printer.json(&serde_json::json!({"endpoint": client.endpoint(), "forgotten": was}));
