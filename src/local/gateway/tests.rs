@@ -102,6 +102,8 @@ impl Drop for App {
 }
 
 async fn listen(target: Target) -> AppListener {
+    // Tests ask with a client that wants one, if only for `http:`.
+    crate::tls::install();
     AppListener::bind(None, Route::new(target)).await.unwrap()
 }
 

@@ -159,6 +159,7 @@ impl Replica {
         let millis = |value: Option<u64>, default| Duration::from_millis(value.unwrap_or(default));
         let timeout = millis(health.timeout_ms, 2000);
         let interval = millis(health.interval_ms, 100).min(Duration::from_millis(200));
+        crate::tls::install(); // which no client can be made without, even for plain HTTP
         let client = reqwest::Client::builder()
             .no_proxy()
             .timeout(timeout)

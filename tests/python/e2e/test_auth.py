@@ -23,7 +23,7 @@ from guarded import BROWSER, FORMS, Guarded, Proxy
 from support import Home, until
 
 FLYTE = Path(sys.executable).with_name("flyte")
-PARTS = ("node", "npm", "nginx", "chromium", "openssl")
+PARTS = ("node", "npm", "nginx", "chromium", "openssl", "dbus-run-session", "gnome-keyring-daemon")
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +112,27 @@ def test_a_browser_logs_in_once_for_all_that_follows(home, nobody, tmp_path):
     done = home.flyte("logout", **nobody.variables())
     assert done.returncode == 0 and "is forgotten" in done.stderr
     assert not list((home.path / "credentials").glob("*.json"))
+
+
+def test_the_systems_keyring_keeps_the_login(home, nobody, tmp_path):
+    """A real one, in a session of its own, unlocked with a password."""
+    variables = nobody.variables(BROWSER=f"{sys.executable} {FORMS}", XDG_DATA_HOME=str(tmp_path))
+    del variables["FLYTE_ADMIN_DISABLEKEYRING"]
+    unlock = "echo -n password | gnome-keyring-daemon --unlock --components=secrets > /dev/null"
+    commands = f"{unlock}; set -e; {FLYTE} login; {FLYTE} whoami; {FLYTE} logout; {FLYTE} whoami"
+    done = subprocess.run(
+        ["dbus-run-session", "--", "bash", "-c", commands],
+        env=home.environment(**variables, CI="true"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.count("ada") == 2 and "is forgotten" in done.stderr
+    assert "wants a login" in done.stderr
+    assert nobody.grants() == {"authorization_code": 1}
+    assert not list((home.path / "credentials").glob("*.json"))
+    assert any(tmp_path.rglob("*.keyring"))
 
 
 def test_without_a_person_nobody_is_asked(home, nobody, tmp_path):
