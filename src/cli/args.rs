@@ -384,10 +384,21 @@ pub struct Local {
     pub what: LocalWhat,
 }
 
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum LocalWhat {
     /// Start the platform, and with it every app that is active
-    Start,
+    #[command(
+        after_help = "Examples:\n  flyte local start\n  flyte local start --listen 127.0.0.1:8090\n  flyte local start --listen off"
+    )]
+    Start {
+        /// Serve other Flyte clients at this address too, until `off` or until the platform is
+        /// stopped; whoever reaches it can run code as you
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        listen: Option<String>,
+        /// Let that be an address which other machines reach
+        #[arg(long, requires = "listen")]
+        allow_remote: bool,
+    },
     /// End the platform and its apps; they come back when it starts
     Stop,
     /// Show the platform's process and its apps

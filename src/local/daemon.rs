@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
-use super::api::{Api, console_router};
+use super::api::{Api, Door, Signer, console_router};
 use super::gateway::{self, NameListener, Names};
 use super::platform::{Platform, Refused};
 use super::store::{self, Store};
@@ -74,6 +74,8 @@ pub struct Options {
     /// Tells builds of the SDK apart.
     pub build: String,
     pub environments: Arc<dyn Environments>,
+    /// The command that runs this build's `fserve`.
+    pub fserve: Vec<String>,
 }
 
 /// Runs the platform until it is told to end by a signal or over its socket.
@@ -91,14 +93,18 @@ pub async fn run(options: Options) -> Result<(), Error> {
         tracing::warn!(swept, "ended processes that an earlier platform left");
     }
     let store = Store::open(&home.database())?;
+    let io = |path: PathBuf| move |source| Error::Io { path, source };
+    let names = Arc::new(Names::default());
+    let by_name = name_listener(&home, Arc::clone(&names)).await?;
+    let door = Arc::new(Door::default());
     let setting = Setting {
         home: home.clone(),
         mark: mark.clone(),
         environments: options.environments,
+        fserve: options.fserve,
+        listening: Arc::clone(&door.shown),
+        names_port: by_name.port(),
     };
-    let io = |path: PathBuf| move |source| Error::Io { path, source };
-    let names = Arc::new(Names::default());
-    let by_name = name_listener(&home, Arc::clone(&names)).await?;
     let platform = Platform::new(setting, store, names, by_name.port());
     let platform = Arc::new(platform.map_err(io(home.path().into()))?);
     let console = console_listener(&home)
@@ -114,12 +120,18 @@ pub async fn run(options: Options) -> Result<(), Error> {
         build: options.build,
         console_url: format!("http://localhost:{port}"),
         names_port: by_name.port(),
+        door,
+        signer: Arc::new(Signer::new().map_err(io("/dev/urandom".into()))?),
         stop: Arc::new(Notify::new()),
     };
+    // Before the apps, some of which ask for the way back.
+    api.reopen().await;
     platform.restore().await?;
     let socket = listen(&home.socket())?;
     tracing::info!(pid = std::process::id(), home = %home.path().display(), "platform is up");
+    let door = Arc::clone(&api.door);
     serve(api, socket, console).await;
+    door.close();
     by_name.close().await;
     platform.shutdown().await;
     // What escaped its group, and the socket: a client that finds it expects an answer.

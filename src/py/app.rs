@@ -483,7 +483,8 @@ fn run_platform(py: Python<'_>) -> PyResult<()> {
         endpoint: Some(String::new()),
         ..Given::default()
     })?;
-    let build = settings::launcher(py)?.build;
+    let launcher = settings::launcher(py)?;
+    let toolchain = settings::toolchain(py, settings.home.path())?;
     printer::log_to_stderr();
     py.detach(|| {
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -491,7 +492,7 @@ fn run_platform(py: Python<'_>) -> PyResult<()> {
             .enable_all()
             .build()?;
         runtime
-            .block_on(platform::run(settings.home, build))
+            .block_on(platform::run(toolchain, settings.home, launcher))
             .map_err(|error| to_python(&error))
     })
 }

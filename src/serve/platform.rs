@@ -1,6 +1,7 @@
 //! Reaching the control plane; for the local one, starting it when it does not run.
 
 use std::fs::OpenOptions;
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use connectrpc::client::{ClientTransport, full_body};
+use futures::future::BoxFuture;
 use http::{Method, Request};
 use http_body_util::BodyExt;
 use rustix::fs::{FlockOperation, flock};
@@ -17,8 +19,10 @@ use crate::client::{Client, Transport};
 use crate::config::{Endpoint, Home, Settings};
 use crate::error::{Code, Diagnostic};
 use crate::files::{self, FileLock};
-use crate::image;
+use crate::image::env::Toolchain;
+use crate::image::{self, Released};
 use crate::local::daemon;
+use crate::local::supervisor::diagnose::Failure;
 use crate::local::supervisor::launch::{self, Environment, Environments};
 use crate::net::{self, Http};
 
@@ -58,6 +62,8 @@ pub enum Error {
     },
     #[error("the local platform does not run")]
     NotRunning,
+    #[error("the port for other clients did not open: {0}")]
+    Listen(String),
     #[error(transparent)]
     Net(#[from] net::Error),
     #[error(transparent)]
@@ -69,7 +75,9 @@ pub enum Error {
 impl Diagnostic for Error {
     fn code(&self) -> Code {
         match self {
-            Self::Io { .. } | Self::Ended { .. } | Self::Silent { .. } => Code::LocalStart,
+            Self::Io { .. } | Self::Ended { .. } | Self::Silent { .. } | Self::Listen(_) => {
+                Code::LocalStart
+            }
             Self::NotRunning => Code::ClientUnavailable,
             Self::Endpoint { .. } => Code::ConfigInvalid,
             Self::Net(error) => error.code(),
@@ -87,6 +95,9 @@ impl Diagnostic for Error {
             Self::Net(error) => error.hints(),
             Self::Files(error) => error.hints(),
             Self::Daemon(error) => error.hints(),
+            Self::Listen(_) => {
+                vec!["another program may have that port; `--listen` takes any other".into()]
+            }
             Self::Io { .. } | Self::Endpoint { .. } => Vec::new(),
         }
     }
@@ -98,6 +109,7 @@ impl Diagnostic for Error {
             | Self::Endpoint { .. }
             | Self::NotRunning
             | Self::Net(_)
+            | Self::Listen(_)
             | Self::Files(_)
             | Self::Daemon(_) => Vec::new(),
         }
@@ -281,8 +293,32 @@ pub async fn ensure(
     connect_local(home, launcher, OtherBuild::Replace, note).await
 }
 
-/// Ends the platform and waits until it is gone; `false` when none runs.
+/// Lets a running platform serve other clients at `address`, or no longer; tells where it does.
+pub async fn listen(client: &Client, address: Option<SocketAddr>) -> Result<Option<String>, Error> {
+    let body = serde_json::json!({"address": address}).to_string();
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri("http://localhost/local/listen")
+        .body(full_body(bytes::Bytes::from(body)))
+        .map_err(|error| Error::Listen(error.to_string()))?;
+    let answer = client.transport().send(request).await;
+    let answer = answer.map_err(|error| Error::Listen(error.to_string()))?;
+    let opened = answer.status().is_success();
+    let body = answer.into_body().collect().await;
+    let body = body.map_err(|error| Error::Listen(error.to_string()))?;
+    let told: serde_json::Value = serde_json::from_slice(&body.to_bytes())
+        .map_err(|error| Error::Listen(error.to_string()))?;
+    if opened {
+        return Ok(told["listen"].as_str().map(str::to_owned));
+    }
+    let message = told["message"].as_str().unwrap_or("it was refused");
+    Err(Error::Listen(message.to_owned()))
+}
+
+/// Ends the platform and waits until it is gone; `false` when none runs. A port that was opened
+/// for other clients stays closed when it starts again.
 pub async fn stop(home: &Home) -> Result<bool, Error> {
+    let _ = std::fs::remove_file(home.listen_note());
     match running(home).await {
         Some(client) => stop_platform(home, &client).await.map(|()| true),
         None => Ok(false),
@@ -392,24 +428,37 @@ fn remove(path: &Path) -> Result<(), Error> {
 }
 
 /// Runs the platform in this process until it is told to end.
-pub async fn run(home: Home, build: String) -> Result<(), Error> {
-    let environments = Arc::new(BuiltEnvironments { home: home.clone() });
+pub async fn run(toolchain: Toolchain, home: Home, launcher: Launcher) -> Result<(), Error> {
+    // Isolated, so that nothing of an app stands in for the package.
+    let fserve = ["-I", "-c", "from flyte._runtime import main; main()"].map(str::to_owned);
+    let program = launcher.program.to_string_lossy().into_owned();
     Ok(daemon::run(daemon::Options {
         home,
-        build,
-        environments,
+        build: launcher.build,
+        environments: Arc::new(BuiltEnvironments { toolchain }),
+        fserve: std::iter::once(program).chain(fserve).collect(),
     })
     .await?)
 }
 
 /// What the environment builder made, found by image URI.
 struct BuiltEnvironments {
-    home: Home,
+    toolchain: Toolchain,
+}
+
+impl BuiltEnvironments {
+    fn path(&self, image_uri: &str) -> Option<PathBuf> {
+        let home = &self.toolchain.home;
+        match Released::read(image_uri) {
+            Some(released) => released.locate(home),
+            None => image::env::locate(home, image_uri),
+        }
+    }
 }
 
 impl Environments for BuiltEnvironments {
     fn locate(&self, image_uri: &str) -> Result<Environment, String> {
-        let path = image::env::locate(self.home.path(), image_uri).ok_or_else(|| {
+        let path = self.path(image_uri).ok_or_else(|| {
             format!(
                 "image `{image_uri}` is a container image; the local platform runs environments \
                  that `flyte serve` builds from a declared image"
@@ -426,7 +475,41 @@ impl Environments for BuiltEnvironments {
                 .into_iter()
                 .map(|source| (path.join(source.stored), source.dst))
                 .collect(),
+            foreign: Released::read(image_uri).is_some(),
             path,
         })
+    }
+
+    fn prepare<'a>(
+        &'a self,
+        image_uri: &'a str,
+        tell: &'a (dyn Fn(&str) + Send + Sync),
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            let Some(released) = Released::read(image_uri) else {
+                return Ok(());
+            };
+            if released.locate(&self.toolchain.home).is_some() {
+                return Ok(());
+            }
+            tell(&format!(
+                "building the environment of `{image_uri}`: Python {} with flyte {} from PyPI",
+                released.python, released.version
+            ));
+            let built = released.ensure(&self.toolchain, &|_| {}).await;
+            built.map(drop).map_err(|error| {
+                let last = error.log_tail().pop().map(|line| format!(": {line}"));
+                let text = crate::error::with_causes(&error);
+                Failure::new(error.code(), text + &last.unwrap_or_default())
+            })
+        })
+    }
+
+    fn find(&self, name: &str) -> Option<String> {
+        if let Some(released) = Released::read_name(name) {
+            return Some(released.uri());
+        }
+        let uri = format!("{}/{name}", image::env::REGISTRY);
+        image::env::locate(&self.toolchain.home, &uri).map(|_| uri)
     }
 }
