@@ -116,7 +116,8 @@ impl AppService for Api {
         let mut snapshot = Vec::new();
         for app in self.platform.views()? {
             if watched(&app, &target) {
-                snapshot.extend([created(app.clone()), updated(app)].map(Ok));
+                // The PyPI SDK reads updates only, and pauses for a second over anything else.
+                snapshot.extend([updated(app.clone()), created(app)].map(Ok));
             }
         }
         let live = live_events(Arc::clone(&self.platform), changes, target);
