@@ -95,7 +95,7 @@ pub(super) async fn released(
     let search = python::Search::from_environment();
     let asked = python::Asked::Minor(image.python);
     let choice = python::choose(toolchain, &search, &asked).await?;
-    let build = Build::new(toolchain, env, progress)?;
+    let build = Build::new(toolchain, env, None, progress)?;
     build.venv(&choice.exe).await?;
     let requirement = format!("flyte=={}", image.version);
     let mut command = uv::uv(&toolchain.uv, ["pip", "install", "--python"]);

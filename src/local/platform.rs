@@ -453,7 +453,8 @@ fn is_same(a: &app::App, b: &app::App) -> bool {
             spec.desired_state = DesiredState::DESIRED_STATE_ACTIVE.into();
             spec.creator = buffa::MessageField::none();
         });
-        (spec, app.metadata.code_bundle_uri.clone())
+        let meta = &app.metadata;
+        (spec, meta.code_bundle_uri.clone(), meta.labels.clone())
     };
     essence(a) == essence(b)
 }

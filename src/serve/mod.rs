@@ -248,7 +248,7 @@ pub struct Server {
 impl Server {
     /// Runs the five steps and returns the app that was asked for, serving.
     pub async fn serve(&self, request: Request) -> Result<App, Error> {
-        let plan = Plan::make(&self.settings, request)?;
+        let mut plan = Plan::make(&self.settings, request)?;
         plan.check_pickles(self.toolchain.python_version)?;
         if plan.options.dry_run {
             return self.rehearse(&plan);
@@ -261,17 +261,20 @@ impl Server {
             &note,
         )
         .await?;
+        if let Some(order) = plan.order() {
+            self.report(Progress::Note(order));
+        }
+        let place = platform::place(&self.settings, &client, &self.launcher.build).await;
+        let builder = self.settle(&mut plan, &place, &client);
         let (code, images) = tokio::try_join!(
             Box::pin(self.code(&client, &plan)),
-            Box::pin(self.images(&plan))
+            Box::pin(builder.images(&plan))
         )?;
-        // The same for all apps, so asked once.
-        let console = platform::console(&self.settings, &client).await;
         let mut served = BTreeMap::new();
         for wave in &plan.waves {
             let apps = wave.iter().map(|spec| {
                 let image = &images[&spec.name];
-                self.bring_up((&client, &console), &plan, spec, image, &code)
+                self.bring_up((&client, &place.console), &plan, spec, image, &code)
             });
             for app in futures::future::try_join_all(apps).await? {
                 served.insert(app.name(), app);
@@ -281,6 +284,22 @@ impl Server {
         self.report(Progress::Started(Step::Url));
         self.finished(Step::Url, app.endpoint(), Instant::now());
         Ok(app)
+    }
+
+    /// Builds for a local platform where that one looks for environments, however it is reached.
+    fn settle(&self, plan: &mut Plan, place: &platform::Place, client: &client::Client) -> Self {
+        let mut builder = self.clone();
+        if let Some(home) = &place.home {
+            plan.local = true;
+            builder.toolchain.home = home.path().to_path_buf();
+            if place.other_build {
+                self.report(Progress::Note(format!(
+                    "{} runs another build of flyte-rs than this one",
+                    client.endpoint()
+                )));
+            }
+        }
+        builder
     }
 
     async fn bring_up(

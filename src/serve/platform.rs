@@ -294,11 +294,11 @@ pub async fn ensure(
 }
 
 /// Lets a running platform serve other clients at `address`, or no longer; tells where it does.
-pub async fn listen(client: &Client, address: Option<SocketAddr>) -> Result<Option<String>, Error> {
-    let body = serde_json::json!({"address": address}).to_string();
+pub async fn listen(client: &Client, at: Option<SocketAddr>) -> Result<Option<String>, Error> {
+    let body = serde_json::json!({"address": at}).to_string();
     let request = Request::builder()
         .method(Method::POST)
-        .uri("http://localhost/local/listen")
+        .uri(address(client, "/local/listen"))
         .body(full_body(bytes::Bytes::from(body)))
         .map_err(|error| Error::Listen(error.to_string()))?;
     let answer = client.transport().send(request).await;
@@ -355,29 +355,91 @@ pub async fn status(home: &Home) -> Option<serde_json::Value> {
     serde_json::from_slice(&body).ok()
 }
 
-/// What the addresses of apps' pages begin with; empty when the platform does not tell.
-pub async fn console(settings: &Settings, client: &Client) -> String {
-    match &settings.endpoint {
-        Endpoint::Local => about(client, "console").await.unwrap_or_default(),
-        Endpoint::Remote(uri) => uri.clone(),
+/// What there is to know of a control plane beside what it answers.
+#[derive(Clone, Debug, Default)]
+pub struct Place {
+    /// What the addresses of apps' pages begin with; empty when the platform does not tell.
+    pub console: String,
+    /// The home of the local platform that this is. Environments are built there, by whoever
+    /// serves: it alone has the files that an image is declared with.
+    pub home: Option<Home>,
+    /// The platform's build, where it is another one than `build`.
+    pub other_build: bool,
+}
+
+/// What a local platform says of itself.
+#[derive(serde::Deserialize)]
+struct About {
+    build: String,
+    console: String,
+    home: PathBuf,
+    /// Another one for each process.
+    instance: String,
+}
+
+/// Finds out what stands behind a client. A cluster is not asked: an endpoint on another machine
+/// has no files here.
+pub async fn place(settings: &Settings, client: &Client, build: &str) -> Place {
+    let uri = match &settings.endpoint {
+        Endpoint::Local => None,
+        Endpoint::Remote(uri) if is_loopback(uri) => Some(uri),
+        Endpoint::Remote(uri) => return elsewhere(uri),
+    };
+    let Some(about) = about(client).await else {
+        return uri.map(|uri| elsewhere(uri)).unwrap_or_default();
+    };
+    let home = Home::at(about.home);
+    if let Some(uri) = uri {
+        // It names a folder; the same process has to answer on the socket in it.
+        let there = Client::new(Transport::unix(&home.socket()));
+        let same = self::about(&there).await;
+        if same.is_none_or(|same| same.instance != about.instance) {
+            return elsewhere(uri);
+        }
+    }
+    Place {
+        console: about.console,
+        home: Some(home),
+        other_build: about.build != build,
     }
 }
 
-async fn build(client: &Client) -> Option<String> {
-    about(client, "build").await
+fn elsewhere(uri: &str) -> Place {
+    Place {
+        console: uri.to_owned(),
+        ..Place::default()
+    }
 }
 
-/// One thing that the local platform says of itself.
-async fn about(client: &Client, what: &str) -> Option<String> {
+fn is_loopback(uri: &str) -> bool {
+    let host = uri.parse::<http::Uri>().ok();
+    let host = host.as_ref().and_then(http::Uri::host).unwrap_or_default();
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || bare
+            .parse()
+            .is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+}
+
+async fn build(client: &Client) -> Option<String> {
+    Some(about(client).await?.build)
+}
+
+async fn about(client: &Client) -> Option<About> {
     let body = request(client, Method::GET, "/local/about").await?;
-    let about: serde_json::Value = serde_json::from_slice(&body).ok()?;
-    about[what].as_str().map(str::to_owned)
+    serde_json::from_slice(&body).ok()
+}
+
+/// The address of a path beside the calls, with what stands before all paths.
+pub(super) fn address(client: &Client, path: &str) -> String {
+    let base = client.transport().base_uri().to_string();
+    format!("{}{path}", base.trim_end_matches('/'))
 }
 
 async fn request(client: &Client, method: Method, path: &str) -> Option<bytes::Bytes> {
     let request = Request::builder()
         .method(method)
-        .uri(format!("http://localhost{path}"))
+        .uri(address(client, path))
         .body(full_body(bytes::Bytes::new()))
         .ok()?;
     let response = client.transport().send(request).await.ok()?;

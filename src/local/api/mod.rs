@@ -110,7 +110,12 @@ impl Api {
 
 /// `GET /local/about`: enough for a client to know whom it speaks to.
 async fn about(State(api): State<Api>) -> axum::response::Response {
-    json(&serde_json::json!({"build": api.build, "console": api.console_url}))
+    json(&serde_json::json!({
+        "build": api.build,
+        "console": api.console_url,
+        "home": api.home.path(),
+        "instance": api.signer.instance(),
+    }))
 }
 
 /// `GET /local/status`: what `flyte local status` shows.
