@@ -327,6 +327,11 @@ impl Platform {
         Ok(app)
     }
 
+    /// Whether an app was not deactivated.
+    pub fn is_meant_to_run(&self, key: &AppKey) -> Result<bool, Refused> {
+        Ok(self.row(key)?.desired_active)
+    }
+
     /// The newest revision, or the one that serves when the newest failed.
     fn shown(&self, row: &AppRow) -> Result<RevisionRow, Refused> {
         let store = &self.workshop.store;
