@@ -367,48 +367,55 @@ pub struct Place {
     pub other_build: bool,
 }
 
-/// What a local platform says of itself.
+/// What a local platform says of itself. One of an older build may say less, and is no less there.
 #[derive(serde::Deserialize)]
 struct About {
     build: String,
+    #[serde(default)]
     console: String,
+    #[serde(default)]
     home: PathBuf,
     /// Another one for each process.
+    #[serde(default)]
     instance: String,
 }
 
 /// Finds out what stands behind a client. A cluster is not asked: an endpoint on another machine
 /// has no files here.
 pub async fn place(settings: &Settings, client: &Client, build: &str) -> Place {
-    let uri = match &settings.endpoint {
-        Endpoint::Local => None,
-        Endpoint::Remote(uri) if is_loopback(uri) => Some(uri),
-        Endpoint::Remote(uri) => return elsewhere(uri),
-    };
-    let Some(about) = about(client).await else {
-        return uri.map(|uri| elsewhere(uri)).unwrap_or_default();
-    };
-    let home = Home::at(about.home);
-    if let Some(uri) = uri {
-        // It names a folder; the same process has to answer on the socket in it.
-        let there = Client::new(Transport::unix(&home.socket()));
-        let same = self::about(&there).await;
-        if same.is_none_or(|same| same.instance != about.instance) {
-            return elsewhere(uri);
+    match &settings.endpoint {
+        Endpoint::Local => {
+            let about = about(client).await;
+            Place {
+                other_build: about.as_ref().is_some_and(|about| about.build != build),
+                console: about.map(|about| about.console).unwrap_or_default(),
+                home: Some(settings.home.clone()),
+            }
         }
-    }
-    Place {
-        console: about.console,
-        home: Some(home),
-        other_build: about.build != build,
+        Endpoint::Remote(uri) => {
+            let neighbour = match is_loopback(uri) {
+                true => neighbour(client, build).await,
+                false => None,
+            };
+            neighbour.unwrap_or_else(|| Place {
+                console: uri.clone(),
+                ..Place::default()
+            })
+        }
     }
 }
 
-fn elsewhere(uri: &str) -> Place {
-    Place {
-        console: uri.to_owned(),
-        ..Place::default()
-    }
+/// The local platform of this machine that is reached over TCP, if it is one. It names a folder, and
+/// the same process has to answer on the socket in it, which only its user can ask.
+async fn neighbour(client: &Client, build: &str) -> Option<Place> {
+    let claimed = about(client).await?;
+    let home = Home::at(claimed.home);
+    let there = about(&Client::new(Transport::unix(&home.socket()))).await?;
+    (there.instance == claimed.instance).then(|| Place {
+        other_build: there.build != build,
+        console: there.console,
+        home: Some(home),
+    })
 }
 
 fn is_loopback(uri: &str) -> bool {

@@ -83,6 +83,8 @@ class Theirs:
             "HOME": str(folder / "their-home"),
             "PATH": f"{Path(python).parent}:/usr/bin:/bin",
             "DO_NOT_TRACK": "1",
+            # The order of their bundle, and with it its name, follows that of a set.
+            "PYTHONHASHSEED": "0",
             # A terminal as wide as a table.
             "COLUMNS": "300",
             "TERM": "dumb",
@@ -271,7 +273,7 @@ def test_they_tail_logs(theirs: Theirs, home: Home) -> None:
     until(lambda: "asked for /one" in home.flyte("get", "logs", "theirs").stdout, 10)
     told = theirs.run(
         f"""
-        import itertools, urllib.request
+        import os, urllib.request
         from flyte.remote._logs import AppLogs
 
         app = App.get("theirs")
@@ -284,6 +286,9 @@ def test_they_tail_logs(theirs: Theirs, home: Home) -> None:
             if line.message.rstrip().endswith("/two"):
                 break
         answer(lines)
+        sys.stdout.flush()
+        # Their interpreter may abort when it ends with a stream that was left.
+        os._exit(0)
         """
     )
     texts = [line.rstrip() for line in told]
