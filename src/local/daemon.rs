@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use rustix::fs::{FlockOperation, flock};
 use tokio::net::{TcpListener, UnixListener};
@@ -103,7 +104,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
         environments: options.environments,
         fserve: options.fserve,
         listening: Arc::clone(&door.shown),
-        names_port: by_name.port(),
+        names_port: known_names(by_name.port()),
     };
     let platform = Platform::new(setting, store, names, by_name.port());
     let platform = Arc::new(platform.map_err(io(home.path().into()))?);
@@ -251,6 +252,20 @@ async fn name_listener(home: &Home, names: Arc<Names>) -> Result<NameListener, E
         }
     }
     Ok(NameListener::bind(None, names).await?)
+}
+
+/// `port`, as soon as this machine's resolver is seen to lead names below `localhost` to itself. Some
+/// leave that to browsers, and asking may take its time.
+fn known_names(port: u16) -> Arc<AtomicU16> {
+    let known = Arc::new(AtomicU16::new(0));
+    let found = Arc::clone(&known);
+    tokio::spawn(async move {
+        let addresses = tokio::net::lookup_host(("flyte.localhost", port)).await;
+        if addresses.is_ok_and(|mut all| all.all(|address| address.ip().is_loopback())) {
+            found.store(port, Ordering::Relaxed);
+        }
+    });
+    known
 }
 
 /// Ports to try: the one that was noted down, those from `first` on, any.

@@ -95,8 +95,9 @@ async fn replace(server: &Server, wanted: Replacement) -> PyResult<App> {
         &wanted.name,
     );
     let labels = wanted.labels.map(|labels| labels.into_iter().collect());
-    let app = serve::App::replace(client, console, &id, wanted.spec, labels, &wanted.reason).await;
-    Ok(app.into_py()?.into())
+    let Replacement { spec, reason, .. } = wanted;
+    let replaced = serve::App::replace(client, console, &id, spec, labels, &reason);
+    Ok(Box::pin(replaced).await.into_py()?.into())
 }
 
 async fn all(server: &Server, wanted: Wanted) -> PyResult<Vec<App>> {
@@ -500,7 +501,7 @@ impl App {
             labels,
         };
         let server = server_of(py, project, domain)?;
-        runtime::block(py, async move { replace(&server, wanted).await })
+        runtime::block(py, async move { Box::pin(replace(&server, wanted)).await })
     }
 
     #[staticmethod]
@@ -521,7 +522,7 @@ impl App {
             labels,
         };
         let server = server_of(py, project, domain)?;
-        runtime::future(py, async move { replace(&server, wanted).await })
+        runtime::future(py, async move { Box::pin(replace(&server, wanted)).await })
     }
 }
 

@@ -95,6 +95,8 @@ pub struct Options {
     pub version: Option<String>,
     pub copy_style: CopyStyle,
     pub dry_run: bool,
+    /// Whether to say which apps come up after which.
+    pub tell_order: bool,
     pub overrides: Overrides,
     pub log_level: Option<String>,
     pub log_format: Option<String>,
@@ -112,6 +114,7 @@ impl Default for Options {
             version: None,
             copy_style: CopyStyle::LoadedModules,
             dry_run: false,
+            tell_order: false,
             overrides: Overrides::default(),
             log_level: None,
             log_format: None,
@@ -261,7 +264,9 @@ impl Server {
             &note,
         )
         .await?;
-        if let Some(order) = plan.order() {
+        if plan.options.tell_order
+            && let Some(order) = plan.order()
+        {
             self.report(Progress::Note(order));
         }
         let place = platform::place(&self.settings, &client, &self.launcher.build).await;

@@ -393,9 +393,10 @@ pub async fn place(settings: &Settings, client: &Client, build: &str) -> Place {
             }
         }
         Endpoint::Remote(uri) => {
-            let neighbour = match is_loopback(uri) {
-                true => neighbour(client, build).await,
-                false => None,
+            let neighbour = if is_loopback(uri) {
+                neighbour(client, build).await
+            } else {
+                None
             };
             neighbour.unwrap_or_else(|| Place {
                 console: uri.clone(),

@@ -123,9 +123,10 @@ fn all(
         settings,
     } = connected;
     let apps = host.block(async {
-        let created_by = match only_mine {
-            true => Some(client.user_info().await?.subject),
-            false => None,
+        let created_by = if only_mine {
+            Some(client.user_info().await?.subject)
+        } else {
+            None
         };
         let listing = Listing {
             org: &settings.org,

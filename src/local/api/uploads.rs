@@ -121,18 +121,21 @@ pub(super) fn router() -> Router<Api> {
 
 type Parts = UrlPath<(String, String, String, String)>;
 
+/// Why an address leads nowhere.
+type NoPlace = (StatusCode, &'static str);
+
 /// Where the upload of that address lies, if the address is good.
-fn place(api: &Api, parts: &Parts, signature: &Signature) -> Result<PathBuf, HttpResponse> {
+fn place(api: &Api, parts: &Parts, signature: &Signature) -> Result<PathBuf, NoPlace> {
     let UrlPath((project, domain, md5, filename)) = parts;
     let parts = [project, domain, md5, filename];
     if !parts.iter().all(|part| is_plain(part)) {
-        return Err(StatusCode::NOT_FOUND.into_response());
+        return Err((StatusCode::NOT_FOUND, "no upload has such a name"));
     }
     let relative = parts.map(String::as_str).join("/");
     if !api.signer.is_good(&relative, signature) {
         let told =
             "the address of this upload is not good: it has expired, or is not of this platform";
-        return Err((StatusCode::FORBIDDEN, told).into_response());
+        return Err((StatusCode::FORBIDDEN, told));
     }
     Ok(api.uploads().join(relative))
 }
@@ -144,7 +147,7 @@ async fn exists(
 ) -> HttpResponse {
     let path = match place(&api, &parts, &signature) {
         Ok(path) => path,
-        Err(refused) => return refused,
+        Err(refused) => return refused.into_response(),
     };
     if path.is_file() {
         return StatusCode::OK.into_response();
@@ -163,7 +166,7 @@ async fn receive(
 ) -> HttpResponse {
     match place(&api, &parts, &signature) {
         Ok(path) => answer(&path, write(&path, &parts.0.2, body).await),
-        Err(refused) => refused,
+        Err(refused) => refused.into_response(),
     }
 }
 
@@ -178,7 +181,7 @@ async fn resume(
         .get(OFFSET)
         .and_then(|value| value.to_str().ok()?.parse().ok());
     match (place(&api, &parts, &signature), offset) {
-        (Err(refused), _) => refused,
+        (Err(refused), _) => refused.into_response(),
         (Ok(_), None) => StatusCode::BAD_REQUEST.into_response(),
         (Ok(path), Some(offset)) => answer(&path, go_on(&path, &parts.0.2, offset, body).await),
     }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
@@ -55,8 +56,8 @@ pub struct Setting {
     pub fserve: Vec<String>,
     /// Where other clients reach this platform; empty while they cannot.
     pub listening: Arc<ArcSwap<String>>,
-    /// Where all apps answer by name.
-    pub names_port: u16,
+    /// Where all apps answer by name, once it is known that programs here find such names; else 0.
+    pub names_port: Arc<AtomicU16>,
 }
 
 /// Variables of the platform's own environment that apps may need to reach the network.
@@ -255,16 +256,13 @@ fn variables(
 
 /// What the PyPI SDK expects of a cluster: the way back to the control plane, and to other apps.
 fn of_a_cluster(setting: &Setting, id: &app::Identifier) -> Vec<(&'static str, String)> {
-    let mut variables = vec![
-        ("_U_ORG_NAME", id.org.clone()),
-        (
-            "INTERNAL_APP_ENDPOINT_PATTERN",
-            format!(
-                "http://{{app_fqdn}}-{}-{}.localhost:{}",
-                id.project, id.domain, setting.names_port
-            ),
-        ),
-    ];
+    let mut variables = vec![("_U_ORG_NAME", id.org.clone())];
+    let port = setting.names_port.load(Ordering::Relaxed);
+    if port != 0 {
+        let (project, domain) = (&id.project, &id.domain);
+        let pattern = format!("http://{{app_fqdn}}-{project}-{domain}.localhost:{port}");
+        variables.push(("INTERNAL_APP_ENDPOINT_PATTERN", pattern));
+    }
     let listening = setting.listening.load();
     if !listening.is_empty() {
         variables.push(("_U_EP_OVERRIDE", listening.as_ref().clone()));
@@ -352,7 +350,7 @@ mod tests {
             environments: Arc::new(Fixed(environment)),
             fserve: ["python", "-c", "ours"].map(str::to_owned).into(),
             listening: Arc::new(ArcSwap::from_pointee("localhost:8090".to_owned())),
-            names_port: 80,
+            names_port: Arc::new(AtomicU16::new(80)),
         }
     }
 
@@ -443,6 +441,8 @@ mod tests {
         let told = |name: &str| launch.env.iter().find(|(key, _)| key == name).cloned();
         assert_eq!(told("_U_EP_OVERRIDE").unwrap().1, "localhost:8090");
         assert_eq!(told("_RUN_MODE"), None);
+        let pattern = told("INTERNAL_APP_ENDPOINT_PATTERN").unwrap().1;
+        assert_eq!(pattern, "http://{app_fqdn}-p-d.localhost:80");
 
         let launch = launch_of(&setting, &app("known", &["gunicorn"], &[])).unwrap();
         assert_eq!(launch.args[..3], ["-c", "ours", "--version"]);
