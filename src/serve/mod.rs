@@ -29,7 +29,7 @@ pub use plan::{Overrides, Plan};
 use serde::{Deserialize, Serialize};
 
 use crate::client;
-use crate::config::Settings;
+use crate::config::{Endpoint, Settings};
 use crate::error::{Code, Diagnostic, Retry};
 use crate::image::env::Toolchain;
 use crate::spec::{AppSpec, CopyStyle};
@@ -296,6 +296,7 @@ impl Server {
         let mut builder = self.clone();
         if let Some(home) = &place.home {
             plan.local = true;
+            builder.settings.endpoint = Endpoint::Local;
             builder.toolchain.home = home.path().to_path_buf();
             if place.other_build {
                 self.report(Progress::Note(format!(
