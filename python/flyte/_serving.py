@@ -139,9 +139,7 @@ async def _deploy_async(*envs: AppEnvironment, **options: Any) -> list[Deploymen
     for env in planned:
         app = await context.serve.aio(env)
         others = [] if options.get("dry_run") else _dependencies(env)
-        found = [
-            (one, await App.get.aio(one.name, project=app.project, domain=app.domain)) for one in others
-        ]
+        found = [(one, await App.get.aio(one.name, project=app.project, domain=app.domain)) for one in others]
         deployments.append(Deployment.of([(env, app), *found]))
     return deployments
 

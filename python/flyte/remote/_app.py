@@ -81,9 +81,7 @@ def _delete_app(self: App | str, project: str | None = None, domain: str | None 
     app._delete()
 
 
-async def _delete_app_async(
-    self: App | str, project: str | None = None, domain: str | None = None
-) -> None:
+async def _delete_app_async(self: App | str, project: str | None = None, domain: str | None = None) -> None:
     app = await App.get.aio(self, project=project, domain=domain) if isinstance(self, str) else self
     await app._delete_async()
 
