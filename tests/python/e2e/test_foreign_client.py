@@ -399,6 +399,36 @@ def test_browsers_and_other_names_are_refused(endpoint: str) -> None:
         connection.close()
 
 
+def test_connect_grpc_and_grpc_web_are_spoken(endpoint: str, tmp_path: Path) -> None:
+    path = "/flyteidl2.auth.IdentityService/UserInfo"
+    connection = connection_to(endpoint)
+    connection.request("POST", path, body=b"{}", headers={"Content-Type": "application/json"})
+    subject = json.loads(connection.getresponse().read())["subject"].encode()
+    connection.close()
+    # One empty message: a byte of flags and four of length.
+    frame = tmp_path / "frame"
+    frame.write_bytes(bytes(5))
+    connection = connection_to(endpoint)
+    connection.request(
+        "POST", path, body=frame.read_bytes(), headers={"Content-Type": "application/grpc-web+proto"}
+    )
+    answer = connection.getresponse()
+    body = answer.read()
+    assert answer.status == 200 and subject in body and b"grpc-status: 0" in body.replace(b":0", b": 0")
+    connection.close()
+    headers = tmp_path / "headers"
+    curl = ["curl", "--silent", "--show-error", "--http2-prior-knowledge", "--dump-header", str(headers)]
+    said = subprocess.run(
+        [*curl, "-H", "content-type: application/grpc", "-H", "te: trailers",
+         "--data-binary", f"@{frame}", endpoint + path],
+        capture_output=True,
+        check=True,
+    )  # fmt: skip
+    assert subject in said.stdout
+    told = headers.read_text().lower()
+    assert told.startswith("http/2 200") and "grpc-status: 0" in told
+
+
 def test_the_process_is_not_ended_over_tcp(endpoint: str) -> None:
     for path in ("/local/stop", "/local/listen"):
         connection = connection_to(endpoint)

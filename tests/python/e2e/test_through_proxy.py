@@ -26,7 +26,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("tls", [False], ids=["plain"])
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 def test_the_life_of_an_app(fresh_home: Home, tmp_path: Path, tls: bool) -> None:
     (tmp_path / "nginx").mkdir()
     (tmp_path / "project").mkdir()
