@@ -20,6 +20,7 @@ use super::supervisor::launch::{Environments, Setting};
 use super::supervisor::sweep;
 use crate::config::Home;
 use crate::error::{Code, Diagnostic, with_causes};
+use crate::tls;
 
 /// Where the console is looked for first; the next free port is taken when it is not free.
 const CONSOLE_PORT: u16 = 32_100;
@@ -81,6 +82,8 @@ pub struct Options {
 
 /// Runs the platform until it is told to end by a signal or over its socket.
 pub async fn run(options: Options) -> Result<(), Error> {
+    // The client that asks health paths is not made without one, though it never speaks TLS.
+    tls::install();
     let home = options.home;
     private_folder(home.path())?;
     private_folder(&home.run())?;

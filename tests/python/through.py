@@ -19,7 +19,10 @@ daemon off;
 worker_processes 1;
 pid {folder}/nginx.pid;
 error_log {folder}/error.log;
-events {{ }}
+worker_rlimit_nofile 8192;
+events {{
+    worker_connections 4096;
+}}
 http {{
     access_log {folder}/access.log combined;
     client_body_temp_path {folder}/body;
