@@ -5,13 +5,14 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 
 /// One file per package of the control plane; imports among them resolve below `proto/`.
-const PACKAGES: [&str; 9] = [
+const PACKAGES: [&str; 10] = [
     "app",
     "auth",
     "cluster",
     "common",
     "core",
     "dataproxy",
+    "imagebuilder",
     "logs_dataplane",
     "project",
     "task",

@@ -51,10 +51,10 @@ class DeployedAppEnvironment:
 
 @dataclass(frozen=True)
 class Deployment:
-    """The apps of one deployed environment.
+    """One deployed environment and all that it depends on.
 
     Args:
-        envs: by name.
+        envs: by name, the environment itself first.
 
     Example:
         >>> deployment, = flyte.deploy(env)     # doctest: +SKIP
@@ -64,9 +64,9 @@ class Deployment:
     envs: dict[str, DeployedAppEnvironment] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, env: AppEnvironment, app: App) -> Deployment:
-        """Return the deployment of one app."""
-        return cls({env.name: DeployedAppEnvironment(env, app)})
+    def of(cls, deployed: list[tuple[AppEnvironment, App]]) -> Deployment:
+        """Return the deployment of these apps, the one that was asked for first."""
+        return cls({env.name: DeployedAppEnvironment(env, app) for env, app in deployed})
 
     def _app(self) -> App:
         return next(iter(self.envs.values())).deployed_app

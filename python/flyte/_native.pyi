@@ -91,6 +91,14 @@ class App:
             'hello'
         """
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the app as last seen, in the protocol's JSON form, as a dict.
+
+        Example:
+            >>> app.to_dict()["metadata"]["id"]["name"]     # doctest: +SKIP
+            'hello'
+        """
+
     @_DualMethod
     def is_active(self) -> bool:
         """Ask the platform whether the app answers requests.
@@ -180,11 +188,18 @@ class App:
         """
 
     @_DualMethod
-    def delete(self) -> None:
+    def delete(self: App | str, project: str | None = None, domain: str | None = None) -> None:
         """End the app and forget it, its endpoint and its logs.
 
+        Called on the class it takes the name of an app: `App.delete("hello")`.
+
+        Args:
+            self: the app, or its name.
+            project: with a name: where it is; the configured project when left out.
+            domain: with a name: where it is; the configured domain when left out.
+
         Raises:
-            flyte.errors.NotFoundError: the app was deleted before.
+            flyte.errors.NotFoundError: there is no such app, or it was deleted before.
 
         Example:
             >>> app.delete()    # doctest: +SKIP
@@ -226,7 +241,7 @@ class App:
 
     @_dual_static
     @staticmethod
-    def get(name: str, *, project: str | None = None, domain: str | None = None) -> App:
+    def get(name: str, project: str | None = None, domain: str | None = None) -> App:
         """Return the app of that name.
 
         Args:
@@ -245,25 +260,75 @@ class App:
 
     @_dual_static
     @staticmethod
-    def listall(*, project: str | None = None, domain: str | None = None, limit: int = 100) -> list[App]:
+    def listall(
+        created_by_subject: str | None = None,
+        sort_by: tuple[str, Literal["asc", "desc"]] | None = None,
+        limit: int = 100,
+        in_status: str | tuple[str, ...] | None = None,
+        *,
+        project: str | None = None,
+        domain: str | None = None,
+    ) -> list[App]:
         """Return the apps of a project and domain, deactivated ones included.
 
         Args:
+            created_by_subject: only those that this user created.
+            sort_by: a field and `"asc"` or `"desc"`. The local platform sorts by `name` (as it does
+                when this is left out), `created_at`, `updated_at`, `created_by` and `status_phase`.
+            limit: how many at most.
+            in_status: only those in this state, or in one of these, such as `"active"`.
             project: the configured project when left out.
             domain: the configured domain when left out.
-            limit: how many at most.
 
         Raises:
+            ValueError: no such state or order.
             flyte.errors.UnavailableError: the platform cannot be reached.
 
         Example:
-            >>> [app.name for app in App.listall()]     # doctest: +SKIP
+            >>> [app.name for app in App.listall(in_status="active")]       # doctest: +SKIP
             ['hello']
+        """
+
+    @_dual_static
+    @staticmethod
+    def replace(
+        name: str,
+        updated_app_spec: object,
+        reason: str,
+        labels: dict[str, str] | None = None,
+        project: str | None = None,
+        domain: str | None = None,
+    ) -> App:
+        """Give an app another spec; one that equals the present changes nothing.
+
+        Args:
+            name: name of the app.
+            updated_app_spec: the whole spec: a dict in the protocol's JSON form, as in
+                `app.to_dict()["spec"]`, or a `Spec` message of the package `flyteidl2`.
+            reason: recorded by platforms that record reasons.
+            labels: instead of the app's labels.
+            project: where it is; the configured project when left out.
+            domain: where it is; the configured domain when left out.
+
+        Returns:
+            The app, which may still be on its way; see `watch`.
+
+        Raises:
+            ValueError: that is no spec.
+            flyte.errors.NotFoundError: there is no such app.
+
+        Example:
+            >>> spec = app.to_dict()["spec"]                        # doctest: +SKIP
+            >>> spec["autoscaling"]["replicas"]["max"] = 3          # doctest: +SKIP
+            >>> App.replace(app.name, spec, "more traffic")         # doctest: +SKIP
         """
 
     # What `flyte.remote._app` makes `is_active` and `is_deactivated` of.
     def _probe(self) -> int: ...
     async def _probe_async(self) -> int: ...
+    # And of `delete`.
+    def _delete(self) -> None: ...
+    async def _delete_async(self) -> None: ...
 
 @final
 class LogLines:

@@ -124,12 +124,38 @@ def _deploy(
         "dryrun": dryrun,
     }
     planned, context = _plan(envs, options)
-    return [Deployment.of(env, context.serve(env)) for env in planned]
+    deployments = []
+    for env in planned:
+        app = context.serve(env)
+        others = [] if options["dry_run"] else _dependencies(env)
+        found = [(one, App.get(one.name, project=app.project, domain=app.domain)) for one in others]
+        deployments.append(Deployment.of([(env, app), *found]))
+    return deployments
 
 
 async def _deploy_async(*envs: AppEnvironment, **options: Any) -> list[Deployment]:
     planned, context = _plan(envs, options)
-    return [Deployment.of(env, await context.serve.aio(env)) for env in planned]
+    deployments = []
+    for env in planned:
+        app = await context.serve.aio(env)
+        others = [] if options.get("dry_run") else _dependencies(env)
+        found = [(one, await App.get.aio(one.name, project=app.project, domain=app.domain)) for one in others]
+        deployments.append(Deployment.of([(env, app), *found]))
+    return deployments
+
+
+def _dependencies(env: AppEnvironment) -> list[AppEnvironment]:
+    """All apps that one depends on, each once."""
+    from flyte.app import AppEnvironment
+
+    found: dict[int, Environment] = {}
+    waiting: list[Environment] = list(env.depends_on)
+    while waiting:
+        one = waiting.pop(0)
+        if id(one) not in found:
+            found[id(one)] = one
+            waiting.extend(one.depends_on)
+    return [one for one in found.values() if isinstance(one, AppEnvironment)]
 
 
 deploy = Dual(_deploy, _deploy_async, "flyte:deploy")

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Given;
+use crate::wire::app::status::DeploymentStatus;
+use crate::wire::status;
 
 /// Serve apps: on this machine, or on a Flyte 2 cluster.
 #[derive(Debug, Parser)]
@@ -184,11 +186,14 @@ pub enum GetWhat {
         /// Name of the app
         name: Option<String>,
         /// Show the app's revisions, newest first
-        #[arg(long, requires = "name", conflicts_with_all = ["status", "limit"])]
+        #[arg(long, requires = "name", conflicts_with_all = ["status", "only_mine", "limit"])]
         revisions: bool,
         /// Only apps in this state
+        #[arg(long, value_name = "STATE", value_parser = state)]
+        status: Option<DeploymentStatus>,
+        /// Only apps that you created
         #[arg(long)]
-        status: Option<String>,
+        only_mine: bool,
         /// Most apps to show
         #[arg(long, default_value_t = 100)]
         limit: usize,
@@ -216,6 +221,13 @@ pub enum GetWhat {
         #[command(flatten)]
         scope: Scope,
     },
+}
+
+fn state(name: &str) -> Result<DeploymentStatus, String> {
+    status::state_named(name).ok_or_else(|| {
+        let known: Vec<String> = status::state_names().collect();
+        format!("it is one of {}", known.join(", "))
+    })
 }
 
 #[derive(Debug, Args)]
@@ -384,10 +396,21 @@ pub struct Local {
     pub what: LocalWhat,
 }
 
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum LocalWhat {
     /// Start the platform, and with it every app that is active
-    Start,
+    #[command(
+        after_help = "Examples:\n  flyte local start\n  flyte local start --listen 127.0.0.1:8090\n  flyte local start --listen off"
+    )]
+    Start {
+        /// Serve other Flyte clients at this address too, until `off` or until the platform is
+        /// stopped; whoever reaches it can run code as you
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        listen: Option<String>,
+        /// Let that be an address which other machines reach
+        #[arg(long, requires = "listen")]
+        allow_remote: bool,
+    },
     /// End the platform and its apps; they come back when it starts
     Stop,
     /// Show the platform's process and its apps

@@ -6,6 +6,7 @@
 
 mod call;
 mod error;
+mod listing;
 mod streams;
 mod transport;
 mod upload;
@@ -22,6 +23,7 @@ use crate::wire::{app, auth, cluster, common, dataproxy};
 use call::{Caller, Failed, Repeat, RequestId, backoff};
 
 pub use error::Error;
+pub use listing::Listing;
 pub use streams::{Event, LogLine, LogStream, Watch};
 pub use transport::Transport;
 pub use upload::{Piece, Upload};
@@ -331,43 +333,6 @@ impl Client {
             // It was there a moment ago, so it is gone by a try whose answer was lost.
             Err(failed) if failed.code == Some(ErrorCode::NotFound) => Ok(()),
             Err(failed) => Err(failed.into()),
-        }
-    }
-
-    /// All apps of a project and domain.
-    pub async fn list(
-        &self,
-        org: &str,
-        project: &str,
-        domain: &str,
-    ) -> Result<Vec<app::App>, Error> {
-        let mut apps = Vec::new();
-        let mut token = String::new();
-        loop {
-            let request = app::ListRequest {
-                request: common::ListRequest {
-                    limit: 100,
-                    token,
-                    ..Default::default()
-                }
-                .into(),
-                filter_by: Some(app::list_request::FilterBy::Project(Box::new(project_id(
-                    org, project, domain,
-                )))),
-                ..Default::default()
-            };
-            let response = self
-                .caller
-                .call("List", Repeat::Always, |options| {
-                    self.apps.list_with_options(request.clone(), options)
-                })
-                .await?
-                .into_owned();
-            apps.extend(response.apps);
-            token = response.token;
-            if token.is_empty() {
-                return Ok(apps);
-            }
         }
     }
 

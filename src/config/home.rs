@@ -60,6 +60,11 @@ impl Home {
         self.run().join("start.lock")
     }
 
+    /// Where the platform listens for other clients, while it does.
+    pub fn listen_note(&self) -> PathBuf {
+        self.run().join("listen")
+    }
+
     pub fn database(&self) -> PathBuf {
         self.0.join("platform.db")
     }

@@ -12,6 +12,7 @@ use super::error::Error;
 use super::hash::folder_of;
 use super::pins::Pins;
 use super::plan::{Copy, Plan, Step, Work};
+use super::released::Released;
 use super::workspace::Workspace;
 use super::{python, sdk, system, uv};
 
@@ -81,6 +82,31 @@ pub(super) async fn build(
         workdir: plan.workdir,
         sources: sources.await?,
         notes,
+    })
+}
+
+/// Builds the environment of a released image at `env`: their SDK, and not ours.
+pub(super) async fn released(
+    toolchain: &Toolchain,
+    image: &Released,
+    env: &Path,
+    progress: &Sink<'_>,
+) -> Result<Manifest, Error> {
+    let search = python::Search::from_environment();
+    let asked = python::Asked::Minor(image.python);
+    let choice = python::choose(toolchain, &search, &asked).await?;
+    let build = Build::new(toolchain, env, None, progress)?;
+    build.venv(&choice.exe).await?;
+    let requirement = format!("flyte=={}", image.version);
+    let mut command = uv::uv(&toolchain.uv, ["pip", "install", "--python"]);
+    command.arg(build.python()).arg(&requirement);
+    let step = format!("uv pip install {requirement}");
+    build.run(step, "uv", command).await?;
+    Ok(Manifest {
+        env_vars: Vec::new(),
+        workdir: None,
+        sources: Vec::new(),
+        notes: choice.notes,
     })
 }
 

@@ -23,7 +23,7 @@ use super::plan::{self, Plan};
 use crate::spec::{Image, PythonVersion};
 
 /// Registry part of the URI of an environment.
-const REGISTRY: &str = "env.flyte.local";
+pub const REGISTRY: &str = "env.flyte.local";
 /// Raised whenever the same image would be built differently.
 const RECIPE: u32 = 1;
 const MARKER: &str = "flyte-env.json";
@@ -159,9 +159,9 @@ fn reference<'a>(text: &'a str, lookup: &dyn Fn(&str) -> Option<String>) -> (Str
 }
 
 /// The place of one environment.
-struct Slot {
+pub(super) struct Slot {
     uri: String,
-    path: PathBuf,
+    pub(super) path: PathBuf,
 }
 
 impl Slot {
@@ -169,10 +169,17 @@ impl Slot {
         let parts = (content.as_str(), &toolchain.sdk.identity, RECIPE);
         // Debug of a tuple of strings quotes and escapes: parts cannot run into each other.
         let hash = ImageHash::of(format!("{parts:?}").as_bytes());
-        let name = image.name.as_deref().unwrap_or(DEFAULT_NAME);
+        Self::at(
+            &toolchain.home,
+            image.name.as_deref().unwrap_or(DEFAULT_NAME),
+            &hash,
+        )
+    }
+
+    pub(super) fn at(home: &Path, name: &str, hash: &ImageHash) -> Self {
         Self {
             uri: format!("{REGISTRY}/{name}:{}", hash.tag()),
-            path: envs(&toolchain.home).join(hash.tag()),
+            path: envs(home).join(hash.tag()),
         }
     }
 
@@ -186,14 +193,14 @@ impl Slot {
         }
     }
 
-    fn finished(&self) -> Option<Environment> {
+    pub(super) fn finished(&self) -> Option<Environment> {
         let manifest = complete(&self.path)?;
         Some(self.environment(true, manifest.notes))
     }
 
     /// Waits for the lock by trying again: unlike a thread that sleeps in the kernel, this ends at
     /// once when the caller gives up.
-    async fn lock(&self, progress: &Sink<'_>) -> Result<File, Error> {
+    pub(super) async fn lock(&self, progress: &Sink<'_>) -> Result<File, Error> {
         let folder = self.path.parent().unwrap_or(&self.path);
         std::fs::create_dir_all(folder).map_err(Error::store("create", folder))?;
         let path = self.path.with_extension("lock");
@@ -222,7 +229,7 @@ impl Slot {
     }
 
     /// Clears the place; one that is complete is kept aside, in case its replacement fails.
-    fn clear(&self) -> Result<(), Error> {
+    pub(super) fn clear(&self) -> Result<(), Error> {
         let old = self.replaced();
         remove(&old)?;
         if complete(&self.path).is_some() {
@@ -342,7 +349,13 @@ pub async fn ensure(
     let plan = Plan::new(image)?;
     let pins = Pins::of(&toolchain.home, &content, force);
     slot.clear()?;
-    match build::build(toolchain, plan, &pins, &slot.path, progress).await {
+    let built = build::build(toolchain, plan, &pins, &slot.path, progress).await;
+    settle(&slot, built)
+}
+
+/// Makes what was built complete, or clears it away.
+pub(super) fn settle(slot: &Slot, built: Result<Manifest, Error>) -> Result<Environment, Error> {
+    match built {
         Ok(manifest) => {
             slot.finish(&manifest)?;
             if let Err(error) = build::compile_in_background(&slot.path) {

@@ -14,6 +14,7 @@ pub mod make;
 mod pins;
 mod plan;
 mod python;
+mod released;
 mod requirement;
 mod script;
 mod sdk;
@@ -23,3 +24,4 @@ mod workspace;
 
 pub use error::Error;
 pub use hash::{ImageHash, content_hash, remembered_hash, uri};
+pub use released::Released;

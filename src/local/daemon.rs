@@ -5,13 +5,14 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use rustix::fs::{FlockOperation, flock};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
-use super::api::{Api, console_router};
+use super::api::{Api, Door, Signer, console_router};
 use super::gateway::{self, NameListener, Names};
 use super::platform::{Platform, Refused};
 use super::store::{self, Store};
@@ -19,6 +20,7 @@ use super::supervisor::launch::{Environments, Setting};
 use super::supervisor::sweep;
 use crate::config::Home;
 use crate::error::{Code, Diagnostic, with_causes};
+use crate::tls;
 
 /// Where the console is looked for first; the next free port is taken when it is not free.
 const CONSOLE_PORT: u16 = 32_100;
@@ -74,10 +76,14 @@ pub struct Options {
     /// Tells builds of the SDK apart.
     pub build: String,
     pub environments: Arc<dyn Environments>,
+    /// The command that runs this build's `fserve`.
+    pub fserve: Vec<String>,
 }
 
 /// Runs the platform until it is told to end by a signal or over its socket.
 pub async fn run(options: Options) -> Result<(), Error> {
+    // The client that asks health paths is not made without one, though it never speaks TLS.
+    tls::install();
     let home = options.home;
     private_folder(home.path())?;
     private_folder(&home.run())?;
@@ -91,14 +97,18 @@ pub async fn run(options: Options) -> Result<(), Error> {
         tracing::warn!(swept, "ended processes that an earlier platform left");
     }
     let store = Store::open(&home.database())?;
+    let io = |path: PathBuf| move |source| Error::Io { path, source };
+    let names = Arc::new(Names::default());
+    let by_name = name_listener(&home, Arc::clone(&names)).await?;
+    let door = Arc::new(Door::default());
     let setting = Setting {
         home: home.clone(),
         mark: mark.clone(),
         environments: options.environments,
+        fserve: options.fserve,
+        listening: Arc::clone(&door.shown),
+        names_port: known_names(by_name.port()),
     };
-    let io = |path: PathBuf| move |source| Error::Io { path, source };
-    let names = Arc::new(Names::default());
-    let by_name = name_listener(&home, Arc::clone(&names)).await?;
     let platform = Platform::new(setting, store, names, by_name.port());
     let platform = Arc::new(platform.map_err(io(home.path().into()))?);
     let console = console_listener(&home)
@@ -114,12 +124,18 @@ pub async fn run(options: Options) -> Result<(), Error> {
         build: options.build,
         console_url: format!("http://localhost:{port}"),
         names_port: by_name.port(),
+        door,
+        signer: Arc::new(Signer::new().map_err(io("/dev/urandom".into()))?),
         stop: Arc::new(Notify::new()),
     };
+    // Before the apps, some of which ask for the way back.
+    api.reopen().await;
     platform.restore().await?;
     let socket = listen(&home.socket())?;
     tracing::info!(pid = std::process::id(), home = %home.path().display(), "platform is up");
+    let door = Arc::clone(&api.door);
     serve(api, socket, console).await;
+    door.close();
     by_name.close().await;
     platform.shutdown().await;
     // What escaped its group, and the socket: a client that finds it expects an answer.
@@ -239,6 +255,20 @@ async fn name_listener(home: &Home, names: Arc<Names>) -> Result<NameListener, E
         }
     }
     Ok(NameListener::bind(None, names).await?)
+}
+
+/// `port`, as soon as this machine's resolver is seen to lead names below `localhost` to itself. Some
+/// leave that to browsers, and asking may take its time.
+fn known_names(port: u16) -> Arc<AtomicU16> {
+    let known = Arc::new(AtomicU16::new(0));
+    let found = Arc::clone(&known);
+    tokio::spawn(async move {
+        let addresses = tokio::net::lookup_host(("flyte.localhost", port)).await;
+        if addresses.is_ok_and(|mut all| all.all(|address| address.ip().is_loopback())) {
+            found.store(port, Ordering::Relaxed);
+        }
+    });
+    known
 }
 
 /// Ports to try: the one that was noted down, those from `first` on, any.

@@ -20,7 +20,7 @@ use super::supervisor::spawner::Spawner;
 use crate::error::{Diagnostic, with_causes};
 use crate::wire::app::spec::DesiredState;
 use crate::wire::app::status::{DeploymentStatus, Substate};
-use crate::wire::{app, status};
+use crate::wire::{app, common, status};
 
 /// Ports given to apps: below the range that the kernel takes for outgoing connections, so that
 /// an app finds its port free after a restart.
@@ -245,6 +245,11 @@ impl Platform {
         .await;
     }
 
+    /// The URI of the image that is known here as `name:tag`.
+    pub fn image(&self, name: &str) -> Option<String> {
+        self.workshop.setting.environments.find(name)
+    }
+
     /// The task of an app.
     pub fn handle(&self, key: &AppKey) -> Option<AppHandle> {
         self.apps
@@ -295,6 +300,10 @@ impl Platform {
             spec.desired_state = desired.into();
             // Clients of other makes change this message in place and need it to be there.
             spec.ingress.get_or_insert_default();
+            // Everything here is the platform's user's.
+            if spec.creator.is_unset() {
+                spec.creator = creator().into();
+            }
         });
         let replicas = self
             .handle(key)
@@ -316,6 +325,11 @@ impl Platform {
         }
         .into();
         Ok(app)
+    }
+
+    /// Whether an app was not deactivated.
+    pub fn is_meant_to_run(&self, key: &AppKey) -> Result<bool, Refused> {
+        Ok(self.row(key)?.desired_active)
     }
 
     /// The newest revision, or the one that serves when the newest failed.
@@ -407,6 +421,31 @@ impl Refused {
     }
 }
 
+/// Who the platform and all that it runs belong to.
+pub fn user_name() -> String {
+    ["USER", "LOGNAME"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+        .unwrap_or_else(|| format!("uid-{}", rustix::process::getuid().as_raw()))
+}
+
+fn creator() -> common::EnrichedIdentity {
+    common::EnrichedIdentity {
+        principal: Some(
+            common::User {
+                id: common::UserIdentifier {
+                    subject: user_name(),
+                    ..Default::default()
+                }
+                .into(),
+                ..Default::default()
+            }
+            .into(),
+        ),
+        ..Default::default()
+    }
+}
+
 fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
@@ -419,7 +458,8 @@ fn is_same(a: &app::App, b: &app::App) -> bool {
             spec.desired_state = DesiredState::DESIRED_STATE_ACTIVE.into();
             spec.creator = buffa::MessageField::none();
         });
-        (spec, app.metadata.code_bundle_uri.clone())
+        let meta = &app.metadata;
+        (spec, meta.code_bundle_uri.clone(), meta.labels.clone())
     };
     essence(a) == essence(b)
 }

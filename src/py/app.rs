@@ -7,11 +7,12 @@ use std::time::Duration;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+use super::asked::{InStatus, Replacement, Wanted, spec_of};
 use super::error::{IntoPy, to_python};
 use super::logs::LogLines;
 use super::{runtime, settings};
 use crate::cli::printer;
-use crate::client::Client;
+use crate::client::{Client, Listing};
 use crate::config::Given;
 use crate::serve::platform::OtherBuild;
 use crate::serve::{self, Server, platform};
@@ -80,20 +81,40 @@ async fn connected(server: &Server) -> PyResult<(Client, String)> {
             .await
             .into_py()?
     };
-    let console = platform::console(settings, &client).await;
-    Ok((client, console))
+    let place = platform::place(settings, &client, &server.launcher.build).await;
+    Ok((client, place.console))
 }
 
-async fn all(server: &Server, limit: usize) -> PyResult<Vec<App>> {
+async fn replace(server: &Server, wanted: Replacement) -> PyResult<App> {
     let settings = &server.settings;
     let (client, console) = connected(server).await?;
-    let apps = client
-        .list(&settings.org, &settings.project, &settings.domain)
-        .await
-        .into_py()?;
+    let id = identifier(
+        &settings.org,
+        &settings.project,
+        &settings.domain,
+        &wanted.name,
+    );
+    let labels = wanted.labels.map(|labels| labels.into_iter().collect());
+    let Replacement { spec, reason, .. } = wanted;
+    let replaced = serve::App::replace(client, console, &id, spec, labels, &reason);
+    Ok(Box::pin(replaced).await.into_py()?.into())
+}
+
+async fn all(server: &Server, wanted: Wanted) -> PyResult<Vec<App>> {
+    let settings = &server.settings;
+    let (client, console) = connected(server).await?;
+    let listing = Listing {
+        org: &settings.org,
+        project: &settings.project,
+        domain: &settings.domain,
+        states: wanted.states,
+        created_by: wanted.created_by,
+        sort_by: wanted.sort_by,
+        limit: wanted.limit,
+    };
+    let apps = client.list(&listing).await.into_py()?;
     Ok(apps
         .into_iter()
-        .take(limit)
         .map(|app| serve::App::listed(client.clone(), console.clone(), app).into())
         .collect())
 }
@@ -297,19 +318,12 @@ impl App {
         runtime::future(py, settle(Arc::clone(&self.inner), wait_for.to_owned()))
     }
 
-    /// End the app and forget it, its endpoint and its logs.
-    ///
-    /// Raises:
-    ///     flyte.errors.NotFoundError: the app was deleted before.
-    ///
-    /// Example:
-    ///     >>> app.delete()    # doctest: +SKIP
-    fn delete(&self, py: Python<'_>) -> PyResult<()> {
+    fn _delete(&self, py: Python<'_>) -> PyResult<()> {
         let app = Arc::clone(&self.inner);
         runtime::block(py, async move { app.delete().await.into_py() })
     }
 
-    fn delete_async<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+    fn _delete_async<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let app = Arc::clone(&self.inner);
         // Python gets an empty tuple for `()`; `None` is what is meant.
         runtime::future(py, async move {
@@ -368,7 +382,7 @@ impl App {
     ///     >>> App.get("hello").endpoint       # doctest: +SKIP
     ///     'http://localhost:24817'
     #[staticmethod]
-    #[pyo3(signature = (name, *, project=None, domain=None))]
+    #[pyo3(signature = (name, project=None, domain=None))]
     fn get(
         py: Python<'_>,
         name: String,
@@ -383,7 +397,7 @@ impl App {
     }
 
     #[staticmethod]
-    #[pyo3(signature = (name, *, project=None, domain=None))]
+    #[pyo3(signature = (name, project=None, domain=None))]
     fn get_async(
         py: Python<'_>,
         name: String,
@@ -400,38 +414,115 @@ impl App {
     /// Return the apps of a project and domain, deactivated ones included.
     ///
     /// Args:
+    ///     created_by_subject: only those that this user created.
+    ///     sort_by: a field and `"asc"` or `"desc"`. The local platform sorts by `name` (as it does
+    ///         when this is left out), `created_at`, `updated_at`, `created_by` and `status_phase`.
+    ///     limit: how many at most.
+    ///     in_status: only those in this state, or in one of these, such as `"active"`.
     ///     project: the configured project when left out.
     ///     domain: the configured domain when left out.
-    ///     limit: how many at most.
     ///
     /// Raises:
+    ///     ValueError: no such state or order.
     ///     flyte.errors.UnavailableError: the platform cannot be reached.
     ///
     /// Example:
-    ///     >>> [app.name for app in App.listall()]     # doctest: +SKIP
+    ///     >>> [app.name for app in App.listall(in_status="active")]       # doctest: +SKIP
     ///     ['hello']
     #[staticmethod]
-    #[pyo3(signature = (*, project=None, domain=None, limit=100))]
+    #[pyo3(signature = (created_by_subject=None, sort_by=None, limit=100, in_status=None, *, project=None, domain=None))]
     fn listall(
         py: Python<'_>,
+        created_by_subject: Option<String>,
+        sort_by: Option<(String, String)>,
+        limit: usize,
+        in_status: Option<InStatus>,
         project: Option<String>,
         domain: Option<String>,
-        limit: usize,
     ) -> PyResult<Vec<App>> {
+        let wanted = Wanted::read(created_by_subject, sort_by, limit, in_status)?;
         let server = server_of(py, project, domain)?;
-        runtime::block(py, async move { all(&server, limit).await })
+        runtime::block(py, async move { all(&server, wanted).await })
     }
 
     #[staticmethod]
-    #[pyo3(signature = (*, project=None, domain=None, limit=100))]
+    #[pyo3(signature = (created_by_subject=None, sort_by=None, limit=100, in_status=None, *, project=None, domain=None))]
     fn listall_async(
         py: Python<'_>,
+        created_by_subject: Option<String>,
+        sort_by: Option<(String, String)>,
+        limit: usize,
+        in_status: Option<InStatus>,
         project: Option<String>,
         domain: Option<String>,
-        limit: usize,
     ) -> PyResult<Bound<'_, PyAny>> {
+        let wanted = Wanted::read(created_by_subject, sort_by, limit, in_status)?;
         let server = server_of(py, project, domain)?;
-        runtime::future(py, async move { all(&server, limit).await })
+        runtime::future(py, async move { all(&server, wanted).await })
+    }
+
+    /// Give an app another spec; one that equals the present changes nothing.
+    ///
+    /// Args:
+    ///     name: name of the app.
+    ///     updated_app_spec: the whole spec: a dict in the protocol's JSON form, as in
+    ///         `app.to_dict()["spec"]`, or a `Spec` message of the package `flyteidl2`.
+    ///     reason: recorded by platforms that record reasons.
+    ///     labels: instead of the app's labels.
+    ///     project: where it is; the configured project when left out.
+    ///     domain: where it is; the configured domain when left out.
+    ///
+    /// Returns:
+    ///     The app, which may still be on its way; see `watch`.
+    ///
+    /// Raises:
+    ///     ValueError: that is no spec.
+    ///     flyte.errors.NotFoundError: there is no such app.
+    ///
+    /// Example:
+    ///     >>> spec = app.to_dict()["spec"]                        # doctest: +SKIP
+    ///     >>> spec["autoscaling"]["replicas"]["max"] = 3          # doctest: +SKIP
+    ///     >>> App.replace(app.name, spec, "more traffic")         # doctest: +SKIP
+    #[staticmethod]
+    #[pyo3(signature = (name, updated_app_spec, reason, labels=None, project=None, domain=None))]
+    fn replace(
+        py: Python<'_>,
+        name: String,
+        updated_app_spec: &Bound<'_, PyAny>,
+        reason: String,
+        labels: Option<HashMap<String, String>>,
+        project: Option<String>,
+        domain: Option<String>,
+    ) -> PyResult<App> {
+        let wanted = Replacement {
+            name,
+            spec: spec_of(updated_app_spec)?,
+            reason,
+            labels,
+        };
+        let server = server_of(py, project, domain)?;
+        runtime::block(py, async move { Box::pin(replace(&server, wanted)).await })
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (name, updated_app_spec, reason, labels=None, project=None, domain=None))]
+    fn replace_async<'py>(
+        py: Python<'py>,
+        name: String,
+        updated_app_spec: &Bound<'py, PyAny>,
+        reason: String,
+        labels: Option<HashMap<String, String>>,
+        project: Option<String>,
+        domain: Option<String>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let wanted = Replacement {
+            name,
+            spec: spec_of(updated_app_spec)?,
+            reason,
+            labels,
+        };
+        let server = server_of(py, project, domain)?;
+        runtime::future(py, async move { Box::pin(replace(&server, wanted)).await })
     }
 }
 
@@ -483,7 +574,8 @@ fn run_platform(py: Python<'_>) -> PyResult<()> {
         endpoint: Some(String::new()),
         ..Given::default()
     })?;
-    let build = settings::launcher(py)?.build;
+    let launcher = settings::launcher(py)?;
+    let toolchain = settings::toolchain(py, settings.home.path())?;
     printer::log_to_stderr();
     py.detach(|| {
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -491,7 +583,7 @@ fn run_platform(py: Python<'_>) -> PyResult<()> {
             .enable_all()
             .build()?;
         runtime
-            .block_on(platform::run(settings.home, build))
+            .block_on(platform::run(toolchain, settings.home, launcher))
             .map_err(|error| to_python(&error))
     })
 }

@@ -229,6 +229,7 @@ fn with_servecontext(
             version,
             copy_style: convert::copy_style(copy_style)?,
             dry_run,
+            tell_order: false,
             overrides: Overrides {
                 project,
                 domain,

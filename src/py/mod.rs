@@ -11,6 +11,7 @@
 )]
 
 mod app;
+mod asked;
 mod command_line;
 mod context;
 mod convert;

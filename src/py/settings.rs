@@ -226,7 +226,8 @@ pub fn launcher(py: Python<'_>) -> PyResult<Launcher> {
     })
 }
 
-fn toolchain(py: Python<'_>, home: &Path) -> PyResult<Toolchain> {
+/// The tools for environments below `home`.
+pub fn toolchain(py: Python<'_>, home: &Path) -> PyResult<Toolchain> {
     let sys = py.import("sys")?;
     let version = sys.getattr("version_info")?;
     let executable: PathBuf = sys

@@ -171,6 +171,38 @@ impl App {
         Ok(())
     }
 
+    /// Gives an app another spec, and other labels where some are given; an equal one changes
+    /// nothing.
+    pub async fn replace(
+        client: Client,
+        console: String,
+        id: &app::Identifier,
+        spec: app::Spec,
+        labels: Option<Vec<(String, String)>>,
+        reason: &str,
+    ) -> Result<Self, Error> {
+        let stored = client.get(id).await?;
+        let mut wanted = stored.clone();
+        wanted.spec = spec.into();
+        wanted.spec.modify(|spec| {
+            // Not the caller's to say, or not said.
+            spec.creator = stored.spec.creator.clone();
+            if spec.ingress.is_unset() {
+                spec.ingress = stored.spec.ingress.clone();
+            }
+        });
+        if let Some(labels) = labels {
+            let labels = labels.into_iter().collect();
+            wanted.metadata.modify(|meta| meta.labels = labels);
+        }
+        let known = if wanted == stored {
+            stored
+        } else {
+            client.update(wanted, reason).await?
+        };
+        Ok(Self::new(client, known, console, Options::default()))
+    }
+
     /// Forgets the app.
     pub async fn delete(&self) -> Result<(), Error> {
         Ok(self.client()?.delete(&self.id()).await?)

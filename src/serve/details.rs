@@ -6,8 +6,8 @@ use connectrpc::client::{ClientTransport, full_body};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
 
+use super::platform::{self, Place};
 use crate::client::{self, Client};
-use crate::config::{Endpoint, Settings};
 use crate::error::{Code, Diagnostic, Retry};
 use crate::wire::app::Identifier;
 
@@ -65,35 +65,35 @@ impl Diagnostic for Error {
 
 /// The traffic of an app, or `None` where the platform is a cluster.
 pub async fn traffic(
-    settings: &Settings,
+    place: &Place,
     client: &Client,
     id: &Identifier,
 ) -> Result<Option<serde_json::Value>, Error> {
-    match settings.endpoint {
-        Endpoint::Local => ask(client, Method::GET, id, "traffic").await.map(Some),
-        Endpoint::Remote(_) => Ok(None),
+    match place.home {
+        Some(_) => ask(client, Method::GET, id, "traffic").await.map(Some),
+        None => Ok(None),
     }
 }
 
 /// All revisions of an app, newest first, as JSON objects.
 pub async fn revisions(
-    settings: &Settings,
+    place: &Place,
     client: &Client,
     id: &Identifier,
 ) -> Result<Vec<serde_json::Value>, Error> {
-    local_only(settings, "revisions")?;
+    local_only(place, client, "revisions")?;
     let answer = ask(client, Method::GET, id, "revisions").await?;
     Ok(answer.as_array().cloned().unwrap_or_default())
 }
 
 /// Goes back to a revision, or to the one before; the app then has a new revision that equals it.
 pub async fn roll_back(
-    settings: &Settings,
+    place: &Place,
     client: &Client,
     id: &Identifier,
     to: Option<u64>,
 ) -> Result<(), Error> {
-    local_only(settings, "earlier revisions")?;
+    local_only(place, client, "earlier revisions")?;
     let what = match to {
         Some(revision) => format!("rollback?revision={revision}"),
         None => "rollback".to_owned(),
@@ -101,12 +101,12 @@ pub async fn roll_back(
     ask(client, Method::POST, id, &what).await.map(drop)
 }
 
-fn local_only(settings: &Settings, what: &'static str) -> Result<(), Error> {
-    match &settings.endpoint {
-        Endpoint::Local => Ok(()),
-        Endpoint::Remote(endpoint) => Err(Error::Elsewhere {
+fn local_only(place: &Place, client: &Client, what: &'static str) -> Result<(), Error> {
+    match place.home {
+        Some(_) => Ok(()),
+        None => Err(Error::Elsewhere {
             what,
-            endpoint: endpoint.clone(),
+            endpoint: client.endpoint().to_owned(),
         }),
     }
 }
@@ -117,10 +117,13 @@ async fn ask(
     id: &Identifier,
     what: &str,
 ) -> Result<serde_json::Value, Error> {
-    let path = format!("{}/{}/{}/{what}", id.project, id.domain, id.name);
+    let path = format!(
+        "/local/apps/{}/{}/{}/{what}",
+        id.project, id.domain, id.name
+    );
     let request = Request::builder()
         .method(method)
-        .uri(format!("http://localhost/local/apps/{path}"))
+        .uri(platform::address(client, &path))
         .body(full_body(bytes::Bytes::new()))
         .map_err(|error| Error::Refused {
             message: format!("`{}` cannot be asked for: {error}", id.name),

@@ -29,7 +29,7 @@ pub use plan::{Overrides, Plan};
 use serde::{Deserialize, Serialize};
 
 use crate::client;
-use crate::config::Settings;
+use crate::config::{Endpoint, Settings};
 use crate::error::{Code, Diagnostic, Retry};
 use crate::image::env::Toolchain;
 use crate::spec::{AppSpec, CopyStyle};
@@ -95,6 +95,8 @@ pub struct Options {
     pub version: Option<String>,
     pub copy_style: CopyStyle,
     pub dry_run: bool,
+    /// Whether to say which apps come up after which.
+    pub tell_order: bool,
     pub overrides: Overrides,
     pub log_level: Option<String>,
     pub log_format: Option<String>,
@@ -112,6 +114,7 @@ impl Default for Options {
             version: None,
             copy_style: CopyStyle::LoadedModules,
             dry_run: false,
+            tell_order: false,
             overrides: Overrides::default(),
             log_level: None,
             log_format: None,
@@ -248,7 +251,7 @@ pub struct Server {
 impl Server {
     /// Runs the five steps and returns the app that was asked for, serving.
     pub async fn serve(&self, request: Request) -> Result<App, Error> {
-        let plan = Plan::make(&self.settings, request)?;
+        let mut plan = Plan::make(&self.settings, request)?;
         plan.check_pickles(self.toolchain.python_version)?;
         if plan.options.dry_run {
             return self.rehearse(&plan);
@@ -261,17 +264,22 @@ impl Server {
             &note,
         )
         .await?;
+        if plan.options.tell_order
+            && let Some(order) = plan.order()
+        {
+            self.report(Progress::Note(order));
+        }
+        let place = platform::place(&self.settings, &client, &self.launcher.build).await;
+        let builder = self.settle(&mut plan, &place, &client);
         let (code, images) = tokio::try_join!(
             Box::pin(self.code(&client, &plan)),
-            Box::pin(self.images(&plan))
+            Box::pin(builder.images(&plan))
         )?;
-        // The same for all apps, so asked once.
-        let console = platform::console(&self.settings, &client).await;
         let mut served = BTreeMap::new();
         for wave in &plan.waves {
             let apps = wave.iter().map(|spec| {
                 let image = &images[&spec.name];
-                self.bring_up((&client, &console), &plan, spec, image, &code)
+                self.bring_up((&client, &place.console), &plan, spec, image, &code)
             });
             for app in futures::future::try_join_all(apps).await? {
                 served.insert(app.name(), app);
@@ -281,6 +289,23 @@ impl Server {
         self.report(Progress::Started(Step::Url));
         self.finished(Step::Url, app.endpoint(), Instant::now());
         Ok(app)
+    }
+
+    /// Builds for a local platform where that one looks for environments, however it is reached.
+    fn settle(&self, plan: &mut Plan, place: &platform::Place, client: &client::Client) -> Self {
+        let mut builder = self.clone();
+        if let Some(home) = &place.home {
+            plan.local = true;
+            builder.settings.endpoint = Endpoint::Local;
+            builder.toolchain.home = home.path().to_path_buf();
+            if place.other_build {
+                self.report(Progress::Note(format!(
+                    "{} runs another build of flyte-rs than this one",
+                    client.endpoint()
+                )));
+            }
+        }
+        builder
     }
 
     async fn bring_up(

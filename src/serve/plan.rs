@@ -216,6 +216,17 @@ impl Plan {
             .flat_map(|typed| &typed.pickles)
     }
 
+    /// Which apps come up after which, where there is more than one.
+    pub fn order(&self) -> Option<String> {
+        let count = self.apps().count();
+        let waves = self.waves.iter().map(|wave| {
+            let names: Vec<String> = wave.iter().map(|app| format!("`{}`", app.name)).collect();
+            names.join(" and ")
+        });
+        let order = waves.collect::<Vec<_>>().join(", then ");
+        (count > 1).then(|| format!("{count} apps: {order}"))
+    }
+
     /// All apps, dependencies first.
     pub fn apps(&self) -> impl Iterator<Item = &AppSpec> {
         self.waves.iter().flatten()

@@ -1,6 +1,7 @@
 //! Reaching the control plane; for the local one, starting it when it does not run.
 
 use std::fs::OpenOptions;
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use connectrpc::client::{ClientTransport, full_body};
+use futures::future::BoxFuture;
 use http::{Method, Request};
 use http_body_util::BodyExt;
 use rustix::fs::{FlockOperation, flock};
@@ -17,8 +19,10 @@ use crate::client::{Client, Transport};
 use crate::config::{Endpoint, Home, Settings};
 use crate::error::{Code, Diagnostic};
 use crate::files::{self, FileLock};
-use crate::image;
+use crate::image::env::Toolchain;
+use crate::image::{self, Released};
 use crate::local::daemon;
+use crate::local::supervisor::diagnose::Failure;
 use crate::local::supervisor::launch::{self, Environment, Environments};
 use crate::net::{self, Http};
 
@@ -58,6 +62,8 @@ pub enum Error {
     },
     #[error("the local platform does not run")]
     NotRunning,
+    #[error("the port for other clients did not open: {0}")]
+    Listen(String),
     #[error(transparent)]
     Net(#[from] net::Error),
     #[error(transparent)]
@@ -69,7 +75,9 @@ pub enum Error {
 impl Diagnostic for Error {
     fn code(&self) -> Code {
         match self {
-            Self::Io { .. } | Self::Ended { .. } | Self::Silent { .. } => Code::LocalStart,
+            Self::Io { .. } | Self::Ended { .. } | Self::Silent { .. } | Self::Listen(_) => {
+                Code::LocalStart
+            }
             Self::NotRunning => Code::ClientUnavailable,
             Self::Endpoint { .. } => Code::ConfigInvalid,
             Self::Net(error) => error.code(),
@@ -87,6 +95,9 @@ impl Diagnostic for Error {
             Self::Net(error) => error.hints(),
             Self::Files(error) => error.hints(),
             Self::Daemon(error) => error.hints(),
+            Self::Listen(_) => {
+                vec!["another program may have that port; `--listen` takes any other".into()]
+            }
             Self::Io { .. } | Self::Endpoint { .. } => Vec::new(),
         }
     }
@@ -98,6 +109,7 @@ impl Diagnostic for Error {
             | Self::Endpoint { .. }
             | Self::NotRunning
             | Self::Net(_)
+            | Self::Listen(_)
             | Self::Files(_)
             | Self::Daemon(_) => Vec::new(),
         }
@@ -281,8 +293,32 @@ pub async fn ensure(
     connect_local(home, launcher, OtherBuild::Replace, note).await
 }
 
-/// Ends the platform and waits until it is gone; `false` when none runs.
+/// Lets a running platform serve other clients at `address`, or no longer; tells where it does.
+pub async fn listen(client: &Client, at: Option<SocketAddr>) -> Result<Option<String>, Error> {
+    let body = serde_json::json!({"address": at}).to_string();
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri(address(client, "/local/listen"))
+        .body(full_body(bytes::Bytes::from(body)))
+        .map_err(|error| Error::Listen(error.to_string()))?;
+    let answer = client.transport().send(request).await;
+    let answer = answer.map_err(|error| Error::Listen(error.to_string()))?;
+    let opened = answer.status().is_success();
+    let body = answer.into_body().collect().await;
+    let body = body.map_err(|error| Error::Listen(error.to_string()))?;
+    let told: serde_json::Value = serde_json::from_slice(&body.to_bytes())
+        .map_err(|error| Error::Listen(error.to_string()))?;
+    if opened {
+        return Ok(told["listen"].as_str().map(str::to_owned));
+    }
+    let message = told["message"].as_str().unwrap_or("it was refused");
+    Err(Error::Listen(message.to_owned()))
+}
+
+/// Ends the platform and waits until it is gone; `false` when none runs. A port that was opened
+/// for other clients stays closed when it starts again.
 pub async fn stop(home: &Home) -> Result<bool, Error> {
+    let _ = std::fs::remove_file(home.listen_note());
     match running(home).await {
         Some(client) => stop_platform(home, &client).await.map(|()| true),
         None => Ok(false),
@@ -319,29 +355,99 @@ pub async fn status(home: &Home) -> Option<serde_json::Value> {
     serde_json::from_slice(&body).ok()
 }
 
-/// What the addresses of apps' pages begin with; empty when the platform does not tell.
-pub async fn console(settings: &Settings, client: &Client) -> String {
+/// What there is to know of a control plane beside what it answers.
+#[derive(Clone, Debug, Default)]
+pub struct Place {
+    /// What the addresses of apps' pages begin with; empty when the platform does not tell.
+    pub console: String,
+    /// The home of the local platform that this is. Environments are built there, by whoever
+    /// serves: it alone has the files that an image is declared with.
+    pub home: Option<Home>,
+    /// The platform's build, where it is another one than `build`.
+    pub other_build: bool,
+}
+
+/// What a local platform says of itself. One of an older build may say less, and is no less there.
+#[derive(serde::Deserialize)]
+struct About {
+    build: String,
+    #[serde(default)]
+    console: String,
+    #[serde(default)]
+    home: PathBuf,
+    /// Another one for each process.
+    #[serde(default)]
+    instance: String,
+}
+
+/// Finds out what stands behind a client. A cluster is not asked: an endpoint on another machine
+/// has no files here.
+pub async fn place(settings: &Settings, client: &Client, build: &str) -> Place {
     match &settings.endpoint {
-        Endpoint::Local => about(client, "console").await.unwrap_or_default(),
-        Endpoint::Remote(uri) => uri.clone(),
+        Endpoint::Local => {
+            let about = about(client).await;
+            Place {
+                other_build: about.as_ref().is_some_and(|about| about.build != build),
+                console: about.map(|about| about.console).unwrap_or_default(),
+                home: Some(settings.home.clone()),
+            }
+        }
+        Endpoint::Remote(uri) => {
+            let neighbour = if is_loopback(uri) {
+                neighbour(client, build).await
+            } else {
+                None
+            };
+            neighbour.unwrap_or_else(|| Place {
+                console: uri.clone(),
+                ..Place::default()
+            })
+        }
     }
 }
 
-async fn build(client: &Client) -> Option<String> {
-    about(client, "build").await
+/// The local platform of this machine that is reached over TCP, if it is one. It names a folder, and
+/// the same process has to answer on the socket in it, which only its user can ask.
+async fn neighbour(client: &Client, build: &str) -> Option<Place> {
+    let claimed = about(client).await?;
+    let home = Home::at(claimed.home);
+    let there = about(&Client::new(Transport::unix(&home.socket()))).await?;
+    (there.instance == claimed.instance).then(|| Place {
+        other_build: there.build != build,
+        console: there.console,
+        home: Some(home),
+    })
 }
 
-/// One thing that the local platform says of itself.
-async fn about(client: &Client, what: &str) -> Option<String> {
+fn is_loopback(uri: &str) -> bool {
+    let host = uri.parse::<http::Uri>().ok();
+    let host = host.as_ref().and_then(http::Uri::host).unwrap_or_default();
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || bare
+            .parse()
+            .is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+}
+
+async fn build(client: &Client) -> Option<String> {
+    Some(about(client).await?.build)
+}
+
+async fn about(client: &Client) -> Option<About> {
     let body = request(client, Method::GET, "/local/about").await?;
-    let about: serde_json::Value = serde_json::from_slice(&body).ok()?;
-    about[what].as_str().map(str::to_owned)
+    serde_json::from_slice(&body).ok()
+}
+
+/// The address of a path beside the calls, with what stands before all paths.
+pub(super) fn address(client: &Client, path: &str) -> String {
+    let base = client.transport().base_uri().to_string();
+    format!("{}{path}", base.trim_end_matches('/'))
 }
 
 async fn request(client: &Client, method: Method, path: &str) -> Option<bytes::Bytes> {
     let request = Request::builder()
         .method(method)
-        .uri(format!("http://localhost{path}"))
+        .uri(address(client, path))
         .body(full_body(bytes::Bytes::new()))
         .ok()?;
     let response = client.transport().send(request).await.ok()?;
@@ -392,24 +498,37 @@ fn remove(path: &Path) -> Result<(), Error> {
 }
 
 /// Runs the platform in this process until it is told to end.
-pub async fn run(home: Home, build: String) -> Result<(), Error> {
-    let environments = Arc::new(BuiltEnvironments { home: home.clone() });
+pub async fn run(toolchain: Toolchain, home: Home, launcher: Launcher) -> Result<(), Error> {
+    // Isolated, so that nothing of an app stands in for the package.
+    let fserve = ["-I", "-c", "from flyte._runtime import main; main()"].map(str::to_owned);
+    let program = launcher.program.to_string_lossy().into_owned();
     Ok(daemon::run(daemon::Options {
         home,
-        build,
-        environments,
+        build: launcher.build,
+        environments: Arc::new(BuiltEnvironments { toolchain }),
+        fserve: std::iter::once(program).chain(fserve).collect(),
     })
     .await?)
 }
 
 /// What the environment builder made, found by image URI.
 struct BuiltEnvironments {
-    home: Home,
+    toolchain: Toolchain,
+}
+
+impl BuiltEnvironments {
+    fn path(&self, image_uri: &str) -> Option<PathBuf> {
+        let home = &self.toolchain.home;
+        match Released::read(image_uri) {
+            Some(released) => released.locate(home),
+            None => image::env::locate(home, image_uri),
+        }
+    }
 }
 
 impl Environments for BuiltEnvironments {
     fn locate(&self, image_uri: &str) -> Result<Environment, String> {
-        let path = image::env::locate(self.home.path(), image_uri).ok_or_else(|| {
+        let path = self.path(image_uri).ok_or_else(|| {
             format!(
                 "image `{image_uri}` is a container image; the local platform runs environments \
                  that `flyte serve` builds from a declared image"
@@ -426,7 +545,41 @@ impl Environments for BuiltEnvironments {
                 .into_iter()
                 .map(|source| (path.join(source.stored), source.dst))
                 .collect(),
+            foreign: Released::read(image_uri).is_some(),
             path,
         })
+    }
+
+    fn prepare<'a>(
+        &'a self,
+        image_uri: &'a str,
+        tell: &'a (dyn Fn(&str) + Send + Sync),
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            let Some(released) = Released::read(image_uri) else {
+                return Ok(());
+            };
+            if released.locate(&self.toolchain.home).is_some() {
+                return Ok(());
+            }
+            tell(&format!(
+                "building the environment of `{image_uri}`: Python {} with flyte {} from PyPI",
+                released.python, released.version
+            ));
+            let built = released.ensure(&self.toolchain, &|_| {}).await;
+            built.map(drop).map_err(|error| {
+                let last = error.log_tail().pop().map(|line| format!(": {line}"));
+                let text = crate::error::with_causes(&error);
+                Failure::new(error.code(), text + &last.unwrap_or_default())
+            })
+        })
+    }
+
+    fn find(&self, name: &str) -> Option<String> {
+        if let Some(released) = Released::read_name(name) {
+            return Some(released.uri());
+        }
+        let uri = format!("{}/{name}", image::env::REGISTRY);
+        image::env::locate(&self.toolchain.home, &uri).map(|_| uri)
     }
 }

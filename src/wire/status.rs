@@ -37,6 +37,24 @@ pub fn short_name(status: DeploymentStatus) -> &'static str {
     name.strip_prefix("DEPLOYMENT_STATUS_").unwrap_or(name)
 }
 
+/// Names of all states but the one that says nothing, in small letters: `active`.
+pub fn state_names() -> impl Iterator<Item = String> {
+    <DeploymentStatus as buffa::Enumeration>::values()
+        .iter()
+        .filter(|state| **state != DeploymentStatus::DEPLOYMENT_STATUS_UNSPECIFIED)
+        .map(|state| short_name(*state).to_ascii_lowercase())
+}
+
+/// The state of that name, which may be short or as the protocol writes it, in letters of any size.
+pub fn state_named(name: &str) -> Option<DeploymentStatus> {
+    let name = name.to_ascii_uppercase();
+    let short = name.strip_prefix("DEPLOYMENT_STATUS_").unwrap_or(&name);
+    <DeploymentStatus as buffa::Enumeration>::values()
+        .iter()
+        .copied()
+        .find(|state| short_name(*state) == short)
+}
+
 /// Whether requests are answered.
 pub fn is_active(status: DeploymentStatus) -> bool {
     matches!(
@@ -68,6 +86,7 @@ const REASONS: &[(&str, Code)] = &[
     ("Parameter", Code::RuntimeParameter),
     ("Load", Code::RuntimeLoad),
     ("Image", Code::ImageNeedsContainer),
+    ("ImageBuild", Code::ImageBuildFailed),
 ];
 
 /// The message of a condition that tells of a failure.
@@ -110,6 +129,17 @@ mod tests {
             read_failure("RevisionMissing: none"),
             (Code::AppFailed, "RevisionMissing: none")
         );
+    }
+
+    #[test]
+    fn states_have_names_of_two_lengths() {
+        let active = Some(DeploymentStatus::DEPLOYMENT_STATUS_ACTIVE);
+        for name in ["active", "ACTIVE", "Deployment_Status_Active"] {
+            assert_eq!(state_named(name), active, "{name}");
+        }
+        assert_eq!(state_named("asleep"), None);
+        assert!(state_names().any(|name| name == "scaling_up"));
+        assert!(state_names().all(|name| state_named(&name).is_some()));
     }
 
     #[test]

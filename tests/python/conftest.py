@@ -10,11 +10,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import WEB, Home, Project, until
+from through import Nginx
 
 # A shell that starts the tests in the background has its children ignore Ctrl-C, and they pass that
 # on; the tests of Ctrl-C mean programs that were started by hand.
@@ -46,12 +48,29 @@ def _remove(folder: Path) -> None:
 def home() -> Iterator[Home]:
     """A home for all tests of a module."""
     home = Home(_scratch())
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, _between(home):
         # For what a test calls in its own process.
-        patch.setenv("FLYTE_HOME", str(home.path))
+        for name, value in {"FLYTE_HOME": str(home.path), **home.through}.items():
+            patch.setenv(name, value)
         yield home
         home.end()
     _remove(home.path)
+
+
+@contextmanager
+def _between(home: Home) -> Iterator[None]:
+    """What `FLYTE_TEST_THROUGH` says shall stand between the tests and the platform."""
+    through = os.environ.get("FLYTE_TEST_THROUGH")
+    if not through:
+        yield
+        return
+    assert through in ("nginx", "nginx-plain"), through
+    with tempfile.TemporaryDirectory(prefix="fn-", dir="/tmp") as folder:
+        nginx = Nginx(home, Path(folder), tls=through == "nginx")
+        try:
+            yield
+        finally:
+            nginx.close()
 
 
 @pytest.fixture(scope="session")

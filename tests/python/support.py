@@ -117,12 +117,14 @@ class Home:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        # How commands and scripts reach the platform, where that is not over its socket.
+        self.through: dict[str, str] = {}
 
     def environment(self, **more: str) -> dict[str, str]:
         """Variables of a user's shell that uses this home."""
         skipped = ("FLYTE_", "_FLYTE", "_RUN_MODE", "INTERNAL_APP")
         own = {name: value for name, value in os.environ.items() if not name.startswith(skipped)}
-        return {**own, "FLYTE_HOME": str(self.path), **more}
+        return {**own, "FLYTE_HOME": str(self.path), **self.through, **more}
 
     def flyte(
         self, *words: str | Path, cwd: Path | None = None, timeout: float = 60, **more: str

@@ -35,7 +35,7 @@ def handle(app: App) -> None:
     app.endpoint = "http://localhost"  # error: misc
     app.activate_async()  # error: attr-defined
     App.get()  # error: call-arg
-    App.get("a", "demo")  # error: call-arg
+    App.get("a", "demo", "development", 3)  # error: call-arg
     App(name="a")  # error: call-arg
 
 

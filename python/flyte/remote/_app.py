@@ -15,6 +15,7 @@ from ._status import DeploymentStatus
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from typing import Any
 
 _ACTIVE = (DeploymentStatus.ACTIVE, DeploymentStatus.STARTED)
 _AT_REST = (DeploymentStatus.STOPPED, DeploymentStatus.UNASSIGNED)
@@ -60,6 +61,44 @@ async def _is_deactivated_async(self: App) -> bool:
     return await self._probe_async() in _AT_REST
 
 
+def _delete_app(self: App | str, project: str | None = None, domain: str | None = None) -> None:
+    """End the app and forget it, its endpoint and its logs.
+
+    Called on the class it takes the name of an app: `App.delete("hello")`.
+
+    Args:
+        self: the app, or its name.
+        project: with a name: where it is; the configured project when left out.
+        domain: with a name: where it is; the configured domain when left out.
+
+    Raises:
+        flyte.errors.NotFoundError: there is no such app, or it was deleted before.
+
+    Example:
+        >>> app.delete()    # doctest: +SKIP
+    """
+    app = App.get(self, project=project, domain=domain) if isinstance(self, str) else self
+    app._delete()
+
+
+async def _delete_app_async(self: App | str, project: str | None = None, domain: str | None = None) -> None:
+    app = await App.get.aio(self, project=project, domain=domain) if isinstance(self, str) else self
+    await app._delete_async()
+
+
+def _to_dict(self: App) -> dict[str, Any]:
+    """Return the app as last seen, in the protocol's JSON form, as a dict.
+
+    Example:
+        >>> app.to_dict()["metadata"]["id"]["name"]     # doctest: +SKIP
+        'hello'
+    """
+    import json
+
+    found: dict[str, Any] = json.loads(self.to_json())
+    return found
+
+
 @contextmanager
 def _ephemeral_ctx_sync(self: App) -> Iterator[App]:
     """Keep the app active inside a `with` block and deactivate it at the end.
@@ -90,8 +129,10 @@ async def _ephemeral_ctx(self: App) -> AsyncIterator[App]:
         await self.deactivate.aio(wait=True)
 
 
-fold(App, "activate", "deactivate", "watch", "delete", "get", "listall")
+fold(App, "activate", "deactivate", "watch", "get", "listall", "replace")
 App.is_active = Dual(_is_active, _is_active_async)  # type: ignore[assignment]
 App.is_deactivated = Dual(_is_deactivated, _is_deactivated_async)  # type: ignore[assignment]
+App.delete = Dual(_delete_app, _delete_app_async)  # type: ignore[assignment]
+App.to_dict = _to_dict  # type: ignore[method-assign]
 App.ephemeral_ctx_sync = _ephemeral_ctx_sync  # type: ignore[method-assign]
 App.ephemeral_ctx = _ephemeral_ctx  # type: ignore[method-assign]

@@ -4,9 +4,10 @@ use super::{Connected, connect, describe, readable};
 use crate::cli::args::{Get, GetWhat};
 use crate::cli::printer::Printer;
 use crate::cli::{Failure, Host};
-use crate::client::LogLine;
+use crate::client::{Listing, LogLine};
 use crate::config::Given;
 use crate::serve::{App, details};
+use crate::wire::app::status::DeploymentStatus;
 use crate::wire::status;
 
 pub fn run(host: &impl Host, printer: &Printer, given: Given, get: Get) -> Result<(), Failure> {
@@ -28,11 +29,13 @@ pub fn run(host: &impl Host, printer: &Printer, given: Given, get: Get) -> Resul
             name: None,
             revisions: _,
             status,
+            only_mine,
             limit,
             scope,
         } => {
             let connected = connect(host, given, &scope)?;
-            all(host, printer, &connected, status.as_deref(), limit)
+            let states = status.into_iter().collect();
+            all(host, printer, &connected, states, only_mine, limit)
         }
         GetWhat::Config { scope } => super::config::show(host, printer, given, &scope),
         GetWhat::Logs {
@@ -57,10 +60,10 @@ fn one(
 ) -> Result<(), Failure> {
     let (app, traffic) = host.block(async {
         let client = connected.client.clone();
-        let console = connected.console.clone();
+        let console = connected.place.console.clone();
         let id = connected.id(name);
         let app = App::get(client, console, &id).await?;
-        let traffic = details::traffic(&connected.settings, &connected.client, &id).await?;
+        let traffic = details::traffic(&connected.place, &connected.client, &id).await?;
         Ok((app, traffic))
     })?;
     let mut document = describe(&app);
@@ -88,7 +91,7 @@ fn revisions(
 ) -> Result<(), Failure> {
     let revisions = host.block(async {
         let id = connected.id(name);
-        Ok(details::revisions(&connected.settings, &connected.client, &id).await?)
+        Ok(details::revisions(&connected.place, &connected.client, &id).await?)
     })?;
     if printer.is_json() {
         printer.json(&revisions.into());
@@ -110,25 +113,35 @@ fn all(
     host: &impl Host,
     printer: &Printer,
     connected: &Connected,
-    wanted: Option<&str>,
+    states: Vec<DeploymentStatus>,
+    only_mine: bool,
     limit: usize,
 ) -> Result<(), Failure> {
-    let settings = &connected.settings;
+    let Connected {
+        client,
+        place,
+        settings,
+    } = connected;
     let apps = host.block(async {
-        Ok(connected
-            .client
-            .list(&settings.org, &settings.project, &settings.domain)
-            .await?)
+        let created_by = if only_mine {
+            Some(client.user_info().await?.subject)
+        } else {
+            None
+        };
+        let listing = Listing {
+            org: &settings.org,
+            project: &settings.project,
+            domain: &settings.domain,
+            states,
+            created_by,
+            sort_by: None,
+            limit,
+        };
+        Ok(client.list(&listing).await?)
     })?;
     let apps: Vec<App> = apps
         .into_iter()
-        .filter(|app| {
-            wanted.is_none_or(|wanted| {
-                status::short_name(status::deployment_status(app)).eq_ignore_ascii_case(wanted)
-            })
-        })
-        .take(limit)
-        .map(|app| App::listed(connected.client.clone(), connected.console.clone(), app))
+        .map(|app| App::listed(client.clone(), place.console.clone(), app))
         .collect();
     if printer.is_json() {
         let documents: Vec<serde_json::Value> = apps.iter().map(describe).collect();

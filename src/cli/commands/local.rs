@@ -1,6 +1,7 @@
 //! `flyte local`: the platform of this machine.
 
 use std::io::{BufRead, IsTerminal};
+use std::net::SocketAddr;
 
 use super::readable;
 use crate::cli::args::{Local, LocalWhat};
@@ -19,10 +20,21 @@ pub fn run(
     let settings = host.settings(&given)?;
     let home = settings.home.clone();
     match local.what {
-        LocalWhat::Start => {
+        LocalWhat::Start {
+            listen,
+            allow_remote,
+        } => {
+            let listen = listen.map(|text| door(&text, allow_remote)).transpose()?;
             let server = host.server(settings, printer::silent())?;
             host.block(async {
-                platform::ensure(&home, &server.launcher, &|text| printer.note(text)).await?;
+                let note = |text: &str| printer.note(text);
+                let client = platform::ensure(&home, &server.launcher, &note).await?;
+                if let Some(address) = listen {
+                    let at = platform::listen(&client, address).await?;
+                    if let Some(at) = at {
+                        note(&opened(&at));
+                    }
+                }
                 Ok(())
             })?;
             status(host, printer, &home)
@@ -51,6 +63,35 @@ pub fn run(
     }
 }
 
+/// What `--listen` says: an address, or nowhere.
+fn door(text: &str, allow_remote: bool) -> Result<Option<SocketAddr>, Failure> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let numbers = text.strip_prefix("localhost:");
+    let numbers = numbers.map_or_else(|| text.to_owned(), |port| format!("127.0.0.1:{port}"));
+    let address: SocketAddr = numbers.parse().map_err(|_| {
+        Failure::Usage(format!(
+            "`--listen {text}` is not an address with a port, such as 127.0.0.1:8090, nor `off`"
+        ))
+    })?;
+    if !address.ip().is_loopback() && !allow_remote {
+        return Err(Failure::Usage(format!(
+            "other machines reach `{address}`, and whoever does can run code as you; \
+             `--allow-remote` means that"
+        )));
+    }
+    Ok(Some(address))
+}
+
+/// What an open port means.
+fn opened(at: &str) -> String {
+    format!(
+        "other clients reach this platform at {at}; there is no login: every program and user \
+         that can connect to it can run code as you. `flyte local start --listen off` closes it"
+    )
+}
+
 fn status(host: &impl Host, printer: &Printer, home: &Home) -> Result<(), Failure> {
     let status = host
         .block(async { Ok(platform::status(home).await) })?
@@ -59,8 +100,10 @@ fn status(host: &impl Host, printer: &Printer, home: &Home) -> Result<(), Failur
         printer.json(&status);
         return Ok(());
     }
-    for field in ["pid", "home", "version", "console", "by_name"] {
-        printer.line(&format!("{field:<8} {}", readable(&status[field])));
+    for field in ["pid", "home", "version", "console", "by_name", "listen"] {
+        if !status[field].is_null() {
+            printer.line(&format!("{field:<8} {}", readable(&status[field])));
+        }
     }
     let rows: Vec<Vec<String>> = status["apps"]
         .as_array()

@@ -14,13 +14,13 @@ pub mod watch;
 use super::{Failure, Host, args::Scope, printer};
 use crate::client::Client;
 use crate::config::{Given, Settings};
-use crate::serve::platform::{self, OtherBuild};
+use crate::serve::platform::{self, OtherBuild, Place};
 use crate::wire::{app, identifier, status};
 
 /// A connected control plane, for commands about apps that exist.
 pub struct Connected {
     pub client: Client,
-    pub console: String,
+    pub place: Place,
     pub settings: Settings,
 }
 
@@ -40,10 +40,10 @@ pub fn connect(host: &impl Host, mut given: Given, scope: &Scope) -> Result<Conn
     host.block(async move {
         let note = &printer::prompt;
         let client = platform::connect(&settings, &server.launcher, OtherBuild::Use, note).await?;
-        let console = platform::console(&settings, &client).await;
+        let place = platform::place(&settings, &client, &server.launcher.build).await;
         Ok(Connected {
             client,
-            console,
+            place,
             settings,
         })
     })

@@ -20,10 +20,10 @@ pub fn run(
     args: Serve,
     overrides: bool,
 ) -> Result<(), Failure> {
-    if !overrides && (!args.param.is_empty() || !args.env_var.is_empty()) {
-        return Err(Failure::Usage(
-            "`flyte deploy` takes apps as they are declared; `flyte serve` takes overrides".into(),
-        ));
+    if !overrides && let Some(option) = first_override(&args) {
+        return Err(Failure::Usage(format!(
+            "`flyte deploy` takes apps as they are declared; `flyte serve` takes `{option}`"
+        )));
     }
     if !overrides && args.watch {
         return Err(Failure::Usage(
@@ -45,6 +45,7 @@ pub fn run(
     };
     let mut request = host.load(&load, &settings)?;
     apply(&mut request, &args)?;
+    request.options.tell_order = !overrides;
     if args.watch {
         return super::watch::run(host, printer, settings, request, args.follow);
     }
@@ -61,6 +62,19 @@ pub fn run(
         return Ok(());
     }
     host.block(async { Ok(follow(&app, |line| printer.line(line)).await?) })
+}
+
+/// The first option that would make the app another one than is declared.
+fn first_override(args: &Serve) -> Option<&'static str> {
+    [
+        ("--param", !args.param.is_empty()),
+        ("--env-var", !args.env_var.is_empty()),
+        ("--name", args.name.is_some()),
+        ("--service-account", args.service_account.is_some()),
+        ("--cluster-pool", args.cluster_pool.is_some()),
+    ]
+    .into_iter()
+    .find_map(|(option, is_given)| is_given.then_some(option))
 }
 
 /// Hands over what the app writes, from the beginning, for as long as the platform tells.

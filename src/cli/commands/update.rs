@@ -25,13 +25,10 @@ pub fn run(
     let connected = connect(host, given, &scope)?;
     let app = host.block(async {
         let id = connected.id(&name);
-        let Connected {
-            client,
-            console,
-            settings,
-        } = &connected;
+        let Connected { client, place, .. } = &connected;
+        let console = &place.console;
         if let Some(to) = rollback {
-            details::roll_back(settings, client, &id, to).await?;
+            details::roll_back(place, client, &id, to).await?;
             let app = App::get(client.clone(), console.clone(), &id).await?;
             // Whoever goes back wants to know whether it worked.
             let patience = Options::default().activate_timeout;

@@ -8,13 +8,12 @@ use connectrpc::{
 use futures::StreamExt;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::Api;
+use super::{Api, list};
 use crate::local::platform::{Platform, Refused};
 use crate::local::store::AppKey;
 use crate::local::supervisor::app::Change;
 use crate::wire::app::spec::DesiredState;
 use crate::wire::app::{self, AppService};
-use crate::wire::{common, status};
 
 impl AppService for Api {
     async fn create<'a>(
@@ -92,25 +91,12 @@ impl AppService for Api {
         request: ServiceRequest<'_, app::ListRequest>,
     ) -> ServiceResult<impl Encodable<app::ListResponse> + Send + use<'a>> {
         let request = request.to_owned_message();
-        let mut apps = Vec::new();
-        for app in self.platform.views()? {
-            if in_scope(&app, request.filter_by.as_ref())
-                && request
-                    .request
-                    .filters
-                    .iter()
-                    .all(|filter| passes(&app, filter))
-            {
-                apps.push(app);
-            }
-        }
-        let total_count = i64::try_from(apps.len()).unwrap_or(i64::MAX);
-        let (apps, token) = page(apps, request.request.limit, &request.request.token)?;
+        let (apps, token, total) = list::page(self.platform.views()?, &request)?;
         Response::ok(app::ListResponse {
             apps,
             token,
             total_count: if request.include_total_count {
-                total_count
+                total
             } else {
                 0
             },
@@ -130,7 +116,8 @@ impl AppService for Api {
         let mut snapshot = Vec::new();
         for app in self.platform.views()? {
             if watched(&app, &target) {
-                snapshot.extend([created(app.clone()), updated(app)].map(Ok));
+                // The PyPI SDK reads updates only, and pauses for a second over anything else.
+                snapshot.extend([updated(app.clone()), created(app)].map(Ok));
             }
         }
         let live = live_events(Arc::clone(&self.platform), changes, target);
@@ -227,65 +214,7 @@ fn watched(app: &app::App, target: &app::watch_request::Target) -> bool {
     let id = &app.metadata.id;
     match target {
         Target::AppId(wanted) => AppKey::of(id) == AppKey::of(wanted),
-        Target::Project(project) => in_project(id, project),
+        Target::Project(project) => list::in_project(id, project),
         Target::Org(_) | Target::ClusterId(_) => true,
     }
-}
-
-fn in_project(id: &app::Identifier, project: &common::ProjectIdentifier) -> bool {
-    id.project == project.name && (project.domain.is_empty() || id.domain == project.domain)
-}
-
-fn in_scope(app: &app::App, filter: Option<&app::list_request::FilterBy>) -> bool {
-    use app::list_request::FilterBy;
-    match filter {
-        Some(FilterBy::Project(project)) => in_project(&app.metadata.id, project),
-        // Nothing on this machine consumes artifacts.
-        Some(FilterBy::Artifact(_)) => false,
-        Some(FilterBy::Org(_) | FilterBy::ClusterId(_)) | None => true,
-    }
-}
-
-/// Filters that the SDKs send; an unknown one lets everything pass, as on the clusters.
-fn passes(app: &app::App, filter: &common::Filter) -> bool {
-    use common::filter::Function;
-    let value = match filter.field.as_str() {
-        "status_phase" => {
-            buffa::Enumeration::proto_name(&status::deployment_status(app)).to_owned()
-        }
-        "name" => app.metadata.id.name.clone(),
-        _ => return true,
-    };
-    match filter.function.as_known() {
-        Some(Function::EQUAL | Function::VALUE_IN) => filter.values.contains(&value),
-        Some(Function::NOT_EQUAL | Function::VALUE_NOT_IN) => !filter.values.contains(&value),
-        Some(Function::CONTAINS) => filter.values.iter().any(|part| value.contains(part)),
-        _ => true,
-    }
-}
-
-fn page(
-    apps: Vec<app::App>,
-    limit: u32,
-    token: &str,
-) -> Result<(Vec<app::App>, String), ConnectError> {
-    let start: usize = if token.is_empty() {
-        0
-    } else {
-        token
-            .parse()
-            .map_err(|_| ConnectError::invalid_argument("the page token is not one of ours"))?
-    };
-    let limit = if limit == 0 {
-        apps.len()
-    } else {
-        limit as usize
-    };
-    let end = start.saturating_add(limit);
-    let next = if end < apps.len() {
-        end.to_string()
-    } else {
-        String::new()
-    };
-    Ok((apps.into_iter().skip(start).take(limit).collect(), next))
 }

@@ -42,7 +42,9 @@ impl AppLogsService for Api {
             .platform
             .handle(&key)
             .ok_or_else(|| ConnectError::not_found(format!("app `{}` does not exist", id.name)))?;
-        let follow = request.source.as_known() != Some(LogsSource::PERSISTED_ONLY);
+        // An app at rest writes nothing; on the clusters too its stream ends by itself.
+        let follow = request.source.as_known() != Some(LogsSource::PERSISTED_ONLY)
+            && self.platform.is_meant_to_run(&key)?;
         let wanted = move |record: &Record| {
             replica
                 .as_ref()

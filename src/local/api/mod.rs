@@ -3,14 +3,18 @@
 mod apps;
 mod console;
 mod details;
+mod door;
+mod list;
 mod logs;
 mod neighbours;
 mod uploads;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::routing::{get, post};
 use tokio::sync::Notify;
@@ -20,6 +24,8 @@ use crate::config::Home;
 use crate::wire;
 
 pub use console::router as console_router;
+pub use door::Door;
+pub use uploads::Signer;
 
 /// What the services answer from.
 #[derive(Clone)]
@@ -32,6 +38,10 @@ pub struct Api {
     pub console_url: String,
     /// Where all apps answer by name.
     pub names_port: u16,
+    /// The port for other clients.
+    pub door: Arc<Door>,
+    /// Who may upload what.
+    pub signer: Arc<Signer>,
     /// Asked to end.
     pub stop: Arc<Notify>,
 }
@@ -39,27 +49,58 @@ pub struct Api {
 impl Api {
     /// Everything that is answered on the platform's socket.
     pub fn router(&self) -> Router {
-        use wire::app::{AppLogsServiceExt, AppServiceExt};
-        use wire::cluster::ClusterServiceExt;
-        use wire::dataproxy::DataProxyServiceExt;
-        use wire::project::ProjectServiceExt;
-        let api = Arc::new(self.clone());
-        let mut services = connectrpc::Router::new();
-        services = AppServiceExt::register(Arc::clone(&api), services);
-        services = AppLogsServiceExt::register(Arc::clone(&api), services);
-        services = ClusterServiceExt::register(Arc::clone(&api), services);
-        services = DataProxyServiceExt::register(Arc::clone(&api), services);
-        services = ProjectServiceExt::register(api, services);
-        Router::new()
-            .route("/healthz", get(async || "ok"))
+        let own = Router::new()
+            .route("/local/stop", post(stop))
+            .route("/local/listen", post(listen));
+        self.with_services(own)
+    }
+
+    /// What is answered to clients over TCP as well: all but what is about the process itself.
+    pub fn open_router(&self) -> Router {
+        self.with_services(Router::new())
+    }
+
+    fn with_services(&self, own: Router<Self>) -> Router {
+        own.route("/healthz", get(async || "ok"))
             .route("/local/about", get(about))
             .route("/local/status", get(status))
-            .route("/local/stop", post(stop))
             .route("/metrics", get(metrics))
             .merge(details::router())
             .merge(uploads::router())
             .with_state(self.clone())
-            .fallback_service(services.into_axum_service())
+            .fallback_service(self.services().into_axum_service())
+    }
+
+    fn services(&self) -> connectrpc::Router {
+        use wire::app::{AppLogsServiceExt, AppServiceExt};
+        use wire::auth::{AuthMetadataServiceExt, IdentityServiceExt};
+        use wire::cluster::ClusterServiceExt;
+        use wire::dataproxy::DataProxyServiceExt;
+        use wire::imagebuilder::ImageServiceExt;
+        use wire::project::ProjectServiceExt;
+        let api = || Arc::new(self.clone());
+        let mut services = connectrpc::Router::new();
+        services = AppServiceExt::register(api(), services);
+        services = AppLogsServiceExt::register(api(), services);
+        services = AuthMetadataServiceExt::register(api(), services);
+        services = IdentityServiceExt::register(api(), services);
+        services = ClusterServiceExt::register(api(), services);
+        services = DataProxyServiceExt::register(api(), services);
+        services = ImageServiceExt::register(api(), services);
+        ProjectServiceExt::register(api(), services)
+    }
+
+    /// Opens the port that was open when the platform ended, unless it was told to stay closed.
+    pub async fn reopen(&self) {
+        let Ok(text) = std::fs::read_to_string(self.home.listen_note()) else {
+            return;
+        };
+        let Ok(address) = text.trim().parse() else {
+            return;
+        };
+        if let Err(error) = self.door.open(address, self.open_router()).await {
+            tracing::error!(%address, %error, "cannot listen for other clients again");
+        }
     }
 
     fn uploads(&self) -> PathBuf {
@@ -69,7 +110,12 @@ impl Api {
 
 /// `GET /local/about`: enough for a client to know whom it speaks to.
 async fn about(State(api): State<Api>) -> axum::response::Response {
-    json(&serde_json::json!({"build": api.build, "console": api.console_url}))
+    json(&serde_json::json!({
+        "build": api.build,
+        "console": api.console_url,
+        "home": api.home.path(),
+        "instance": api.signer.instance(),
+    }))
 }
 
 /// `GET /local/status`: what `flyte local status` shows.
@@ -86,6 +132,7 @@ async fn status(State(api): State<Api>) -> axum::response::Response {
         "version": env!("CARGO_PKG_VERSION"),
         "build": api.build,
         "console": api.console_url,
+        "listen": api.door.address().map(|address| format!("http://{address}")),
         "by_name": format!("http://<app>-<project>-<domain>.localhost:{}", api.names_port),
         "apps": apps,
     });
@@ -107,6 +154,36 @@ async fn metrics(State(api): State<Api>) -> axum::response::Response {
 async fn stop(State(api): State<Api>) -> axum::response::Response {
     api.stop.notify_one();
     json(&serde_json::json!({"pid": std::process::id()}))
+}
+
+/// Where to listen for other clients; nowhere when it is left out.
+#[derive(serde::Deserialize)]
+struct Listen {
+    address: Option<SocketAddr>,
+}
+
+/// `POST /local/listen`: open or close the port for other clients.
+async fn listen(State(api): State<Api>, body: Bytes) -> axum::response::Response {
+    let refused = |message: String| {
+        let told = json(&serde_json::json!({"message": message}));
+        axum::response::IntoResponse::into_response((http::StatusCode::BAD_REQUEST, told))
+    };
+    let wanted: Listen = match serde_json::from_slice(&body) {
+        Ok(wanted) => wanted,
+        Err(error) => return refused(format!("not an address: {error}")),
+    };
+    let note = api.home.listen_note();
+    let Some(address) = wanted.address else {
+        api.door.close();
+        let _ = std::fs::remove_file(note);
+        return json(&serde_json::json!({"listen": null}));
+    };
+    let opened = api.door.open(address, api.open_router()).await;
+    // Another build of the package may take this platform's place; it has to find the setting.
+    match opened.and_then(|opened| std::fs::write(note, opened.to_string()).map(|()| opened)) {
+        Ok(opened) => json(&serde_json::json!({"listen": format!("http://{opened}")})),
+        Err(error) => refused(format!("cannot listen at `{address}`: {error}")),
+    }
 }
 
 fn json(body: &serde_json::Value) -> axum::response::Response {

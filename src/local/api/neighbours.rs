@@ -6,7 +6,10 @@ use connectrpc::{
 
 use super::Api;
 use crate::config::{LOCAL_DOMAIN, LOCAL_PROJECT};
+use crate::local::platform::user_name;
+use crate::wire::auth::{self, AuthMetadataService, IdentityService};
 use crate::wire::cluster::{self, ClusterService};
+use crate::wire::imagebuilder::{self, ImageService};
 use crate::wire::project::{self, ProjectService};
 
 impl ClusterService for Api {
@@ -64,6 +67,73 @@ impl ProjectService for Api {
         Response::ok(project::ListProjectsResponse {
             projects: project::Projects {
                 projects: names.iter().map(|name| described(name)).collect(),
+                ..Default::default()
+            }
+            .into(),
+            ..Default::default()
+        })
+    }
+}
+
+impl IdentityService for Api {
+    /// Whoever reaches the platform is its user.
+    async fn user_info<'a>(
+        &'a self,
+        _ctx: RequestContext,
+        _request: ServiceRequest<'_, auth::UserInfoRequest>,
+    ) -> ServiceResult<impl Encodable<auth::UserInfoResponse> + Send + use<'a>> {
+        let name = user_name();
+        Response::ok(auth::UserInfoResponse {
+            subject: name.clone(),
+            name: name.clone(),
+            preferred_username: name,
+            ..Default::default()
+        })
+    }
+}
+
+impl AuthMetadataService for Api {
+    async fn get_o_auth2_metadata<'a>(
+        &'a self,
+        _ctx: RequestContext,
+        _request: ServiceRequest<'_, auth::GetOAuth2MetadataRequest>,
+    ) -> ServiceResult<impl Encodable<auth::GetOAuth2MetadataResponse> + Send + use<'a>> {
+        Err::<Response<auth::GetOAuth2MetadataResponse>, _>(ConnectError::unimplemented(
+            "the local platform has no login",
+        ))
+    }
+
+    async fn get_public_client_config<'a>(
+        &'a self,
+        _ctx: RequestContext,
+        _request: ServiceRequest<'_, auth::GetPublicClientConfigRequest>,
+    ) -> ServiceResult<impl Encodable<auth::GetPublicClientConfigResponse> + Send + use<'a>> {
+        Response::ok(auth::GetPublicClientConfigResponse {
+            // An empty one is more than some clients can take.
+            authorization_metadata_key: "authorization".into(),
+            ..Default::default()
+        })
+    }
+}
+
+impl ImageService for Api {
+    async fn get_image<'a>(
+        &'a self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, imagebuilder::GetImageRequest>,
+    ) -> ServiceResult<impl Encodable<imagebuilder::GetImageResponse> + Send + use<'a>> {
+        let name = request.to_owned_message().id.name.clone();
+        let uri = self.platform.image(&name).ok_or_else(|| {
+            ConnectError::not_found(format!("image `{name}` is not on this machine"))
+        })?;
+        Response::ok(imagebuilder::GetImageResponse {
+            image: imagebuilder::Image {
+                id: imagebuilder::ImageIdentifier {
+                    name,
+                    ..Default::default()
+                }
+                .into(),
+                fqin: uri,
                 ..Default::default()
             }
             .into(),

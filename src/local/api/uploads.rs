@@ -3,14 +3,18 @@
 //! A bundle lies at a path made of its MD5 and its name. It is written beside its place, checked
 //! against the MD5 and renamed, so that what lies there is always whole. What arrived before a
 //! connection broke is kept there too, hidden; `HEAD` tells how much it is and `PATCH` goes on.
+//!
+//! The address of an upload is signed: it is good for one place and for a while, and nobody can
+//! make one but this process.
 
 use std::path::{Path, PathBuf};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path as UrlPath, State};
+use axum::extract::{Path as UrlPath, Query, State};
 use axum::response::{IntoResponse, Response as HttpResponse};
 use axum::routing::put;
+use buffa_types::google::protobuf::Timestamp;
 use connectrpc::{
     ConnectError, Encodable, RequestContext, Response, ServiceRequest, ServiceResult,
 };
@@ -20,16 +24,57 @@ use md5::{Digest, Md5};
 use tokio::io::AsyncWriteExt;
 
 use super::Api;
+use super::door::Reached;
 use crate::files::read_in_pieces;
+use crate::local::store::now_ms;
 use crate::wire::dataproxy::{self, DataProxyService};
 
 /// Names the position in an upload, in bytes.
 const OFFSET: &str = "upload-offset";
+/// How long an address is good where its caller does not say, and at most.
+const GOOD_FOR_S: i64 = 900;
+const LONGEST_S: i64 = 3600;
+
+/// Signs addresses of uploads, with a key that lives as long as the process.
+pub struct Signer([u8; 32]);
+
+/// What is behind the `?` of such an address.
+#[derive(serde::Deserialize)]
+struct Signature {
+    /// Seconds since 1970.
+    expires: i64,
+    signature: String,
+}
+
+impl Signer {
+    /// A signer with a key that nobody can guess.
+    pub fn new() -> std::io::Result<Self> {
+        let mut key = [0; 32];
+        std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut key)?;
+        Ok(Self(key))
+    }
+
+    /// A name of this process that tells nothing of the key.
+    pub fn instance(&self) -> String {
+        blake3::keyed_hash(&self.0, b"instance").to_hex()[..32].to_owned()
+    }
+
+    fn sign(&self, place: &str, expires: i64) -> blake3::Hash {
+        blake3::keyed_hash(&self.0, format!("{expires}\n{place}").as_bytes())
+    }
+
+    fn is_good(&self, place: &str, given: &Signature) -> bool {
+        // Compared in constant time.
+        blake3::Hash::from_hex(&given.signature)
+            .is_ok_and(|hash| hash == self.sign(place, given.expires))
+            && given.expires > now_ms() / 1000
+    }
+}
 
 impl DataProxyService for Api {
     async fn create_upload_location<'a>(
         &'a self,
-        _ctx: RequestContext,
+        ctx: RequestContext,
         request: ServiceRequest<'_, dataproxy::CreateUploadLocationRequest>,
     ) -> ServiceResult<impl Encodable<dataproxy::CreateUploadLocationResponse> + Send + use<'a>>
     {
@@ -48,9 +93,20 @@ impl DataProxyService for Api {
         }
         let relative = parts.map(String::as_str).join("/");
         let place = self.uploads().join(&relative);
+        let reached = ctx.extensions().get::<Reached>();
+        let base = reached.map_or("http://localhost", |Reached(base)| base);
+        let asked = request.expires_in.seconds;
+        let good_for = if asked > 0 { asked } else { GOOD_FOR_S };
+        let expires = now_ms() / 1000 + good_for.min(LONGEST_S);
+        let signature = self.signer.sign(&relative, expires).to_hex();
         Response::ok(dataproxy::CreateUploadLocationResponse {
-            signed_url: format!("http://localhost/upload/{relative}"),
+            signed_url: format!("{base}/upload/{relative}?expires={expires}&signature={signature}"),
             native_url: format!("file://{}", place.display()),
+            expires_at: Timestamp {
+                seconds: expires,
+                ..Default::default()
+            }
+            .into(),
             ..Default::default()
         })
     }
@@ -65,18 +121,33 @@ pub(super) fn router() -> Router<Api> {
 
 type Parts = UrlPath<(String, String, String, String)>;
 
-fn place(api: &Api, UrlPath((project, domain, md5, filename)): &Parts) -> Option<PathBuf> {
+/// Why an address leads nowhere.
+type NoPlace = (StatusCode, &'static str);
+
+/// Where the upload of that address lies, if the address is good.
+fn place(api: &Api, parts: &Parts, signature: &Signature) -> Result<PathBuf, NoPlace> {
+    let UrlPath((project, domain, md5, filename)) = parts;
     let parts = [project, domain, md5, filename];
-    parts.iter().all(|part| is_plain(part)).then(|| {
-        parts
-            .iter()
-            .fold(api.uploads(), |path, part| path.join(part))
-    })
+    if !parts.iter().all(|part| is_plain(part)) {
+        return Err((StatusCode::NOT_FOUND, "no upload has such a name"));
+    }
+    let relative = parts.map(String::as_str).join("/");
+    if !api.signer.is_good(&relative, signature) {
+        let told =
+            "the address of this upload is not good: it has expired, or is not of this platform";
+        return Err((StatusCode::FORBIDDEN, told));
+    }
+    Ok(api.uploads().join(relative))
 }
 
-async fn exists(State(api): State<Api>, parts: Parts) -> HttpResponse {
-    let Some(path) = place(&api, &parts) else {
-        return StatusCode::NOT_FOUND.into_response();
+async fn exists(
+    State(api): State<Api>,
+    parts: Parts,
+    Query(signature): Query<Signature>,
+) -> HttpResponse {
+    let path = match place(&api, &parts, &signature) {
+        Ok(path) => path,
+        Err(refused) => return refused.into_response(),
     };
     if path.is_file() {
         return StatusCode::OK.into_response();
@@ -87,26 +158,33 @@ async fn exists(State(api): State<Api>, parts: Parts) -> HttpResponse {
     }
 }
 
-async fn receive(State(api): State<Api>, parts: Parts, body: Body) -> HttpResponse {
-    let Some(path) = place(&api, &parts) else {
-        return StatusCode::BAD_REQUEST.into_response();
-    };
-    answer(&path, write(&path, &parts.0.2, body).await)
+async fn receive(
+    State(api): State<Api>,
+    parts: Parts,
+    Query(signature): Query<Signature>,
+    body: Body,
+) -> HttpResponse {
+    match place(&api, &parts, &signature) {
+        Ok(path) => answer(&path, write(&path, &parts.0.2, body).await),
+        Err(refused) => refused.into_response(),
+    }
 }
 
 async fn resume(
     State(api): State<Api>,
     parts: Parts,
+    Query(signature): Query<Signature>,
     headers: HeaderMap,
     body: Body,
 ) -> HttpResponse {
     let offset = headers
         .get(OFFSET)
         .and_then(|value| value.to_str().ok()?.parse().ok());
-    let (Some(path), Some(offset)) = (place(&api, &parts), offset) else {
-        return StatusCode::BAD_REQUEST.into_response();
-    };
-    answer(&path, go_on(&path, &parts.0.2, offset, body).await)
+    match (place(&api, &parts, &signature), offset) {
+        (Err(refused), _) => refused.into_response(),
+        (Ok(_), None) => StatusCode::BAD_REQUEST.into_response(),
+        (Ok(path), Some(offset)) => answer(&path, go_on(&path, &parts.0.2, offset, body).await),
+    }
 }
 
 fn answer(path: &Path, outcome: Result<(), Refusal>) -> HttpResponse {
@@ -284,6 +362,27 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"content");
         let left = std::fs::read_dir(path.parent().unwrap()).unwrap().count();
         assert_eq!(left, 1);
+    }
+
+    #[test]
+    fn an_address_is_good_for_one_place_and_a_while() {
+        let signer = Signer::new().unwrap();
+        let soon = now_ms() / 1000 + 60;
+        let signature = |place: &str, expires| Signature {
+            expires,
+            signature: signer.sign(place, expires).to_hex().to_string(),
+        };
+        assert!(signer.is_good("p/d/0/f", &signature("p/d/0/f", soon)));
+        assert!(!signer.is_good("p/d/0/g", &signature("p/d/0/f", soon)));
+        let past = now_ms() / 1000 - 1;
+        assert!(!signer.is_good("p/d/0/f", &signature("p/d/0/f", past)));
+        let longer = Signature {
+            expires: soon + 1,
+            ..signature("p/d/0/f", soon)
+        };
+        assert!(!signer.is_good("p/d/0/f", &longer));
+        let other = Signer::new().unwrap();
+        assert!(!other.is_good("p/d/0/f", &signature("p/d/0/f", soon)));
     }
 
     #[test]

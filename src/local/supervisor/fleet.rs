@@ -332,6 +332,7 @@ async fn start(yard: Yard, order: Order, cancel: CancellationToken) -> Outcome {
     let (app, revision) = (&order.app, order.revision);
     let health = Health::of(launch::container(app)?);
     let folder = &order.folder.path;
+    prepare_image(&yard, &order, &launch::container(app)?.image, &cancel).await?;
     let launch = launch::prepare(&workshop.setting, key, app, folder, revision, order.number)?;
     let mut replica = Replica::start(&workshop.spawner, launch, &yard.logs).await?;
     let note = |code: Code, text: &str| {
@@ -357,6 +358,28 @@ async fn start(yard: Yard, order: Order, cancel: CancellationToken) -> Outcome {
             order.folder.leave(false).await;
             Err(failure)
         }
+    }
+}
+
+/// Makes the environment of an image where it is missing, which may take a while.
+async fn prepare_image(
+    yard: &Yard,
+    order: &Order,
+    image: &str,
+    cancel: &CancellationToken,
+) -> Result<(), Failure> {
+    let Workshop { setting, .. } = &yard.workshop;
+    let tell = |text: &str| {
+        if order.alone {
+            let state = DeploymentStatus::DEPLOYMENT_STATUS_DEPLOYING;
+            let doing = Substate::PULLING_IMAGE;
+            yard.workshop
+                .note(&yard.key, order.revision, state, doing, text);
+        }
+    };
+    tokio::select! {
+        prepared = setting.environments.prepare(image, &tell) => prepared,
+        () = cancel.cancelled() => Err(cancelled()),
     }
 }
 

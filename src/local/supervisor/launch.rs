@@ -2,6 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use arc_swap::ArcSwap;
+use futures::future::BoxFuture;
 
 use super::diagnose::Failure;
 use super::memory;
@@ -20,12 +24,25 @@ pub struct Environment {
     pub workdir: Option<String>,
     /// (file or folder, where it belongs in the run folder)
     pub files: Vec<(PathBuf, String)>,
+    /// Its `fserve` is the PyPI SDK's: it knows nothing of this platform.
+    pub foreign: bool,
 }
 
 /// Finds the environment that an image URI names. Implemented above this layer.
 pub trait Environments: Send + Sync + 'static {
     /// `Err` says why the image cannot be run here.
     fn locate(&self, image_uri: &str) -> Result<Environment, String>;
+
+    /// Makes the environment of an image that can be made from its name alone, where it is
+    /// missing; `tell` hears what is going on. Other images are left as they are.
+    fn prepare<'a>(
+        &'a self,
+        image_uri: &'a str,
+        tell: &'a (dyn Fn(&str) + Send + Sync),
+    ) -> BoxFuture<'a, Result<(), Failure>>;
+
+    /// The URI of the image that is known here as `name:tag`.
+    fn find(&self, name: &str) -> Option<String>;
 }
 
 /// What all replicas of this platform have in common.
@@ -35,6 +52,12 @@ pub struct Setting {
     /// Prefix of every replica's mark.
     pub mark: String,
     pub environments: Arc<dyn Environments>,
+    /// The command that runs our own `fserve`, for environments that have another one.
+    pub fserve: Vec<String>,
+    /// Where other clients reach this platform; empty while they cannot.
+    pub listening: Arc<ArcSwap<String>>,
+    /// Where all apps answer by name, once it is known that programs here find such names; else 0.
+    pub names_port: Arc<AtomicU16>,
 }
 
 /// Variables of the platform's own environment that apps may need to reach the network.
@@ -123,12 +146,13 @@ pub fn prepare(
         .and_then(|port| u16::try_from(port.container_port).ok())
         .unwrap_or(8080);
     let raw_data = setting.home.raw_data().join(key.as_str());
+    let (program, args) = start(setting, &environment, app, container, &raw_data);
     Ok(Launch {
         mark: format!("{}:{key}:{revision}:{number}", setting.mark),
         name: format!("{}-{revision}-{number}", key.name()),
         revision,
-        program: environment.path.join("bin/fserve"),
-        args: arguments(app, container, &raw_data),
+        program,
+        args,
         env: variables(setting, key, app, container, &environment, declared_port),
         folder,
         declared_port,
@@ -136,16 +160,46 @@ pub fn prepare(
     })
 }
 
+/// The program and its arguments: always an `fserve` of ours first, for it ties the process to the
+/// platform and hands over the watch on its ports. One of theirs takes the process over from it, as
+/// any command does.
+fn start(
+    setting: &Setting,
+    environment: &Environment,
+    app: &app::App,
+    container: &core::Container,
+    raw_data: &Path,
+) -> (PathBuf, Vec<String>) {
+    let arguments = arguments(app, container, raw_data);
+    let (program, own) = match setting.fserve.split_first() {
+        Some((program, own)) if environment.foreign => (program, own),
+        Some(_) | None => return (environment.path.join("bin/fserve"), arguments),
+    };
+    let mut all = own.to_vec();
+    if !is_fserve(container) {
+        all.extend(arguments);
+        return (program.into(), all);
+    }
+    let theirs = environment.path.join("bin/fserve");
+    all.extend(["--version", "", "--"].map(str::to_owned));
+    all.push(theirs.to_string_lossy().into_owned());
+    // Theirs fills in variables itself, those of parameters among them.
+    all.extend(arguments.iter().map(|word| word.replace('$', "$$")));
+    (program.into(), all)
+}
+
+/// Whether the container's command is the runtime, rather than one of the user's.
+fn is_fserve(container: &core::Container) -> bool {
+    let program = container.command.first().map(Path::new);
+    program.is_some_and(|program| program.file_name() == Some("fserve".as_ref()))
+}
+
 /// The command line behind `fserve`.
 fn arguments(app: &app::App, container: &core::Container, raw_data: &Path) -> Vec<String> {
     let words = container.command.iter().chain(&container.args);
     let words =
         words.map(|word| word.replace("{{.rawOutputDataPrefix}}", &raw_data.to_string_lossy()));
-    let own = container
-        .command
-        .first()
-        .is_some_and(|word| Path::new(word).file_name() == Some("fserve".as_ref()));
-    if own {
+    if is_fserve(container) {
         return words.skip(1).collect();
     }
     // A command of the user's: it still gets its code, as it would from an image.
@@ -186,11 +240,34 @@ fn variables(
     set("FLYTE_HOME", setting.home.path().display().to_string());
     set("FLYTE_INTERNAL_EXECUTION_PROJECT", id.project.clone());
     set("FLYTE_INTERNAL_EXECUTION_DOMAIN", id.domain.clone());
-    set("_RUN_MODE", "local".into());
+    if environment.foreign {
+        for (name, value) in of_a_cluster(setting, id) {
+            set(name, value);
+        }
+    } else {
+        set("_RUN_MODE", "local".into());
+    }
     set("_FLYTE_APP_NAME", key.name().to_owned());
     set("_FLYTE_DECLARED_PORT", declared_port.to_string());
     set("_FLYTE_IN_REPLICA", "1".into());
     set("_FLYTE_CHANNEL", "stdin".into());
+    variables
+}
+
+/// What the PyPI SDK expects of a cluster: the way back to the control plane, and to other apps.
+fn of_a_cluster(setting: &Setting, id: &app::Identifier) -> Vec<(&'static str, String)> {
+    let mut variables = vec![("_U_ORG_NAME", id.org.clone())];
+    let port = setting.names_port.load(Ordering::Relaxed);
+    if port != 0 {
+        let (project, domain) = (&id.project, &id.domain);
+        let pattern = format!("http://{{app_fqdn}}-{project}-{domain}.localhost:{port}");
+        variables.push(("INTERNAL_APP_ENDPOINT_PATTERN", pattern));
+    }
+    let listening = setting.listening.load();
+    if !listening.is_empty() {
+        variables.push(("_U_EP_OVERRIDE", listening.as_ref().clone()));
+        variables.push(("_U_INSECURE", "true".into()));
+    }
     variables
 }
 
@@ -252,6 +329,18 @@ mod tests {
                 Err(format!("no image `{image_uri}`"))
             }
         }
+
+        fn prepare<'a>(
+            &'a self,
+            _: &'a str,
+            _: &'a (dyn Fn(&str) + Send + Sync),
+        ) -> BoxFuture<'a, Result<(), Failure>> {
+            Box::pin(async { Ok(()) })
+        }
+
+        fn find(&self, _: &str) -> Option<String> {
+            None
+        }
     }
 
     fn setting(folder: &Path, environment: Environment) -> Setting {
@@ -259,6 +348,9 @@ mod tests {
             home: Home::at(folder.to_path_buf()),
             mark: "m".into(),
             environments: Arc::new(Fixed(environment)),
+            fserve: ["python", "-c", "ours"].map(str::to_owned).into(),
+            listening: Arc::new(ArcSwap::from_pointee("localhost:8090".to_owned())),
+            names_port: Arc::new(AtomicU16::new(80)),
         }
     }
 
@@ -326,6 +418,35 @@ mod tests {
                 "2"
             ]
         );
+    }
+
+    #[test]
+    fn a_foreign_runtime_takes_the_process_over_from_ours() {
+        let folder = tempfile::tempdir().unwrap();
+        let environment = Environment {
+            path: "/env".into(),
+            foreign: true,
+            ..Environment::default()
+        };
+        let setting = setting(folder.path(), environment);
+        let words = ["fserve", "--version", "1", "--", "sh", "-c", "$MODE"];
+        let launch = launch_of(&setting, &app("known", &words, &[])).unwrap();
+        assert_eq!(launch.program, Path::new("python"));
+        let expected = ["-c", "ours", "--version", "", "--", "/env/bin/fserve"];
+        assert_eq!(launch.args[..6], expected);
+        assert_eq!(
+            launch.args[6..],
+            ["--version", "1", "--", "sh", "-c", "$$MODE"]
+        );
+        let told = |name: &str| launch.env.iter().find(|(key, _)| key == name).cloned();
+        assert_eq!(told("_U_EP_OVERRIDE").unwrap().1, "localhost:8090");
+        assert_eq!(told("_RUN_MODE"), None);
+        let pattern = told("INTERNAL_APP_ENDPOINT_PATTERN").unwrap().1;
+        assert_eq!(pattern, "http://{app_fqdn}-p-d.localhost:80");
+
+        let launch = launch_of(&setting, &app("known", &["gunicorn"], &[])).unwrap();
+        assert_eq!(launch.args[..3], ["-c", "ours", "--version"]);
+        assert_eq!(launch.args.last().unwrap(), "gunicorn");
     }
 
     #[test]

@@ -181,10 +181,10 @@ def test_deploy_returns_what_was_deployed(project, form):
         """,
     )
     told = project.result()
-    assert [list(entry[0]) for entry in told] == [["deploy-top"], ["deploy-alone"]]
-    for (name,), url, endpoint, summary, table in told:
+    assert [list(entry[0]) for entry in told] == [["deploy-top", "deploy-base"], ["deploy-alone"]]
+    for (name, *_), url, endpoint, summary, table in told:
         assert get(url)[0] == 200
         assert get(endpoint)[0] == 200
         assert summary.startswith(f"{name} revision ")
-        assert summary.endswith(f" is ACTIVE at {endpoint}")
+        assert summary.splitlines()[0].endswith(f" is ACTIVE at {endpoint}")
         assert ["endpoint", endpoint] in table[0]
