@@ -20,12 +20,25 @@ pub struct Object {
     pub relative: String,
     /// Not known where a server makes the content while it sends it.
     pub size: Option<u64>,
+    /// Without its quotes, which some leave out where they list.
     pub etag: Option<String>,
     pub version: Option<String>,
     /// Seconds since 1970; 0 where the server does not say.
     pub modified: i64,
     /// Whether any part of it can be asked for.
     pub ranges: bool,
+}
+
+impl Object {
+    /// The condition that it is still the same; a weak tag never fulfils it.
+    fn if_match(&self) -> Option<String> {
+        let tag = self.etag.as_deref().filter(|tag| !tag.starts_with("W/"))?;
+        Some(format!("\"{tag}\""))
+    }
+
+    fn is_other_than(&self, etag: Option<&str>) -> bool {
+        self.etag.is_some() && etag.map(bare) != self.etag.as_deref()
+    }
 }
 
 /// Bytes of an object, from where they were asked for.
@@ -154,6 +167,13 @@ impl Remote {
     }
 }
 
+/// A strong tag without its quotes.
+fn bare(tag: &str) -> &str {
+    tag.strip_prefix('"')
+        .and_then(|tag| tag.strip_suffix('"'))
+        .unwrap_or(tag)
+}
+
 fn key(text: &str) -> Result<Key, Failure> {
     Key::parse(text).map_err(|error| Failure::Refused(error.to_string()))
 }
@@ -163,7 +183,7 @@ fn object(meta: object_store::ObjectMeta, relative: String) -> Object {
         key: meta.location.as_ref().to_owned(),
         relative,
         size: Some(meta.size),
-        etag: meta.e_tag,
+        etag: meta.e_tag.as_deref().map(|tag| bare(tag).to_owned()),
         version: meta.version,
         modified: meta.last_modified.timestamp(),
         ranges: true,
@@ -191,8 +211,7 @@ async fn read_store(
 ) -> Result<Body, Failure> {
     let whole = range.is_none();
     let options = GetOptions {
-        // A weak tag never matches.
-        if_match: object.etag.clone().filter(|tag| !tag.starts_with("W/")),
+        if_match: object.if_match(),
         range: range.map(GetRange::Bounded),
         version: object.version.clone(),
         ..GetOptions::default()
@@ -201,7 +220,7 @@ async fn read_store(
         .get_opts(&key(&object.key)?, options)
         .await
         .map_err(failure)?;
-    if object.etag.is_some() && found.meta.e_tag != object.etag {
+    if object.is_other_than(found.meta.e_tag.as_deref()) {
         return Err(Failure::Changed);
     }
     let headers = found.extensions.get::<Headers>().cloned();
@@ -261,7 +280,7 @@ fn web_object(location: &Location, headers: &HeaderMap, size: Option<u64>, range
         key: location.key.clone(),
         relative: location.name(),
         size: size.filter(|_| !headers.contains_key(header::CONTENT_ENCODING)),
-        etag: text(header::ETAG).map(str::to_owned),
+        etag: text(header::ETAG).map(|tag| bare(tag).to_owned()),
         version: None,
         modified: modified.map_or(0, |age| i64::try_from(age.as_secs()).unwrap_or(0)),
         ranges,
@@ -275,7 +294,7 @@ async fn read_web(
     range: Option<Range<u64>>,
 ) -> Result<Body, Failure> {
     let mut request = client.get(&location.url);
-    if let Some(tag) = object.etag.as_deref().filter(|tag| !tag.starts_with("W/")) {
+    if let Some(tag) = object.if_match() {
         request = request.header(header::IF_MATCH, tag);
     }
     if let Some(range) = &range {
@@ -285,7 +304,7 @@ async fn read_web(
     let answer = checked(request.send().await.map_err(web_failure)?).await?;
     let headers = answer.headers().clone();
     let tag = headers.get(header::ETAG).and_then(|tag| tag.to_str().ok());
-    if object.etag.is_some() && tag != object.etag.as_deref() {
+    if object.is_other_than(tag) {
         return Err(Failure::Changed);
     }
     let whole = range.is_none();
