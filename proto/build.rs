@@ -5,7 +5,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 
 /// One file per package of the control plane; imports among them resolve below `proto/`.
-const PACKAGES: [&str; 9] = [
+const PACKAGES: [&str; 10] = [
     "app",
     "auth",
     "cluster",
@@ -14,6 +14,7 @@ const PACKAGES: [&str; 9] = [
     "dataproxy",
     "logs_dataplane",
     "project",
+    "secret",
     "task",
 ];
 

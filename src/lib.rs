@@ -12,6 +12,7 @@ pub mod tls;
 pub mod config;
 pub mod files;
 pub mod net;
+pub mod secrets;
 pub mod storage;
 pub mod wire;
 

@@ -6,6 +6,7 @@
 
 mod call;
 mod error;
+pub mod secrets;
 mod streams;
 mod transport;
 mod upload;

@@ -7,7 +7,9 @@ use crate::error::{Code, Diagnostic, Retry};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("`{name}` cannot be the name of a secret: it takes 1 to 253 letters, digits, `.`, `_` and `-`")]
+    #[error(
+        "`{name}` cannot be the name of a secret: it takes 1 to 253 letters, digits, `.`, `_` and `-`"
+    )]
     Name { name: String },
     #[error("secret `{}` exists already in {}", .0.name, .0.scope())]
     Exists(Id),

@@ -127,4 +127,3 @@ fn ask<T: Send + 'static>(
         Err(_) => Err(refused("does not answer".to_owned())),
     }
 }
-

@@ -393,7 +393,10 @@ mod tests {
     fn names_and_sizes_have_bounds() {
         let (_scratch, vault) = vault();
         for name in ["", "a/b", "a b", "ä"] {
-            assert!(matches!(vault.get(&id(name)), Err(Error::Name { .. })), "{name}");
+            assert!(
+                matches!(vault.get(&id(name)), Err(Error::Name { .. })),
+                "{name}"
+            );
         }
         let large = vault.create(&id("k"), &vec![0; MAX_BYTES + 1], 0);
         assert!(matches!(large, Err(Error::TooLarge { .. })));

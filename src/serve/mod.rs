@@ -14,6 +14,7 @@ mod payload;
 mod pickles;
 pub mod plan;
 pub mod platform;
+mod secrets;
 pub mod watch;
 
 use std::collections::BTreeMap;
@@ -194,6 +195,8 @@ pub enum Error {
     Activation(#[from] activate::Error),
     #[error(transparent)]
     Watch(#[from] watch::Error),
+    #[error(transparent)]
+    Secret(#[from] secrets::Error),
 }
 
 impl Error {
@@ -209,6 +212,7 @@ impl Error {
             Self::Platform(error) => error,
             Self::Activation(error) => error,
             Self::Watch(error) => error,
+            Self::Secret(error) => error,
         }
     }
 }
@@ -261,9 +265,10 @@ impl Server {
             &note,
         )
         .await?;
-        let (code, images) = tokio::try_join!(
+        let (code, images, ()) = tokio::try_join!(
             Box::pin(self.code(&client, &plan)),
-            Box::pin(self.images(&plan))
+            Box::pin(self.images(&plan)),
+            async { Ok(Box::pin(secrets::check(&client, &plan)).await?) },
         )?;
         // The same for all apps, so asked once.
         let console = platform::console(&self.settings, &client).await;

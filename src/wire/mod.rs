@@ -16,7 +16,9 @@ mod generated {
     connectrpc::include_generated!();
 }
 
-pub use generated::flyteidl2::{app, auth, cluster, common, core, dataproxy, logs, project, task};
+pub use generated::flyteidl2::{
+    app, auth, cluster, common, core, dataproxy, logs, project, secret, task,
+};
 
 /// The message that names an app.
 pub fn identifier(org: &str, project: &str, domain: &str, name: &str) -> app::Identifier {

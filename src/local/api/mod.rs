@@ -5,6 +5,7 @@ mod console;
 mod details;
 mod logs;
 mod neighbours;
+mod secrets;
 mod uploads;
 
 use std::path::PathBuf;
@@ -43,13 +44,15 @@ impl Api {
         use wire::cluster::ClusterServiceExt;
         use wire::dataproxy::DataProxyServiceExt;
         use wire::project::ProjectServiceExt;
+        use wire::secret::SecretServiceExt;
         let api = Arc::new(self.clone());
         let mut services = connectrpc::Router::new();
         services = AppServiceExt::register(Arc::clone(&api), services);
         services = AppLogsServiceExt::register(Arc::clone(&api), services);
         services = ClusterServiceExt::register(Arc::clone(&api), services);
         services = DataProxyServiceExt::register(Arc::clone(&api), services);
-        services = ProjectServiceExt::register(api, services);
+        services = ProjectServiceExt::register(Arc::clone(&api), services);
+        services = SecretServiceExt::register(api, services);
         Router::new()
             .route("/healthz", get(async || "ok"))
             .route("/local/about", get(about))

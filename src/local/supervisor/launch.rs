@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::diagnose::Failure;
 use super::memory;
 use super::replica::Launch;
+use super::secrets;
 use crate::config::Home;
 use crate::error::Code;
 use crate::local::store::AppKey;
@@ -123,13 +124,17 @@ pub fn prepare(
         .and_then(|port| u16::try_from(port.container_port).ok())
         .unwrap_or(8080);
     let raw_data = setting.home.raw_data().join(key.as_str());
+    let secrets = secrets::reveal(setting, app)?;
+    let mut env = variables(setting, key, app, container, &environment, declared_port);
+    env.extend(secrets.variables);
     Ok(Launch {
         mark: format!("{}:{key}:{revision}:{number}", setting.mark),
         name: format!("{}-{revision}-{number}", key.name()),
         revision,
         program: environment.path.join("bin/fserve"),
         args: arguments(app, container, &raw_data),
-        env: variables(setting, key, app, container, &environment, declared_port),
+        env,
+        secret_files: secrets.files,
         folder,
         declared_port,
         memory_limit: memory::limit(container),
