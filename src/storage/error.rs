@@ -28,8 +28,8 @@ pub enum Error {
     Denied {
         url: String,
         reason: String,
-        /// What to set, where nothing was found that says who is asking.
-        anonymous: Option<&'static str>,
+        /// What to do, where nothing was found that says who is asking.
+        advice: Option<&'static str>,
     },
     #[error("`{url}` was refused: {reason}")]
     Refused { url: String, reason: String },
@@ -106,12 +106,9 @@ impl Diagnostic for Error {
                 .map(|close| format!("did you mean `{close}`?"))
                 .collect(),
             Self::Denied {
-                anonymous: Some(variables),
+                advice: Some(advice),
                 ..
-            } => vec![format!(
-                "it was asked for without credentials, since none were found: give the app {variables}, \
-                 for example as `secrets`"
-            )],
+            } => vec![(*advice).to_owned()],
             Self::Denied { .. } => {
                 vec!["credentials were sent; they lack the right to read it".to_owned()]
             }

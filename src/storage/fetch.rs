@@ -65,7 +65,7 @@ impl Source {
             Failure::Denied(reason) => Error::Denied {
                 url: shown,
                 reason,
-                anonymous: self.remote.anonymous(),
+                advice: self.remote.anonymous(),
             },
             Failure::Changed => Error::Changed { url: shown },
             Failure::Refused(reason) => Error::Refused { url: shown, reason },

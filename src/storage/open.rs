@@ -14,9 +14,19 @@ use super::location::{Location, Scheme};
 use super::remote::Remote;
 use super::wire::Shared;
 
-const AWS_NAMES: &str = "`AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`";
-const GOOGLE_NAMES: &str = "`GOOGLE_SERVICE_ACCOUNT_KEY` or `GOOGLE_APPLICATION_CREDENTIALS`";
-const AZURE_NAMES: &str = "`AZURE_STORAGE_ACCOUNT_KEY` or `AZURE_STORAGE_SAS_TOKEN`";
+/// What to do where a store refuses whoever says nothing of himself.
+macro_rules! give {
+    ($variables:literal) => {
+        concat!(
+            "it was asked for without credentials, since none were found: give the app ",
+            $variables,
+            ", for example as `secrets`"
+        )
+    };
+}
+const AWS: &str = give!("`AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`");
+const GOOGLE: &str = give!("`GOOGLE_SERVICE_ACCOUNT_KEY` or `GOOGLE_APPLICATION_CREDENTIALS`");
+const AZURE: &str = give!("`AZURE_STORAGE_ACCOUNT_KEY` or `AZURE_STORAGE_SAS_TOKEN`");
 
 /// Few, since what was begun goes on from where it stood with attempts of its own.
 fn retries() -> RetryConfig {
@@ -107,7 +117,7 @@ async fn s3(
         .with_retry(retries())
         .with_http_connector(Shared(client.clone()))
         .build()?;
-    let anonymous = settings.anonymous.then_some(AWS_NAMES);
+    let anonymous = settings.anonymous.then_some(AWS);
     Ok(remote(store, location, endpoint, anonymous))
 }
 
@@ -141,7 +151,7 @@ fn google(
         .with_retry(retries())
         .with_http_connector(Shared(client.clone()))
         .build()?;
-    let anonymous = settings.anonymous.then_some(GOOGLE_NAMES);
+    let anonymous = settings.anonymous.then_some(GOOGLE);
     Ok(remote(
         store,
         location,
@@ -174,7 +184,7 @@ fn azure(
         .with_retry(retries())
         .with_http_connector(Shared(client.clone()))
         .build()?;
-    let anonymous = settings.anonymous.then_some(AZURE_NAMES);
+    let anonymous = settings.anonymous.then_some(AZURE);
     let account = settings
         .get("azure_storage_endpoint")
         .or(settings.get("azure_storage_account_name"));

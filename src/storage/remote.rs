@@ -12,6 +12,10 @@ use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 use super::location::{Location, Scheme};
 use super::wire::Headers;
 
+/// What to do where a web server refuses.
+const WEB: &str = "a web server takes credentials from the URL only: `https://user:password@host/...`, \
+                   or one that is signed and has not expired";
+
 /// One thing that can be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
@@ -70,7 +74,7 @@ pub enum Remote {
         scheme: Scheme,
         /// Tells equal names at different services apart.
         service: String,
-        /// What to set, if requests are anonymous.
+        /// What to do about a refusal, if requests are anonymous.
         anonymous: Option<&'static str>,
     },
     Web {
@@ -97,7 +101,7 @@ impl Remote {
     pub fn anonymous(&self) -> Option<&'static str> {
         match self {
             Self::Store { anonymous, .. } => *anonymous,
-            Self::Web { .. } => Some("a URL that holds its own signature"),
+            Self::Web { .. } => Some(WEB),
         }
     }
 
