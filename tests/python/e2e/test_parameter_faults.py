@@ -166,7 +166,9 @@ def test_a_cut_at_60_percent_goes_on_from_there(
     url, variables = served
     name = f"cut-{url.split(':')[0]}"
     assert get_json(app(project, name, url, variables).result()) == hashlib.md5(CONTENT).hexdigest()
-    starts = sorted(int(range_.removeprefix("bytes=").split("-")[0]) for _, range_, _ in troubled.gets if range_)
+    starts = sorted(
+        int(range_.removeprefix("bytes=").split("-")[0]) for _, range_, _ in troubled.gets if range_
+    )
     assert len(starts) == len(set(starts)), "nothing was fetched twice"
     assert len(starts) > 3 and all(tag == troubled.etag for *_, tag in troubled.gets)
     assert not halves(home, name)
@@ -249,7 +251,9 @@ def test_replicas_that_start_together_fetch_once(home: Home, project: Project, t
     url = f"http://127.0.0.1:{troubled.server_address[1]}/once.bin"
     app(project, "many", url, {})
     text = (project.folder / "main.py").read_text()
-    project.write("main.py", text.replace("name='many',", "name='many', scaling=flyte.app.Scaling(replicas=3),"))
+    project.write(
+        "main.py", text.replace("name='many',", "name='many', scaling=flyte.app.Scaling(replicas=3),")
+    )
     project.result()
     assert len(home.replicas("many")) >= 3
     assert len(troubled.gets) == 1

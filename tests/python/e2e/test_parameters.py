@@ -175,9 +175,7 @@ PLAIN = ["text", "number", "ratio", "flag"]
 FILES = ["file", "named", "into", "large", "empty", "kept"]
 FOLDERS = ["folder", "mounted", "partly", "kept_folder"]
 TABLE = [
-    (source, name)
-    for source in SOURCES
-    for name in [*PLAIN, *FILES, *(FOLDERS if source != "https" else [])]
+    (source, name) for source in SOURCES for name in [*PLAIN, *FILES, *(FOLDERS if source != "https" else [])]
 ]
 
 

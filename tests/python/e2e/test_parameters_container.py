@@ -74,7 +74,9 @@ class Container:
     def stop(self, seconds: int = 10) -> tuple[int, float]:
         """Exit status and how long it took."""
         begun = time.monotonic()
-        subprocess.run([self.docker, "stop", "--time", str(seconds), self.name], check=True, capture_output=True)
+        subprocess.run(
+            [self.docker, "stop", "--time", str(seconds), self.name], check=True, capture_output=True
+        )
         return int(self.inspect("{{.State.ExitCode}}")), time.monotonic() - begun
 
     def end(self) -> None:
@@ -157,11 +159,16 @@ def test_table_in_a_container(docker: str, place: Path, tmp_path: Path, source: 
             ]
         for parameter in parameters:
             parameter["env_var"] = parameter["name"].upper()
-        variables = {
-            name: value.replace(str(place), "/app") for name, value in store.variables().items()
-        }
+        variables = {name: value.replace(str(place), "/app") for name, value in store.variables().items()}
         container = Container(
-            docker, place, "--parameters", payload(parameters), "--resolver-args", "main:env", "--", **variables
+            docker,
+            place,
+            "--parameters",
+            payload(parameters),
+            "--resolver-args",
+            "main:env",
+            "--",
+            **variables,
         )
         try:
             answer = container.answer()
