@@ -15,10 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import flyte
 import pytest
 import stores
 from support import WEB, get_json, until
+
+import flyte
 
 IMAGE = os.environ.get("FLYTE_TEST_IMAGE", "flyte-test-base:bookworm")
 PACKAGES = Path(flyte.__file__).parents[1]

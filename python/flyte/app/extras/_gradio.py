@@ -41,7 +41,8 @@ class GradioAppEnvironment(AppEnvironment):
         # A demo can be called as well; launching is what tells it from a function.
         if not hasattr(self.demo, "launch") and not callable(self.demo):
             raise TypeError(
-                f"Expected demo to be of type gradio.Blocks or a function that makes one, got {type(self.demo)}"
+                "Expected demo to be of type gradio.Blocks or a function that makes one, "
+                f"got {type(self.demo)}"
             )
         super().__post_init__()
         self._server = self._default_server = self._serve_with_gradio

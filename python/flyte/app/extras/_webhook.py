@@ -13,7 +13,6 @@ from typing import Any
 
 from ..._image import Image
 from ..._logger import logger
-
 from ._auth import FastAPIPassthroughAuthMiddleware
 from ._fastapi import FastAPIAppEnvironment, _import
 
