@@ -4,7 +4,7 @@
 //! whatever happens.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
@@ -44,7 +44,7 @@ impl Drop for Silent {
 pub fn ask(question: &str) -> io::Result<Option<Value>> {
     let mut silent = Silent::open()?;
     silent.terminal.write_all(question.as_bytes())?;
-    let keys = (&silent.terminal).bytes();
+    let keys = BufReader::new(&silent.terminal).bytes();
     read(keys)
 }
 

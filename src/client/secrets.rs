@@ -49,12 +49,11 @@ impl Error {
     /// Whether the control plane has no such service, or does not let the caller look.
     pub fn is_no_answer(&self) -> bool {
         match self {
-            Self::Exists(_) | Self::NotFound(_) => false,
             Self::Call(super::Error::Rejected { code, .. }) => matches!(
                 code,
                 ErrorCode::Unimplemented | ErrorCode::PermissionDenied | ErrorCode::Unauthenticated
             ),
-            Self::Call(_) => false,
+            Self::Exists(_) | Self::NotFound(_) | Self::Call(_) => false,
         }
     }
 }
@@ -242,7 +241,7 @@ fn wire_id(org: &str, id: &Id) -> secret::SecretIdentifier {
 fn spec(value: &Value, kind: secret::SecretType) -> secret::SecretSpec {
     let value = match std::str::from_utf8(value) {
         Ok(text) => secret_spec::Value::StringValue(text.to_owned()),
-        Err(_) => secret_spec::Value::BinaryValue(value.to_vec().into()),
+        Err(_) => secret_spec::Value::BinaryValue(value.to_vec()),
     };
     secret::SecretSpec {
         value: Some(value),

@@ -339,9 +339,9 @@ mod tests {
             id: id("a"),
             created_ms: 5,
         };
-        assert_eq!(vault.list("p", "").unwrap(), [known.clone()]);
         assert_eq!(vault.list("q", "").unwrap(), []);
         assert_eq!(vault.get(&id("a")).unwrap(), known);
+        assert_eq!(vault.list("p", "").unwrap(), [known]);
         vault.delete(&id("a")).unwrap();
         for gone in [vault.delete(&id("a")), vault.update(&id("a"), b"")] {
             assert!(matches!(gone, Err(Error::NotFound(_))));

@@ -42,7 +42,7 @@ impl Checksum {
     /// As hexadecimal digits.
     pub fn hex(&self) -> String {
         match self {
-            Self::Md5(bytes) => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+            Self::Md5(bytes) => format!("{:032x}", u128::from_be_bytes(*bytes)),
             Self::Crc32c(value) => format!("{value:08x}"),
         }
     }
@@ -51,7 +51,9 @@ impl Checksum {
     pub fn begin(&self) -> Running {
         match self {
             Self::Md5(_) => Running::Md5(Box::new(Md5::new())),
-            Self::Crc32c(_) => Running::Crc32c(crc_fast::Digest::new(CrcAlgorithm::Crc32Iscsi)),
+            Self::Crc32c(_) => {
+                Running::Crc32c(Box::new(crc_fast::Digest::new(CrcAlgorithm::Crc32Iscsi)))
+            }
         }
     }
 }
@@ -116,7 +118,7 @@ fn md5_of_hex(text: &str) -> Option<Checksum> {
 /// A checksum that is being computed.
 pub enum Running {
     Md5(Box<Md5>),
-    Crc32c(crc_fast::Digest),
+    Crc32c(Box<crc_fast::Digest>),
 }
 
 impl Running {

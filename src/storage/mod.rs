@@ -255,9 +255,7 @@ async fn one(
         let part = shelf.part().map_err(|error| local(&place, error))?;
         fetcher.fetch(source, object, &part).await?;
         fetched = size_of(&part);
-        shelf
-            .keep(part, &place, object)
-            .map_err(|error| local(&place, error))?;
+        Shelf::keep(part, &place, object).map_err(|error| local(&place, error))?;
     }
     shelf::hand_out(&place, target).map_err(|error| local(target, error))?;
     Ok(fetched)

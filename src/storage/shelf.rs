@@ -1,6 +1,6 @@
 //! What was fetched on this machine, once for all apps and replicas.
 //!
-//! A thing is known by its address and by the version that its store names (ETag, version, time),
+//! A thing is known by its address and by the version that its store names (tag, version, time),
 //! so asking the store what it has is all that a second start does; an app without the right to
 //! read something is not given it from here. Files are read-only and hard-linked into the places
 //! where apps see them. The link count and the change time, which the kernel keeps, say what is in
@@ -105,7 +105,7 @@ impl Shelf {
     }
 
     /// Takes a whole file over.
-    pub fn keep(&self, part: tempfile::TempPath, place: &Path, object: &Object) -> io::Result<()> {
+    pub fn keep(part: tempfile::TempPath, place: &Path, object: &Object) -> io::Result<()> {
         let seconds = Duration::from_secs(u64::try_from(object.modified).unwrap_or(0));
         let file = File::options().write(true).open(&part)?;
         file.set_modified(SystemTime::UNIX_EPOCH + seconds)?;
@@ -199,7 +199,7 @@ mod tests {
         assert!(!Shelf::holds(&place, &object));
         let part = shelf.part().unwrap();
         fs::write(&part, "four").unwrap();
-        shelf.keep(part, &place, &object).unwrap();
+        Shelf::keep(part, &place, &object).unwrap();
         assert!(Shelf::holds(&place, &object));
         assert_eq!(fs::metadata(&place).unwrap().mode() & 0o777, MODE);
 

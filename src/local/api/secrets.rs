@@ -98,7 +98,7 @@ fn value(spec: Option<secret::SecretSpec>) -> Result<zeroize::Zeroizing<Vec<u8>>
     let value = spec.and_then(|spec| spec.value);
     match value {
         Some(secret_spec::Value::StringValue(text)) => Ok(text.into_bytes().into()),
-        Some(secret_spec::Value::BinaryValue(bytes)) => Ok(Vec::from(bytes).into()),
+        Some(secret_spec::Value::BinaryValue(bytes)) => Ok(bytes.into()),
         None => Err(ConnectError::invalid_argument("the secret has no value")),
     }
 }
