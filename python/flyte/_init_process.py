@@ -48,8 +48,8 @@ def continue_in_child() -> None:
         _lead_group()
         for number, handler in before.items():
             signal.signal(number, handler)
-    for number in early:
-        _send(child or os.getpid(), number)
+    for pending in early:
+        _send(child or os.getpid(), pending)
     if child:
         _bury(child)
 
