@@ -151,9 +151,13 @@ impl Secrets {
             secret_spec: spec(value, kind).into(),
             ..Default::default()
         };
-        let call = self.client.caller.call("CreateSecret", Repeat::Unseen, |options| {
-            self.service.create_secret_with_options(request.clone(), options)
-        });
+        let call = self
+            .client
+            .caller
+            .call("CreateSecret", Repeat::Unseen, |options| {
+                self.service
+                    .create_secret_with_options(request.clone(), options)
+            });
         call.await.map(drop).map_err(|failed| told(id, failed))
     }
 
@@ -169,9 +173,13 @@ impl Secrets {
             secret_spec: spec(value, kind).into(),
             ..Default::default()
         };
-        let call = self.client.caller.call("UpdateSecret", Repeat::Always, |options| {
-            self.service.update_secret_with_options(request.clone(), options)
-        });
+        let call = self
+            .client
+            .caller
+            .call("UpdateSecret", Repeat::Always, |options| {
+                self.service
+                    .update_secret_with_options(request.clone(), options)
+            });
         call.await.map(drop).map_err(|failed| told(id, failed))
     }
 
@@ -180,9 +188,13 @@ impl Secrets {
             id: wire_id(org, id).into(),
             ..Default::default()
         };
-        let call = self.client.caller.call("GetSecret", Repeat::Always, |options| {
-            self.service.get_secret_with_options(request.clone(), options)
-        });
+        let call = self
+            .client
+            .caller
+            .call("GetSecret", Repeat::Always, |options| {
+                self.service
+                    .get_secret_with_options(request.clone(), options)
+            });
         let answer = call.await.map_err(|failed| told(id, failed))?;
         Ok(known(&answer.into_owned().secret))
     }
@@ -192,9 +204,13 @@ impl Secrets {
             id: wire_id(org, id).into(),
             ..Default::default()
         };
-        let call = self.client.caller.call("DeleteSecret", Repeat::Always, |options| {
-            self.service.delete_secret_with_options(request.clone(), options)
-        });
+        let call = self
+            .client
+            .caller
+            .call("DeleteSecret", Repeat::Always, |options| {
+                self.service
+                    .delete_secret_with_options(request.clone(), options)
+            });
         call.await.map(drop).map_err(|failed| told(id, failed))
     }
 
@@ -212,9 +228,13 @@ impl Secrets {
             token,
             ..Default::default()
         };
-        let call = self.client.caller.call("ListSecrets", Repeat::Always, |options| {
-            self.service.list_secrets_with_options(request.clone(), options)
-        });
+        let call = self
+            .client
+            .caller
+            .call("ListSecrets", Repeat::Always, |options| {
+                self.service
+                    .list_secrets_with_options(request.clone(), options)
+            });
         let answer = call.await.map_err(|failed| told(scope, failed))?;
         Ok(answer.into_owned())
     }

@@ -14,6 +14,8 @@ use object_store::client::{
 };
 
 use super::Error;
+use crate::error::with_causes;
+use crate::tls::{self, Trust};
 
 /// A server that sends nothing for so long is asked again.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -26,18 +28,12 @@ pub struct Headers(pub HeaderMap);
 /// A client that trusts what this machine trusts.
 pub fn client() -> Result<reqwest::Client, Error> {
     let setup = |reason: String| Error::Setup { reason };
-    let mut roots = rustls::RootCertStore::empty();
-    // A damaged certificate among many is no reason to refuse all hosts.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| setup(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let mut tls =
+        tls::client_config(&Trust::default()).map_err(|error| setup(with_causes(&error)))?;
+    // Several connections carry more than several streams of one.
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
-        // Several connections carry more than several streams of one.
         .http1_only()
         .user_agent(concat!("flyte-rs/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT)

@@ -12,7 +12,7 @@ pub struct New {
     pub file: PathBuf,
     pub force: bool,
     pub auth_type: Option<String>,
-    pub ca_cert_file: Option<PathBuf>,
+    pub ca_cert_file: Option<String>,
     pub image_builder: Option<String>,
     pub registry: Option<String>,
     pub scope: Scope,
