@@ -1,7 +1,6 @@
-"""Streamlit: an app that is a command. Nothing but flyte is needed on the client.
+"""Streamlit: a page, and the environment that runs it. Streamlit is needed in the image alone.
 
-`args` runs inside the image, so streamlit is installed there alone. This file is both: what
-declares the app, and, with `--page`, the page that streamlit runs.
+This file is both: what declares the app, and, with `--page`, the page that streamlit runs.
 
 Run it with `python examples/streamlit_app.py`.
 """
@@ -9,14 +8,13 @@ Run it with `python examples/streamlit_app.py`.
 import sys
 
 import flyte
-import flyte.app
+from flyte.app.extras import StreamlitAppEnvironment
 
-env = flyte.app.AppEnvironment(
+env = StreamlitAppEnvironment(
     name="streamlit-app",
-    type="Streamlit",
-    port=8080,
+    script="streamlit_app.py",
+    script_args=["--page"],
     image=flyte.Image.from_debian_base().with_pip_packages("streamlit"),
-    args="streamlit run streamlit_app.py --server.port 8080 --server.headless true -- --page",
 )
 
 

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 
 /// One file per package of the control plane; imports among them resolve below `proto/`.
-const PACKAGES: [&str; 10] = [
+const PACKAGES: [&str; 11] = [
     "app",
     "auth",
     "cluster",
@@ -15,6 +15,7 @@ const PACKAGES: [&str; 10] = [
     "imagebuilder",
     "logs_dataplane",
     "project",
+    "secret",
     "task",
 ];
 

@@ -149,6 +149,9 @@ codes! {
     AppFailed = "app.failed", App, "the platform reports that the app failed";
     AppDeactivated = "app.deactivated", Conflict, "the app was deactivated while it was waited for";
     AppTimeout = "app.timeout", Timeout, "the app did not come up in the time given";
+    SecretNotFound = "secret.not_found", NotFound, "a secret that an app needs does not exist";
+    SecretExists = "secret.exists", Conflict, "there is a secret of that name already";
+    SecretStore = "secret.store", Unavailable, "the secrets of this machine cannot be read or written";
     RuntimeParameter = "runtime.parameter", App, "a parameter could not be made available to the app";
     RuntimeLoad = "runtime.load", App, "the app's environment could not be loaded";
     Internal = "internal", Internal, "a defect of ours";

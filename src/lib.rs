@@ -12,6 +12,8 @@ pub mod tls;
 pub mod config;
 pub mod files;
 pub mod net;
+pub mod secrets;
+pub mod storage;
 pub mod wire;
 
 pub mod auth;

@@ -6,6 +6,7 @@ this process before anything else is loaded; `_lifecycle` is for server function
 
 from __future__ import annotations
 
+import os
 import sys
 
 TYPE_CHECKING = False
@@ -26,6 +27,11 @@ def main() -> NoReturn:
     Example:
         ``fserve --version v1 --resolver-args web:env --``
     """
+    if os.getpid() == 1:
+        from flyte._init_process import continue_in_child
+
+        continue_in_child()
+
     from flyte import _native
 
     start = _native.fserve_prepare(sys.argv[1:])
@@ -59,7 +65,6 @@ def _tell(error: Exception) -> None:
 def _is_ours(file: str) -> bool:
     import asyncio
     import importlib
-    import os
 
     folders = [os.path.dirname(module.__file__ or "") for module in (asyncio, importlib)]
     return any(file.startswith(folder + os.sep) for folder in [*folders, os.path.dirname(__file__)])

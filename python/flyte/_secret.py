@@ -33,6 +33,22 @@ class Secret:
     mount: str | None = None
     as_env_var: str | None = None
 
+    @property
+    def path(self) -> str:
+        """Where a secret with `mount` lies as a file, inside the app.
+
+        On a cluster that is below `/etc/flyte/secrets`; on the local platform, which may not write
+        there, in a folder in memory that only the app's user may enter.
+
+        Example:
+            >>> Secret("tls-key", mount="/etc/flyte/secrets").path
+            '/etc/flyte/secrets/tls-key'
+        """
+        import os
+
+        folder = os.environ.get("FLYTE_SECRETS_DEFAULT_DIR") or _MOUNT
+        return os.path.join(folder, self.group or "", self.key)
+
     def __post_init__(self) -> None:
         if not isinstance(self.key, str) or not self.key:
             raise ValueError(f"the key of a secret must be a non-empty str, got {self.key!r}")

@@ -77,14 +77,14 @@ pub enum Command {
     Deploy(Serve),
     /// Make the images of a file's apps where they are missing
     Build(Build),
-    /// Show apps and their logs
+    /// Create a secret, or write a configuration file
+    Create(Create),
+    /// Show apps, their logs, and secrets
     Get(Get),
     /// Activate or deactivate an app, or go back to an earlier revision
     Update(Update),
-    /// Delete an app
+    /// Delete an app or a secret
     Delete(Delete),
-    /// Write a configuration file
-    Create(Create),
     /// Show who the control plane takes you for
     Whoami,
     /// Log in at the control plane
@@ -174,6 +174,76 @@ pub struct Serve {
 }
 
 #[derive(Debug, Args)]
+pub struct Create {
+    #[command(subcommand)]
+    pub what: CreateWhat,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CreateWhat {
+    /// Write a configuration file of what the options say
+    #[command(
+        after_help = "Example:\n  flyte create config --endpoint https://flyte.example.com -p demo -d development"
+    )]
+    Config {
+        /// Where to write it
+        #[arg(long, value_name = "FILE", default_value = ".flyte/config.yaml")]
+        file: PathBuf,
+        /// Replace a file that is there
+        #[arg(long)]
+        force: bool,
+        /// How one logs in
+        #[arg(long, value_name = "TYPE")]
+        auth_type: Option<String>,
+        /// Certificates of an authority of your own, as PEM
+        #[arg(long, value_name = "FILE")]
+        ca_cert_file: Option<String>,
+        /// How images are built
+        #[arg(long, value_name = "BUILDER")]
+        image_builder: Option<String>,
+        /// Where images are pushed to
+        #[arg(long, value_name = "REGISTRY")]
+        registry: Option<String>,
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// Keep a secret for apps; its value is asked for, or read from standard input
+    #[command(
+        after_help = "Examples:\n  flyte create secret api-key\n  pass show api | flyte create secret api-key\n  flyte create secret tls-key --from-file key.pem"
+    )]
+    Secret {
+        /// Name of the secret: the `key` of `flyte.Secret`, or `group_key`
+        name: String,
+        /// Read the value from a file, as it is
+        #[arg(long, value_name = "FILE", group = "from")]
+        from_file: Option<PathBuf>,
+        /// Read the value from an environment variable
+        #[arg(long, value_name = "VARIABLE", group = "from")]
+        from_env: Option<String>,
+        /// The value itself, which other users of this machine can see in the list of processes
+        #[arg(long, group = "from", hide_short_help = true)]
+        value: Option<String>,
+        /// What it is for
+        #[arg(long = "type", value_enum, default_value_t = SecretKind::Regular)]
+        kind: SecretKind,
+        /// Replace the value of a secret that exists
+        #[arg(long)]
+        replace: bool,
+        #[command(flatten)]
+        scope: Scope,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SecretKind {
+    /// For apps
+    Regular,
+    /// For pulling images
+    #[value(name = "image_pull")]
+    ImagePull,
+}
+
+#[derive(Debug, Args)]
 pub struct Get {
     #[command(subcommand)]
     pub what: GetWhat,
@@ -202,6 +272,13 @@ pub enum GetWhat {
     },
     /// The settings in force, and where each comes from
     Config {
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// One secret, or all of them; never their values
+    Secret {
+        /// Name of the secret
+        name: Option<String>,
         #[command(flatten)]
         scope: Scope,
     },
@@ -275,6 +352,13 @@ pub enum DeleteWhat {
         #[command(flatten)]
         scope: Scope,
     },
+    /// Delete a secret; apps that run keep what they were given
+    Secret {
+        /// Name of the secret
+        name: String,
+        #[command(flatten)]
+        scope: Scope,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -307,42 +391,6 @@ pub struct Build {
     /// Environments that are depended on as well, which is what happens anyway
     #[arg(long, hide = true)]
     pub recursive: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct Create {
-    #[command(subcommand)]
-    pub what: CreateWhat,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum CreateWhat {
-    /// Write a configuration file of what the options say
-    #[command(
-        after_help = "Example:\n  flyte create config --endpoint https://flyte.example.com -p demo -d development"
-    )]
-    Config {
-        /// Where to write it
-        #[arg(long, value_name = "FILE", default_value = ".flyte/config.yaml")]
-        file: PathBuf,
-        /// Replace a file that is there
-        #[arg(long)]
-        force: bool,
-        /// How one logs in
-        #[arg(long, value_name = "TYPE")]
-        auth_type: Option<String>,
-        /// Certificates of an authority of your own, as PEM
-        #[arg(long, value_name = "FILE")]
-        ca_cert_file: Option<String>,
-        /// How images are built
-        #[arg(long, value_name = "BUILDER")]
-        image_builder: Option<String>,
-        /// Where images are pushed to
-        #[arg(long, value_name = "REGISTRY")]
-        registry: Option<String>,
-        #[command(flatten)]
-        scope: Scope,
-    },
 }
 
 #[derive(Debug, Args)]

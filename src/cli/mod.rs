@@ -6,6 +6,7 @@
 
 pub mod args;
 mod commands;
+mod hidden;
 pub mod printer;
 pub mod watching;
 
@@ -105,10 +106,10 @@ fn dispatch(host: &impl Host, arguments: Arguments, printer: &Printer) -> Result
         Command::Serve(serve) => commands::serve::run(host, printer, given, serve, true),
         Command::Deploy(serve) => commands::serve::run(host, printer, given, serve, false),
         Command::Build(build) => commands::build::run(host, printer, given, build),
+        Command::Create(create) => commands::create::run(host, printer, given, create),
         Command::Get(get) => commands::get::run(host, printer, given, get),
         Command::Update(update) => commands::update::run(host, printer, given, update),
         Command::Delete(delete) => commands::delete::run(host, printer, given, delete),
-        Command::Create(create) => commands::config::create(printer, given, create),
         Command::Whoami => commands::login::whoami(host, printer, given),
         Command::Login => commands::login::login(host, printer, given),
         Command::Logout => commands::login::logout(host, printer, given),

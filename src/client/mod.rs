@@ -7,6 +7,7 @@
 mod call;
 mod error;
 mod listing;
+pub mod secrets;
 mod streams;
 mod transport;
 mod upload;

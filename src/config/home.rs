@@ -78,6 +78,11 @@ impl Home {
         self.0.join("uploads")
     }
 
+    /// Sealed, and the key to them; mode 0700.
+    pub fn secrets(&self) -> PathBuf {
+        self.0.join("secrets")
+    }
+
     /// Run folders and logs of each app.
     pub fn apps(&self) -> PathBuf {
         self.0.join("apps")

@@ -17,7 +17,7 @@ use super::gateway::{self, NameListener, Names};
 use super::platform::{Platform, Refused};
 use super::store::{self, Store};
 use super::supervisor::launch::{Environments, Setting};
-use super::supervisor::sweep;
+use super::supervisor::{secrets, sweep};
 use crate::config::Home;
 use crate::error::{Code, Diagnostic, with_causes};
 use crate::tls;
@@ -93,6 +93,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let lock = single_instance(&home)?;
     let mark = mark(&home);
     let swept = sweep::kill_marked(&mark);
+    secrets::sweep(&mark);
     if swept > 0 {
         tracing::warn!(swept, "ended processes that an earlier platform left");
     }

@@ -101,6 +101,12 @@ fn unpack(archive: &std::path::Path, target: &std::path::Path) -> Result<(), rep
     archive::extract(archive, target, archive::Limits::default()).map_err(Into::into)
 }
 
+/// A line of ours in the app's log.
+#[expect(clippy::print_stderr, reason = "standard error is the replica's log")]
+fn tell(line: &str) {
+    eprintln!("fserve: {line}");
+}
+
 /// Put code and parameters of a replica in place, and run its command.
 ///
 /// Args:
@@ -123,7 +129,7 @@ fn fserve_prepare(py: Python<'_>, argv: Vec<String>) -> PyResult<Bound<'_, PyAny
     }
     let watched = watch_ports(&channel);
     let prepared = py.detach(|| {
-        let host = Host::current(&Lookup, &unpack)?;
+        let host = Host::current(&Lookup, &unpack, std::sync::Arc::new(tell))?;
         let args = Args::parse(&argv, &host.env)?;
         replica::prepare(&args, &host)
     });

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use crate::error::{Code, Diagnostic, Family};
+use crate::storage;
 
 /// An error of a collaborator whose type is of no interest here.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
@@ -42,13 +43,11 @@ pub enum Error {
         found: &'static str,
         declared: &'static str,
     },
-    #[error(
-        "parameter `{name}`: `{value}` has the scheme `{scheme}`; this build reads local files only"
-    )]
-    Scheme {
+    #[error("parameter `{name}` cannot be fetched")]
+    Fetch {
         name: String,
-        value: String,
-        scheme: String,
+        #[source]
+        source: storage::Error,
     },
     #[error("parameter `{name}`: ignore pattern `{pattern}` cannot be used")]
     Pattern {
@@ -85,11 +84,15 @@ pub enum Error {
     },
     #[error("code bundle `{bundle}` does not exist")]
     BundleMissing { bundle: String },
-    #[error("code bundle `{bundle}` has the scheme `{scheme}`; this build reads local files only")]
-    BundleScheme { bundle: String, scheme: String },
+    #[error("code bundle `{bundle}` cannot be fetched")]
+    BundleFetch {
+        bundle: String,
+        #[source]
+        source: storage::Error,
+    },
     #[error("code bundle `{bundle}` cannot be unpacked into `{dest}`")]
     BundleUnpack {
-        bundle: PathBuf,
+        bundle: String,
         dest: PathBuf,
         #[source]
         source: BoxError,
@@ -169,7 +172,7 @@ impl Diagnostic for Error {
             Self::Malformed { .. }
             | Self::SourceMissing { .. }
             | Self::SourceKind { .. }
-            | Self::Scheme { .. }
+            | Self::Fetch { .. }
             | Self::Pattern { .. }
             | Self::SameTarget { .. }
             | Self::NotWritable { .. }
@@ -177,7 +180,7 @@ impl Diagnostic for Error {
             | Self::ParametersFile { .. }
             | Self::Endpoint { .. } => Code::RuntimeParameter,
             Self::BundleMissing { .. }
-            | Self::BundleScheme { .. }
+            | Self::BundleFetch { .. }
             | Self::BundleUnpack { .. }
             | Self::WorkingFolder(_) => Code::RuntimeLoad,
             Self::CommandMissing { .. } | Self::CommandNotExecutable { .. } => {
@@ -192,10 +195,17 @@ impl Diagnostic for Error {
                 "give it a value in the declaration, or pass one when serving: \
                  `with_servecontext(input_values={{\"<app>\": {{\"{name}\": ...}}}})`"
             )],
-            Self::Scheme { .. } => vec![
-                "with `download=False` the URL is handed to the app unchanged".to_owned(),
-                "copy the data to this machine and pass its path".to_owned(),
-            ],
+            Self::Fetch {
+                source: source @ storage::Error::Scheme { .. },
+                ..
+            } => {
+                let mut hints = source.hints();
+                hints.push(
+                    "with `download=False` the URL is handed to the app unchanged".to_owned(),
+                );
+                hints
+            }
+            Self::Fetch { source, .. } | Self::BundleFetch { source, .. } => source.hints(),
             Self::SourceKind { found, .. } => vec![match *found {
                 "a folder" => "declare it as `Dir` or with `type=\"directory\"`".to_owned(),
                 _ => "declare it as `File` or with `type=\"file\"`".to_owned(),
@@ -238,7 +248,6 @@ impl Diagnostic for Error {
             | Self::NotReadable { .. }
             | Self::Endpoint { .. }
             | Self::BundleMissing { .. }
-            | Self::BundleScheme { .. }
             | Self::BundleUnpack { .. }
             | Self::ParametersFile { .. }
             | Self::WorkingFolder(_)

@@ -2,8 +2,8 @@
 //!
 //! First everything is decided (what is a value, what is copied, and where to), so that two
 //! parameters that would fight over one path are found before a byte is written; then all of it
-//! happens at once. Reads local files only, and learns addresses of other apps through
-//! [`EndpointLookup`], since this module knows no control plane.
+//! happens at once. Learns addresses of other apps through [`EndpointLookup`], since this module
+//! knows no control plane.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,9 @@ use serde_json::{Map, Value};
 
 use super::Error;
 use super::payload::{EndpointValue, ScalarKind, SerializedParameter, WireType};
-use super::place::Placement;
+use super::place::{Ignored, Target};
+use super::stores::Stores;
+use crate::storage::{self, Location};
 
 /// Folder for copies that have no `mount`: one folder per parameter, so equal names never meet.
 const UNMOUNTED: &str = "flyte-parameters";
@@ -34,6 +36,7 @@ pub struct Site<'a> {
     /// An address with `{app_fqdn}` where the app's name goes.
     pub endpoint_pattern: Option<&'a str>,
     pub lookup: &'a dyn EndpointLookup,
+    pub stores: &'a Stores,
 }
 
 /// All values, ready to be handed to the app.
@@ -49,8 +52,8 @@ pub struct Materialized {
 /// Makes every parameter available.
 ///
 /// # Errors
-/// `runtime.parameter` naming the parameter: its source is missing, of the wrong kind or not
-/// local, its target cannot be written, or an app's address is not known.
+/// `runtime.parameter` naming the parameter: its source is missing, of the wrong kind or out of
+/// reach, its target cannot be written, or an app's address is not known.
 pub fn materialize(
     parameters: &[SerializedParameter],
     site: &Site<'_>,
@@ -94,9 +97,16 @@ pub fn materialize(
 #[derive(Debug, PartialEq)]
 enum Plan {
     Keep(Value),
-    CopyFile { source: PathBuf, target: PathBuf },
-    CopyDirectory { source: PathBuf, target: PathBuf },
+    File { source: Source, target: PathBuf },
+    Directory { source: Source, target: PathBuf },
     FindEndpoint { app_name: String, public: bool },
+}
+
+/// Where something is before it is in place.
+#[derive(Debug, PartialEq)]
+enum Source {
+    Here(PathBuf),
+    Elsewhere(String),
 }
 
 fn plan(parameter: &SerializedParameter, site: &Site<'_>) -> Result<Plan, Error> {
@@ -145,51 +155,82 @@ fn malformed(parameter: &SerializedParameter, kind: &'static str) -> Error {
 }
 
 fn plan_copy(parameter: &SerializedParameter, site: &Site<'_>) -> Result<Plan, Error> {
-    let source = local_source(parameter, site.cwd)?;
+    let is_directory = parameter.wire_type == WireType::Directory;
+    let Some(path) = local_path(&parameter.value) else {
+        let location = Location::parse(&parameter.value);
+        let name = location
+            .map_err(|source| not_fetched(parameter, source))?
+            .name();
+        let source = Source::Elsewhere(parameter.value.clone());
+        let target = target(parameter, site, Path::new(&name));
+        return Ok(Plan::put(is_directory, source, target));
+    };
+    let path = tidy(&site.cwd.join(path));
+    check_kind(parameter, &path)?;
+    let is_mounted = parameter
+        .dest
+        .as_deref()
+        .is_some_and(|mount| !mount.is_empty());
+    if !is_mounted && (!is_directory || parameter.ignore_patterns.is_empty()) {
+        // The source is as good as a copy of it.
+        return Ok(Plan::Keep(path_value(&path)));
+    }
+    let target = target(parameter, site, base_name(&path));
+    Ok(Plan::put(is_directory, Source::Here(path), target))
+}
+
+impl Plan {
+    fn put(is_directory: bool, source: Source, target: PathBuf) -> Self {
+        if is_directory {
+            Self::Directory { source, target }
+        } else {
+            Self::File { source, target }
+        }
+    }
+}
+
+fn not_fetched(parameter: &SerializedParameter, source: storage::Error) -> Error {
+    Error::Fetch {
+        name: parameter.name.clone(),
+        source,
+    }
+}
+
+/// A file must be there as a file, a folder as a folder.
+fn check_kind(parameter: &SerializedParameter, source: &Path) -> Result<(), Error> {
+    let (name, value) = (parameter.name.clone(), parameter.value.clone());
     if !source.exists() {
-        return Err(Error::SourceMissing {
-            name: parameter.name.clone(),
-            value: parameter.value.clone(),
-        });
+        return Err(Error::SourceMissing { name, value });
     }
     let wants_directory = parameter.wire_type == WireType::Directory;
-    if source.is_dir() != wants_directory {
-        return Err(Error::SourceKind {
-            name: parameter.name.clone(),
-            value: parameter.value.clone(),
-            found: if source.is_dir() {
-                "a folder"
-            } else {
-                "a file"
-            },
-            declared: if wants_directory { "folder" } else { "file" },
-        });
+    if source.is_dir() == wants_directory {
+        return Ok(());
     }
-    let mount = parameter.dest.as_deref().filter(|mount| !mount.is_empty());
-    Ok(match (wants_directory, mount) {
-        // The source is as good as a copy of it.
-        (false, None) => Plan::Keep(path_value(&source)),
-        (true, None) if parameter.ignore_patterns.is_empty() => Plan::Keep(path_value(&source)),
-        (true, None) => Plan::CopyDirectory {
-            target: own_folder(site.dest, &parameter.name).join(base_name(&source)),
-            source,
+    Err(Error::SourceKind {
+        name,
+        value,
+        found: if wants_directory {
+            "a file"
+        } else {
+            "a folder"
         },
-        (false, Some(mount)) => Plan::CopyFile {
-            target: file_target(site.cwd, mount, &source),
-            source,
-        },
-        (true, Some(mount)) => Plan::CopyDirectory {
-            target: tidy(&site.cwd.join(mount)),
-            source,
-        },
+        declared: if wants_directory { "folder" } else { "file" },
     })
 }
 
+fn target(parameter: &SerializedParameter, site: &Site<'_>, name: &Path) -> PathBuf {
+    match parameter.dest.as_deref().filter(|mount| !mount.is_empty()) {
+        None => own_folder(site.dest, &parameter.name).join(name),
+        Some(mount) if parameter.wire_type == WireType::Directory => tidy(&site.cwd.join(mount)),
+        Some(mount) => file_target(site.cwd, mount, name),
+    }
+}
+
 /// A trailing `/` or an existing folder means "into it", anything else is the file's new name.
-fn file_target(cwd: &Path, mount: &str, source: &Path) -> PathBuf {
+fn file_target(cwd: &Path, mount: &str, name: &Path) -> PathBuf {
     let path = tidy(&cwd.join(mount));
     if mount.ends_with('/') || path.is_dir() {
-        path.join(base_name(source))
+        path.join(name)
     } else {
         path
     }
@@ -222,30 +263,20 @@ fn path_value(path: &Path) -> Value {
     Value::String(path.to_string_lossy().into_owned())
 }
 
-fn local_source(parameter: &SerializedParameter, cwd: &Path) -> Result<PathBuf, Error> {
-    local_path(&parameter.value)
-        .map(|path| tidy(&cwd.join(path)))
-        .map_err(|scheme| Error::Scheme {
-            name: parameter.name.clone(),
-            value: parameter.value.clone(),
-            scheme,
-        })
-}
-
-/// The path that a plain path or `file://` URL means; another scheme is the error.
-pub(super) fn local_path(value: &str) -> Result<PathBuf, String> {
+/// The path that a plain path or `file://` URL means; `None` for what lies elsewhere.
+pub(super) fn local_path(value: &str) -> Option<PathBuf> {
     let Some((scheme, rest)) = value.split_once("://") else {
-        return Ok(PathBuf::from(value));
+        return Some(PathBuf::from(value));
     };
     let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
         && scheme
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
     if !is_scheme {
-        return Ok(PathBuf::from(value));
+        return Some(PathBuf::from(value));
     }
     if !scheme.eq_ignore_ascii_case("file") {
-        return Err(scheme.to_owned());
+        return None;
     }
     let rest = rest
         .strip_prefix("localhost/")
@@ -253,8 +284,8 @@ pub(super) fn local_path(value: &str) -> Result<PathBuf, String> {
     // Some writers escape (`Path.as_uri`), others do not (fsspec): what is there decides.
     let literal = PathBuf::from(&rest);
     match percent_decoded(&rest) {
-        Some(decoded) if !literal.exists() && decoded.exists() => Ok(decoded),
-        _ => Ok(literal),
+        Some(decoded) if !literal.exists() && decoded.exists() => Some(decoded),
+        _ => Some(literal),
     }
 }
 
@@ -276,9 +307,9 @@ fn refuse_shared_files(parameters: &[SerializedParameter], plans: &[Plan]) -> Re
     let mut taken: BTreeMap<&Path, &str> = BTreeMap::new();
     for (parameter, plan) in parameters.iter().zip(plans) {
         let target = match plan {
-            Plan::CopyFile { target, .. } => target,
+            Plan::File { target, .. } => target,
             // Folders may be laid over each other: contents are merged.
-            Plan::CopyDirectory { .. } | Plan::Keep(_) | Plan::FindEndpoint { .. } => continue,
+            Plan::Directory { .. } | Plan::Keep(_) | Plan::FindEndpoint { .. } => continue,
         };
         if let Some(first) = taken.insert(target, &parameter.name) {
             return Err(Error::SameTarget {
@@ -299,22 +330,29 @@ fn carry_out(
     let name = parameter.name.as_str();
     match plan {
         Plan::Keep(value) => Ok(value.clone()),
-        Plan::CopyFile { source, target } => {
-            Placement {
-                name,
-                source,
-                target,
+        Plan::File { source, target } => {
+            let place = Target { name, path: target };
+            match source {
+                Source::Here(source) => place.file(source)?,
+                Source::Elsewhere(url) => place.made_file(|path| {
+                    let fetched = site.stores.get().and_then(|all| all.file(name, url, path));
+                    fetched.map_err(|source| not_fetched(parameter, source))
+                })?,
             }
-            .file()?;
             Ok(path_value(target))
         }
-        Plan::CopyDirectory { source, target } => {
-            Placement {
-                name,
-                source,
-                target,
+        Plan::Directory { source, target } => {
+            let place = Target { name, path: target };
+            let ignored = Ignored::new(name, &parameter.ignore_patterns)?;
+            match source {
+                Source::Here(source) => place.directory(source, &ignored)?,
+                Source::Elsewhere(url) => place.made_directory(|folder| {
+                    let wanted = |relative: &str| !ignored.covers(Path::new(relative));
+                    let storage = site.stores.get();
+                    let fetched = storage.and_then(|all| all.folder(name, url, folder, &wanted));
+                    fetched.map_err(|source| not_fetched(parameter, source))
+                })?,
             }
-            .directory(&parameter.ignore_patterns)?;
             Ok(path_value(target))
         }
         Plan::FindEndpoint { app_name, public } => find_endpoint(name, app_name, *public, site),
@@ -388,6 +426,7 @@ mod tests {
                 dest: &cwd,
                 endpoint_pattern: self.pattern.as_deref(),
                 lookup: &Book,
+                stores: &Stores::of(&BTreeMap::new(), &(std::sync::Arc::new(|_: &str| {}) as _)),
             };
             materialize(parameters, &site)
         }
@@ -534,22 +573,58 @@ mod tests {
     }
 
     #[test]
-    fn other_schemes_are_named() {
-        for (url, scheme) in [
-            ("s3://b/k", "s3"),
-            ("gs://b/k", "gs"),
-            ("abfs://c@a/k", "abfs"),
-            ("https://x/y", "https"),
+    fn what_cannot_be_read_is_named_without_its_password() {
+        let error = Scene::new()
+            .run(&[parameter(WireType::File, "ftp://u:pw@h/x")])
+            .unwrap_err();
+        assert_eq!(error.code(), Code::RuntimeParameter);
+        let text = crate::error::with_causes(&error);
+        assert!(
+            text.contains("parameter `p`") && text.contains("`ftp://h/x`"),
+            "{text}"
+        );
+        assert!(
+            error
+                .hints()
+                .iter()
+                .any(|hint| hint.contains("download=False"))
+        );
+    }
+
+    #[test]
+    fn what_lies_elsewhere_has_a_folder_of_its_own_or_its_mount() {
+        let scene = Scene::new();
+        let cwd = scene.folder.path().join("cwd");
+        let stores = Stores::of(&BTreeMap::new(), &(std::sync::Arc::new(|_: &str| {}) as _));
+        let site = Site {
+            cwd: &cwd,
+            dest: &cwd,
+            endpoint_pattern: None,
+            lookup: &Book,
+            stores: &stores,
+        };
+        for (sent, expected) in [
+            (
+                parameter(WireType::File, "s3://b/k/m.bin"),
+                "flyte-parameters/p/m.bin",
+            ),
+            (
+                parameter(WireType::Directory, "gs://b/data/"),
+                "flyte-parameters/p/data",
+            ),
+            (
+                mounted(WireType::File, "https://h/m.bin?s=1".into(), "in/"),
+                "in/m.bin",
+            ),
+            (
+                mounted(WireType::Directory, "abfs://c/data".into(), "in/"),
+                "in",
+            ),
         ] {
-            let error = Scene::new()
-                .run(&[parameter(WireType::File, url)])
-                .unwrap_err();
-            assert_eq!(error.code(), Code::RuntimeParameter);
-            assert!(
-                error.to_string().contains(&format!("scheme `{scheme}`")),
-                "{error}"
-            );
-            assert!(error.hints()[0].contains("download=False"));
+            let url = sent.value.clone();
+            let is_directory = sent.wire_type == WireType::Directory;
+            let expected = Plan::put(is_directory, Source::Elsewhere(url), cwd.join(expected));
+            assert_eq!(plan(&sent, &site).unwrap(), expected);
         }
     }
 

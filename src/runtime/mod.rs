@@ -1,7 +1,7 @@
 //! What runs inside a replica before user code: `fserve`.
 //!
 //! Code is unpacked first and parameters are put into place after it, so code never overwrites a
-//! parameter. The outcome is plain data: variables to set, and either a command to become or
+//! parameter. Both may lie in any store that `storage` reads. The outcome is plain data: variables to set, and either a command to become or
 //! what the Python edge needs to find the app's server function. Replacing the process, signals
 //! and Python objects belong to others; so do archives, which arrive as [`Unpack`].
 
@@ -11,6 +11,7 @@ mod error;
 pub mod materialize;
 pub mod payload;
 mod place;
+mod stores;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,10 +21,13 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::storage::{Location, Report, without_secrets};
+
 pub use args::Args;
 pub use error::{BoxError, Error};
 pub use materialize::{EndpointLookup, Materialized};
 pub use payload::{ScalarKind, SerializedParameter, WireType};
+pub use stores::Stores;
 
 /// Unpacks an archive (first path) into a folder (second path) that exists.
 pub type Unpack = dyn Fn(&Path, &Path) -> Result<(), BoxError> + Send + Sync;
@@ -46,6 +50,8 @@ pub struct Host<'a> {
     pub env: BTreeMap<String, String>,
     pub lookup: &'a dyn EndpointLookup,
     pub unpack: &'a Unpack,
+    /// Takes lines for the app's log.
+    pub report: Report,
 }
 
 impl<'a> Host<'a> {
@@ -53,7 +59,11 @@ impl<'a> Host<'a> {
     ///
     /// # Errors
     /// `runtime.load` when the working folder was removed.
-    pub fn current(lookup: &'a dyn EndpointLookup, unpack: &'a Unpack) -> Result<Self, Error> {
+    pub fn current(
+        lookup: &'a dyn EndpointLookup,
+        unpack: &'a Unpack,
+        report: Report,
+    ) -> Result<Self, Error> {
         let env = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
@@ -62,6 +72,7 @@ impl<'a> Host<'a> {
             env,
             lookup,
             unpack,
+            report,
         })
     }
 }
@@ -119,7 +130,8 @@ pub fn prepare(args: &Args, host: &Host<'_>) -> Result<Prepared, Error> {
         return Err(Error::NothingToRun { app });
     }
     let dest: PathBuf = host.cwd.join(&args.dest).components().collect();
-    let pkl = fetch_code(args, host, &dest)?;
+    let stores = Stores::of(&host.env, &host.report);
+    let pkl = fetch_code(args, host, &dest, &stores)?;
     let folder = working_folder(host, &dest)?;
     let parameters = args
         .parameters
@@ -131,6 +143,7 @@ pub fn prepare(args: &Args, host: &Host<'_>) -> Result<Prepared, Error> {
         dest: &dest,
         endpoint_pattern: host.env.get(ENDPOINT_PATTERN_VARIABLE).map(String::as_str),
         lookup: host.lookup,
+        stores: &stores,
     };
     let all = materialize::materialize(&parameters.unwrap_or_default(), &site)?;
     let env = variables(args, &folder, &all)?;
@@ -149,22 +162,27 @@ pub fn prepare(args: &Args, host: &Host<'_>) -> Result<Prepared, Error> {
     Ok(Prepared { env, folder, run })
 }
 
-/// Unpacks the bundle, or finds the pickle.
-fn fetch_code(args: &Args, host: &Host<'_>, dest: &Path) -> Result<Option<PathBuf>, Error> {
+/// Unpacks the bundle, and brings the pickle here.
+fn fetch_code(
+    args: &Args,
+    host: &Host<'_>,
+    dest: &Path,
+    stores: &Stores,
+) -> Result<Option<PathBuf>, Error> {
     if let Some(bundle) = &args.tgz {
-        let archive = local_bundle(bundle, &host.cwd)?;
+        let archive = brought(bundle, &host.cwd, stores)?;
         fs::create_dir_all(dest)
             .map_err(BoxError::from)
-            .and_then(|()| (host.unpack)(&archive, dest))
+            .and_then(|()| (host.unpack)(archive.path(), dest))
             .map_err(|source| Error::BundleUnpack {
-                bundle: archive,
+                bundle: without_secrets(bundle),
                 dest: dest.to_owned(),
                 source,
             })?;
     }
     args.pkl
         .as_deref()
-        .map(|pickle| local_bundle(pickle, &host.cwd))
+        .map(|pickle| Ok(brought(pickle, &host.cwd, stores)?.keep()))
         .transpose()
 }
 
@@ -180,19 +198,54 @@ fn working_folder(host: &Host<'_>, dest: &Path) -> Result<PathBuf, Error> {
     Ok(folder)
 }
 
-fn local_bundle(value: &str, cwd: &Path) -> Result<PathBuf, Error> {
-    let path = materialize::local_path(value).map_err(|scheme| Error::BundleScheme {
-        bundle: value.to_owned(),
-        scheme,
-    })?;
-    let path = cwd.join(path);
-    if path.is_file() {
-        Ok(path)
-    } else {
-        Err(Error::BundleMissing {
-            bundle: value.to_owned(),
-        })
+/// A file of this machine, which may have been fetched for the moment.
+enum Brought {
+    Here(PathBuf),
+    Fetched(tempfile::TempDir, PathBuf),
+}
+
+impl Brought {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Here(path) | Self::Fetched(_, path) => path,
+        }
     }
+
+    /// The path, for as long as the app runs.
+    fn keep(self) -> PathBuf {
+        match self {
+            Self::Here(path) => path,
+            Self::Fetched(folder, path) => {
+                let _ = folder.keep();
+                path
+            }
+        }
+    }
+}
+
+fn brought(url: &str, cwd: &Path, stores: &Stores) -> Result<Brought, Error> {
+    if let Some(path) = materialize::local_path(url) {
+        let path = cwd.join(path);
+        return if path.is_file() {
+            Ok(Brought::Here(path))
+        } else {
+            Err(Error::BundleMissing {
+                bundle: url.to_owned(),
+            })
+        };
+    }
+    let failed = |source| Error::BundleFetch {
+        bundle: without_secrets(url),
+        source,
+    };
+    let name = Location::parse(url).map_err(failed)?.name();
+    let folder = tempfile::tempdir().map_err(Error::WorkingFolder)?;
+    let path = folder.path().join(name);
+    let fetched = stores
+        .get()
+        .and_then(|storage| storage.file("code", url, &path));
+    fetched.map_err(failed)?;
+    Ok(Brought::Fetched(folder, path))
 }
 
 /// All variables that the app finds beside those it already has.
@@ -323,7 +376,8 @@ mod tests {
         }
 
         fn prepare(&self, args: &Args, env: &[(&str, &str)]) -> Result<Prepared, Error> {
-            let mut host = Host::current(&NoApps, &unpack_model)?;
+            let mut host =
+                Host::current(&NoApps, &unpack_model, std::sync::Arc::new(|_: &str| {}))?;
             host.cwd = self.cwd();
             host.env
                 .extend(env.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())));
@@ -473,14 +527,15 @@ mod tests {
     }
 
     #[test]
-    fn code_that_is_not_there_or_not_local_is_named() {
+    fn code_that_is_not_there_or_out_of_reach_is_named() {
         let scene = Scene::new();
         let mut given = args(&["sh"]);
-        given.tgz = Some("s3://bucket/fast.tar.gz".to_owned());
+        given.tgz = Some("ftp://host/fast.tar.gz?key=1".to_owned());
         let error = scene.prepare(&given, &[]).unwrap_err();
-        assert!(
-            matches!(&error, Error::BundleScheme { scheme, .. } if scheme == "s3"),
-            "{error}"
+        assert_eq!(
+            crate::error::with_causes(&error),
+            "code bundle `ftp://host/fast.tar.gz` cannot be fetched\n\
+             Caused by: `ftp://host/fast.tar.gz` has the scheme `ftp`, which cannot be read"
         );
         given.tgz = Some("/no/such.tar.gz".to_owned());
         let error = scene.prepare(&given, &[]).unwrap_err();

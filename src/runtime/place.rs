@@ -1,8 +1,9 @@
 //! Puts a file or a folder at its target, whole or not at all.
 //!
-//! Everything is copied next to the target under a temporary name and then renamed, so a reader
+//! Everything is made next to the target under a temporary name and then renamed, so a reader
 //! never meets half a file and an interrupted start leaves nothing behind that looks finished.
-//! Does not know why something goes where it goes; `materialize` decides that.
+//! Does not know why something goes where it goes; `materialize` decides that. Nor does it know
+//! how things from elsewhere arrive: whoever fetches them is handed a place to put them.
 
 use std::fs;
 use std::io;
@@ -17,15 +18,14 @@ use super::Error;
 /// Prefix of unfinished copies; they are removed when a copy fails.
 const STAGE_PREFIX: &str = ".fserve-";
 
-/// One copy, with the parameter's name for its errors.
+/// Where something goes, with the parameter's name for errors.
 #[derive(Clone, Copy, Debug)]
-pub struct Placement<'a> {
+pub struct Target<'a> {
     pub name: &'a str,
-    pub source: &'a Path,
-    pub target: &'a Path,
+    pub path: &'a Path,
 }
 
-impl Placement<'_> {
+impl Target<'_> {
     fn not_writable(&self, path: &Path) -> impl FnOnce(io::Error) -> Error + use<'_> {
         let (name, path) = (self.name.to_owned(), path.to_owned());
         move |source| Error::NotWritable { name, path, source }
@@ -36,67 +36,84 @@ impl Placement<'_> {
         move |source| Error::NotReadable { name, path, source }
     }
 
-    fn is_in_place(&self) -> bool {
-        match (self.source.canonicalize(), self.target.canonicalize()) {
+    fn holds(&self, source: &Path) -> bool {
+        match (source.canonicalize(), self.path.canonicalize()) {
             (Ok(source), Ok(target)) => source == target,
             _ => false,
         }
     }
 
-    /// Copies one file to exactly `target`.
+    /// Copies one file to exactly this path.
     ///
     /// # Errors
     /// `runtime.parameter` naming the parameter and the path that cannot be read or written.
-    pub fn file(&self) -> Result<(), Error> {
-        if self.is_in_place() {
+    pub fn file(&self, source: &Path) -> Result<(), Error> {
+        if self.holds(source) {
             return Ok(());
         }
-        let parent = parent_of(self.target);
-        fs::create_dir_all(parent).map_err(self.not_writable(parent))?;
-        let staged = tempfile::Builder::new()
-            .prefix(STAGE_PREFIX)
-            .tempfile_in(parent)
-            .map_err(self.not_writable(parent))?;
-        self.copy(self.source, staged.path())?;
-        staged
-            .persist(self.target)
-            .map_err(|error| self.not_writable(self.target)(error.error))?;
-        Ok(())
+        self.made_file(|path| self.copy(source, path))
     }
 
-    /// Copies what is in the folder `source` into the folder `target`, beside what is there.
+    /// Takes a file that `make` puts at the path it is given.
     ///
     /// # Errors
-    /// As [`Self::file`]; also for an ignore pattern that is no glob.
-    pub fn directory(&self, ignore_patterns: &[String]) -> Result<(), Error> {
-        let ignored = self.ignored(ignore_patterns)?;
-        if self.is_in_place() {
+    /// As [`Self::file`], and what `make` says.
+    pub fn made_file(&self, make: impl FnOnce(&Path) -> Result<(), Error>) -> Result<(), Error> {
+        let parent = parent_of(self.path);
+        fs::create_dir_all(parent).map_err(self.not_writable(parent))?;
+        let stage = self.stage_in(parent)?;
+        let made = stage.path().join("file");
+        make(&made)?;
+        fs::rename(&made, self.path).map_err(self.not_writable(self.path))
+    }
+
+    /// Copies what is in the folder `source` to this path, beside what is there.
+    ///
+    /// # Errors
+    /// As [`Self::file`].
+    pub fn directory(&self, source: &Path, ignored: &Ignored) -> Result<(), Error> {
+        if self.holds(source) {
             return Ok(());
         }
-        let listed = self.list(&ignored)?;
-        let parent = parent_of(self.target);
+        let listed = self.list(source, ignored)?;
+        self.made_directory(|folder| self.copy_into(source, folder, &listed))
+    }
+
+    /// Takes what `make` puts into the empty folder it is given, beside what is there.
+    ///
+    /// # Errors
+    /// As [`Self::file`], and what `make` says.
+    pub fn made_directory(
+        &self,
+        make: impl FnOnce(&Path) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let parent = parent_of(self.path);
         fs::create_dir_all(parent).map_err(self.not_writable(parent))?;
         // A target that exists may be the only writable folder here, such as a mounted volume.
-        let room = if self.target.is_dir() {
-            self.target
+        let room = if self.path.is_dir() {
+            self.path
         } else {
             parent
         };
-        let stage = tempfile::Builder::new()
-            .prefix(STAGE_PREFIX)
-            .tempdir_in(room)
-            .map_err(self.not_writable(room))?;
+        let stage = self.stage_in(room)?;
         let contents = stage.path().join("contents");
         fs::create_dir(&contents).map_err(self.not_writable(&contents))?;
-        self.copy_into(&contents, &listed)?;
-        if !self.target.exists() && fs::rename(&contents, self.target).is_ok() {
+        make(&contents)?;
+        if !self.path.exists() && fs::rename(&contents, self.path).is_ok() {
             return Ok(());
         }
-        self.merge(&contents, &listed)
+        self.merge(&contents)
+    }
+
+    fn stage_in(&self, folder: &Path) -> Result<tempfile::TempDir, Error> {
+        tempfile::Builder::new()
+            .prefix(STAGE_PREFIX)
+            .tempdir_in(folder)
+            .map_err(self.not_writable(folder))
     }
 
     fn copy(&self, from: &Path, to: &Path) -> Result<(), Error> {
-        let written = self.target;
+        let written = self.path;
         let mut reader = fs::File::open(from).map_err(self.not_readable(from))?;
         let mode = reader
             .metadata()
@@ -109,9 +126,10 @@ impl Placement<'_> {
     }
 
     /// What is below `source`, relative to it, folders before what they hold.
-    fn list(&self, ignored: &GlobSet) -> Result<Vec<Entry>, Error> {
-        let target = self.target.canonicalize().ok();
-        let walk = WalkDir::new(self.source)
+    fn list(&self, source: &Path, ignored: &Ignored) -> Result<Vec<Entry>, Error> {
+        let target = self.path.canonicalize().ok();
+        let relative = |path: &Path| path.strip_prefix(source).unwrap_or(path).to_owned();
+        let walk = WalkDir::new(source)
             .min_depth(1)
             .follow_links(true)
             .sort_by_file_name()
@@ -119,26 +137,18 @@ impl Placement<'_> {
             .filter_entry(|entry| {
                 // A target inside the source must not be copied into itself.
                 let is_target = target.is_some() && entry.path().canonicalize().ok() == target;
-                let relative = entry
-                    .path()
-                    .strip_prefix(self.source)
-                    .unwrap_or(entry.path());
-                !is_target && !ignored.is_match(relative) && !ignored.is_match(entry.file_name())
+                !is_target && !ignored.matches(&relative(entry.path()))
             });
         let mut listed = Vec::new();
         for entry in walk {
             let entry = entry.map_err(|error| {
-                let path = error.path().unwrap_or(self.source).to_owned();
+                let path = error.path().unwrap_or(source).to_owned();
                 self.not_readable(&path)(error.into())
             })?;
-            let relative = entry
-                .path()
-                .strip_prefix(self.source)
-                .unwrap_or(entry.path());
             let kind = entry.file_type();
             if kind.is_dir() || kind.is_file() {
                 listed.push(Entry {
-                    relative: relative.to_owned(),
+                    relative: relative(entry.path()),
                     is_dir: kind.is_dir(),
                 });
             } else {
@@ -149,7 +159,7 @@ impl Placement<'_> {
         Ok(listed)
     }
 
-    fn copy_into(&self, folder: &Path, listed: &[Entry]) -> Result<(), Error> {
+    fn copy_into(&self, source: &Path, folder: &Path, listed: &[Entry]) -> Result<(), Error> {
         for entry in listed.iter().filter(|entry| entry.is_dir) {
             let path = folder.join(&entry.relative);
             fs::create_dir(&path).map_err(self.not_writable(&path))?;
@@ -158,31 +168,40 @@ impl Placement<'_> {
             .par_iter()
             .filter(|entry| !entry.is_dir)
             .try_for_each(|entry| {
-                self.copy(
-                    &self.source.join(&entry.relative),
-                    &folder.join(&entry.relative),
-                )
+                self.copy(&source.join(&entry.relative), &folder.join(&entry.relative))
             })
     }
 
-    fn merge(&self, staged: &Path, listed: &[Entry]) -> Result<(), Error> {
-        fs::create_dir_all(self.target).map_err(self.not_writable(self.target))?;
-        for entry in listed {
-            let path = self.target.join(&entry.relative);
-            let done = if entry.is_dir {
+    /// Moves what was made into a folder that is there.
+    fn merge(&self, made: &Path) -> Result<(), Error> {
+        fs::create_dir_all(self.path).map_err(self.not_writable(self.path))?;
+        for entry in WalkDir::new(made).min_depth(1) {
+            let entry = entry.map_err(|error| self.not_readable(made)(error.into()))?;
+            let relative = entry.path().strip_prefix(made).unwrap_or(entry.path());
+            let path = self.path.join(relative);
+            let done = if entry.file_type().is_dir() {
                 fs::create_dir_all(&path)
             } else {
-                fs::rename(staged.join(&entry.relative), &path)
+                fs::rename(entry.path(), &path)
             };
             done.map_err(self.not_writable(&path))?;
         }
         Ok(())
     }
+}
 
+/// What is left out of a folder.
+#[derive(Clone, Debug)]
+pub struct Ignored(GlobSet);
+
+impl Ignored {
     /// As fnmatch-style lists expect it, `*` also crosses `/`.
-    fn ignored(&self, patterns: &[String]) -> Result<GlobSet, Error> {
+    ///
+    /// # Errors
+    /// `runtime.parameter` for a pattern that is no glob, naming the parameter.
+    pub fn new(name: &str, patterns: &[String]) -> Result<Self, Error> {
         let wrong = |pattern: &str, source| Error::Pattern {
-            name: self.name.to_owned(),
+            name: name.to_owned(),
             pattern: pattern.to_owned(),
             source,
         };
@@ -192,8 +211,21 @@ impl Placement<'_> {
             let glob = GlobBuilder::new(bare).build();
             set.add(glob.map_err(|source| wrong(pattern, source))?);
         }
-        set.build()
+        let set = set.build();
+        set.map(Self)
             .map_err(|source| wrong(&patterns.join(", "), source))
+    }
+
+    /// Whether a pattern means this very entry.
+    fn matches(&self, relative: &Path) -> bool {
+        let name = relative.file_name().unwrap_or_default();
+        self.0.is_match(relative) || self.0.is_match(name)
+    }
+
+    /// Whether a pattern means this entry or a folder around it.
+    pub fn covers(&self, relative: &Path) -> bool {
+        let mut around = relative.ancestors();
+        around.any(|path| !path.as_os_str().is_empty() && self.matches(path))
     }
 }
 
@@ -211,6 +243,17 @@ fn parent_of(path: &Path) -> &Path {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    fn put(path: &Path) -> Target<'_> {
+        Target {
+            name: "model",
+            path,
+        }
+    }
+
+    fn none() -> Ignored {
+        Ignored::new("p", &[]).unwrap()
+    }
 
     fn names(folder: &Path) -> Vec<String> {
         let mut names: Vec<String> = WalkDir::new(folder)
@@ -245,13 +288,8 @@ mod tests {
         fs::write(&source, "x").unwrap();
         fs::set_permissions(&source, fs::Permissions::from_mode(0o755)).unwrap();
         let target = scratch.path().join("deep/er/copy.sh");
-        let placement = Placement {
-            name: "p",
-            source: &source,
-            target: &target,
-        };
-        placement.file().unwrap();
-        placement.file().unwrap();
+        put(&target).file(&source).unwrap();
+        put(&target).file(&source).unwrap();
         assert_eq!(
             fs::metadata(&target).unwrap().permissions().mode() & 0o777,
             0o755
@@ -265,13 +303,7 @@ mod tests {
         let target = scratch.path().join("copy");
         fs::write(&target, "old").unwrap();
         let source = scratch.path().join("gone");
-        let error = Placement {
-            name: "p",
-            source: &source,
-            target: &target,
-        }
-        .file()
-        .unwrap_err();
+        let error = put(&target).file(&source).unwrap_err();
         assert!(matches!(error, Error::NotReadable { .. }), "{error}");
         assert_eq!(fs::read_to_string(&target).unwrap(), "old");
         assert_eq!(names(scratch.path()), ["copy"]);
@@ -284,26 +316,14 @@ mod tests {
         tree(&source, &["a.txt", "sub/b.txt"]);
         fs::create_dir(source.join("empty")).unwrap();
         let fresh = scratch.path().join("x/fresh");
-        Placement {
-            name: "p",
-            source: &source,
-            target: &fresh,
-        }
-        .directory(&[])
-        .unwrap();
+        put(&fresh).directory(&source, &none()).unwrap();
         assert_eq!(names(&fresh), ["a.txt", "empty", "sub", "sub/b.txt"]);
         assert_eq!(names(&scratch.path().join("x")).len(), 5);
 
         let used = scratch.path().join("used");
         tree(&used, &["a.txt", "sub/kept.txt"]);
         fs::write(used.join("a.txt"), "old").unwrap();
-        Placement {
-            name: "p",
-            source: &source,
-            target: &used,
-        }
-        .directory(&[])
-        .unwrap();
+        put(&used).directory(&source, &none()).unwrap();
         assert_eq!(
             names(&used),
             ["a.txt", "empty", "sub", "sub/b.txt", "sub/kept.txt"]
@@ -328,22 +348,26 @@ mod tests {
         );
         let target = scratch.path().join("t");
         let patterns = ["*.bin", ".git/", "logs"].map(str::to_owned);
-        Placement {
-            name: "p",
-            source: &source,
-            target: &target,
-        }
-        .directory(&patterns)
-        .unwrap();
+        put(&target)
+            .directory(&source, &Ignored::new("p", &patterns).unwrap())
+            .unwrap();
         assert_eq!(names(&target), ["keep.txt", "logs2", "logs2/y", "sub"]);
-        let error = Placement {
-            name: "p",
-            source: &source,
-            target: &target,
-        }
-        .directory(&["[".to_owned()])
-        .unwrap_err();
+        let error = Ignored::new("p", &["[".to_owned()]).unwrap_err();
         assert!(matches!(error, Error::Pattern { .. }), "{error}");
+    }
+
+    #[test]
+    fn what_lies_in_an_ignored_folder_is_covered() {
+        let ignored = Ignored::new("p", &["logs".to_owned(), "*.tmp".to_owned()]).unwrap();
+        for (path, covered) in [
+            ("a/logs/x", true),
+            ("logs", true),
+            ("a/b.tmp", true),
+            ("a.tmp/b", true),
+            ("a/b", false),
+        ] {
+            assert_eq!(ignored.covers(Path::new(path)), covered, "{path}");
+        }
     }
 
     #[test]
@@ -351,21 +375,11 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         tree(scratch.path(), &["a.txt", "t/old.txt"]);
         let target = scratch.path().join("t");
-        Placement {
-            name: "p",
-            source: scratch.path(),
-            target: &target,
-        }
-        .directory(&[])
-        .unwrap();
+        put(&target).directory(scratch.path(), &none()).unwrap();
         assert_eq!(names(&target), ["a.txt", "old.txt"]);
-        Placement {
-            name: "p",
-            source: scratch.path(),
-            target: scratch.path(),
-        }
-        .directory(&[])
-        .unwrap();
+        put(scratch.path())
+            .directory(scratch.path(), &none())
+            .unwrap();
         assert_eq!(names(scratch.path()).len(), 4);
     }
 
@@ -378,13 +392,7 @@ mod tests {
         std::os::unix::fs::symlink("../outside.txt", source.join("link.txt")).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(source.join("s")).unwrap();
         let target = scratch.path().join("t");
-        Placement {
-            name: "p",
-            source: &source,
-            target: &target,
-        }
-        .directory(&[])
-        .unwrap();
+        put(&target).directory(&source, &none()).unwrap();
         assert_eq!(names(&target), ["link.txt", "real.txt"]);
         assert_eq!(
             fs::read_to_string(target.join("link.txt")).unwrap(),
@@ -399,13 +407,7 @@ mod tests {
         tree(scratch.path(), &["f", "blocker"]);
         // A file where a folder is needed fails for root too, unlike a read-only folder.
         let target = scratch.path().join("blocker/inside/f");
-        let error = Placement {
-            name: "model",
-            source: &scratch.path().join("f"),
-            target: &target,
-        }
-        .file()
-        .unwrap_err();
+        let error = put(&target).file(&scratch.path().join("f")).unwrap_err();
         assert!(matches!(error, Error::NotWritable { .. }), "{error}");
         assert!(error.to_string().contains("`model`") && error.to_string().contains("blocker"));
     }

@@ -14,6 +14,7 @@ mod payload;
 mod pickles;
 pub mod plan;
 pub mod platform;
+mod secrets;
 pub mod watch;
 
 use std::collections::BTreeMap;
@@ -197,6 +198,8 @@ pub enum Error {
     Activation(#[from] activate::Error),
     #[error(transparent)]
     Watch(#[from] watch::Error),
+    #[error(transparent)]
+    Secret(#[from] secrets::Error),
 }
 
 impl Error {
@@ -212,6 +215,7 @@ impl Error {
             Self::Platform(error) => error,
             Self::Activation(error) => error,
             Self::Watch(error) => error,
+            Self::Secret(error) => error,
         }
     }
 }
@@ -271,9 +275,10 @@ impl Server {
         }
         let place = platform::place(&self.settings, &client, &self.launcher.build).await;
         let builder = self.settle(&mut plan, &place, &client);
-        let (code, images) = tokio::try_join!(
+        let (code, images, ()) = tokio::try_join!(
             Box::pin(self.code(&client, &plan)),
-            Box::pin(builder.images(&plan))
+            Box::pin(builder.images(&plan)),
+            async { Ok(Box::pin(secrets::check(&client, &plan)).await?) },
         )?;
         let mut served = BTreeMap::new();
         for wave in &plan.waves {

@@ -17,7 +17,7 @@ mod generated {
 }
 
 pub use generated::flyteidl2::{
-    app, auth, cluster, common, core, dataproxy, imagebuilder, logs, project, task,
+    app, auth, cluster, common, core, dataproxy, imagebuilder, logs, project, secret, task,
 };
 
 /// The message that names an app.

@@ -124,6 +124,8 @@ class Home:
         """Variables of a user's shell that uses this home."""
         skipped = ("FLYTE_", "_FLYTE", "_RUN_MODE", "INTERNAL_APP")
         own = {name: value for name, value in os.environ.items() if not name.startswith(skipped)}
+        # A test's key is no entry for the keyring of whoever runs the tests.
+        own["FLYTE_DISABLE_KEYRING"] = "1"
         return {**own, "FLYTE_HOME": str(self.path), **self.through, **more}
 
     def flyte(

@@ -1,12 +1,25 @@
 //! `flyte create config` and `flyte get config`.
 
-use crate::cli::args::{Create, CreateWhat, Scope};
+use std::path::PathBuf;
+
+use crate::cli::args::Scope;
 use crate::cli::printer::Printer;
 use crate::cli::{Failure, Host};
 use crate::config::{self, Given};
 
-pub fn create(printer: &Printer, mut given: Given, create: Create) -> Result<(), Failure> {
-    let CreateWhat::Config {
+/// What `flyte create config` was told.
+pub struct New {
+    pub file: PathBuf,
+    pub force: bool,
+    pub auth_type: Option<String>,
+    pub ca_cert_file: Option<String>,
+    pub image_builder: Option<String>,
+    pub registry: Option<String>,
+    pub scope: Scope,
+}
+
+pub fn create(printer: &Printer, mut given: Given, new: New) -> Result<(), Failure> {
+    let New {
         file,
         force,
         auth_type,
@@ -14,7 +27,7 @@ pub fn create(printer: &Printer, mut given: Given, create: Create) -> Result<(),
         image_builder,
         registry,
         scope,
-    } = create.what;
+    } = new;
     given.auth_type = auth_type;
     given.ca_file = ca_cert_file;
     given.image_builder = image_builder;

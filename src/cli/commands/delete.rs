@@ -1,4 +1,4 @@
-//! `flyte delete app`.
+//! `flyte delete app` and `flyte delete secret`.
 
 use super::connect;
 use crate::cli::args::{Delete, DeleteWhat};
@@ -12,9 +12,20 @@ pub fn run(
     given: Given,
     delete: Delete,
 ) -> Result<(), Failure> {
-    let DeleteWhat::App { name, scope } = delete.what;
-    let connected = connect(host, given, &scope)?;
-    host.block(async { Ok(connected.client.delete(&connected.id(&name)).await?) })?;
+    let name = match delete.what {
+        DeleteWhat::App { name, scope } => {
+            let connected = connect(host, given, &scope)?;
+            host.block(async { Ok(connected.client.delete(&connected.id(&name)).await?) })?;
+            name
+        }
+        DeleteWhat::Secret { name, scope } => {
+            let connected = connect(host, given, &scope)?;
+            let id = connected.secret(&name);
+            let org = &connected.settings.org;
+            host.block(async { Ok(connected.client.delete_secret(org, &id).await?) })?;
+            name
+        }
+    };
     if printer.is_json() {
         printer.json(&serde_json::json!({"deleted": name}));
     } else {

@@ -1,4 +1,4 @@
-//! `flyte get app` and `flyte get logs`.
+//! `flyte get app`, `flyte get secret` and `flyte get logs`.
 
 use super::{Connected, connect, describe, readable};
 use crate::cli::args::{Get, GetWhat};
@@ -6,6 +6,7 @@ use crate::cli::printer::Printer;
 use crate::cli::{Failure, Host};
 use crate::client::{Listing, LogLine};
 use crate::config::Given;
+use crate::secrets::Known;
 use crate::serve::{App, details};
 use crate::wire::app::status::DeploymentStatus;
 use crate::wire::status;
@@ -38,6 +39,10 @@ pub fn run(host: &impl Host, printer: &Printer, given: Given, get: Get) -> Resul
             all(host, printer, &connected, states, only_mine, limit)
         }
         GetWhat::Config { scope } => super::config::show(host, printer, given, &scope),
+        GetWhat::Secret { name, scope } => {
+            let connected = connect(host, given, &scope)?;
+            secrets(host, printer, &connected, name.as_deref())
+        }
         GetWhat::Logs {
             name,
             follow,
@@ -164,6 +169,69 @@ fn all(
         })
         .collect();
     printer.table(&["NAME", "STATUS", "REVISION", "ENDPOINT"], &rows);
+    Ok(())
+}
+
+fn secrets(
+    host: &impl Host,
+    printer: &Printer,
+    connected: &Connected,
+    name: Option<&str>,
+) -> Result<(), Failure> {
+    let Connected {
+        client, settings, ..
+    } = connected;
+    let found = host.block(async {
+        Ok(match name {
+            Some(name) => vec![
+                client
+                    .get_secret(&settings.org, &connected.secret(name))
+                    .await?,
+            ],
+            None => {
+                let (project, domain) = (&settings.project, &settings.domain);
+                client.list_secrets(&settings.org, project, domain).await?
+            }
+        })
+    })?;
+    let created = |one: &Known| {
+        jiff::Timestamp::from_millisecond(one.created_ms)
+            .map(|time| format!("{time:.0}"))
+            .unwrap_or_default()
+    };
+    if printer.is_json() {
+        let mut documents = found.iter().map(|one| {
+            serde_json::json!({
+                "name": one.id.name,
+                "project": one.id.project,
+                "domain": one.id.domain,
+                "created_at": created(one),
+            })
+        });
+        let document = match name {
+            Some(_) => documents.next().unwrap_or_default(),
+            None => documents.collect(),
+        };
+        printer.json(&document);
+        return Ok(());
+    }
+    if found.is_empty() {
+        printer.note("no secrets; `flyte create secret NAME` makes one");
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = found
+        .iter()
+        .map(|one| {
+            let id = &one.id;
+            vec![
+                id.name.clone(),
+                id.project.clone(),
+                id.domain.clone(),
+                created(one),
+            ]
+        })
+        .collect();
+    printer.table(&["NAME", "PROJECT", "DOMAIN", "CREATED"], &rows);
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 pub mod build;
 pub mod bundle;
 pub mod config;
+pub mod create;
 pub mod delete;
 pub mod get;
 pub mod local;
@@ -14,6 +15,7 @@ pub mod watch;
 use super::{Failure, Host, args::Scope, printer};
 use crate::client::Client;
 use crate::config::{Given, Settings};
+use crate::secrets::Id;
 use crate::serve::platform::{self, OtherBuild, Place};
 use crate::wire::{app, identifier, status};
 
@@ -28,6 +30,14 @@ impl Connected {
     pub fn id(&self, name: &str) -> app::Identifier {
         let settings = &self.settings;
         identifier(&settings.org, &settings.project, &settings.domain, name)
+    }
+
+    pub fn secret(&self, name: &str) -> Id {
+        Id {
+            project: self.settings.project.clone(),
+            domain: self.settings.domain.clone(),
+            name: name.to_owned(),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ mod door;
 mod list;
 mod logs;
 mod neighbours;
+mod secrets;
 mod uploads;
 
 use std::net::SocketAddr;
@@ -78,6 +79,7 @@ impl Api {
         use wire::dataproxy::DataProxyServiceExt;
         use wire::imagebuilder::ImageServiceExt;
         use wire::project::ProjectServiceExt;
+        use wire::secret::SecretServiceExt;
         let api = || Arc::new(self.clone());
         let mut services = connectrpc::Router::new();
         services = AppServiceExt::register(api(), services);
@@ -87,7 +89,8 @@ impl Api {
         services = ClusterServiceExt::register(api(), services);
         services = DataProxyServiceExt::register(api(), services);
         services = ImageServiceExt::register(api(), services);
-        ProjectServiceExt::register(api(), services)
+        services = ProjectServiceExt::register(api(), services);
+        SecretServiceExt::register(api(), services)
     }
 
     /// Opens the port that was open when the platform ended, unless it was told to stay closed.

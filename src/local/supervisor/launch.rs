@@ -10,6 +10,7 @@ use futures::future::BoxFuture;
 use super::diagnose::Failure;
 use super::memory;
 use super::replica::Launch;
+use super::secrets;
 use crate::config::Home;
 use crate::error::Code;
 use crate::local::store::AppKey;
@@ -147,13 +148,17 @@ pub fn prepare(
         .unwrap_or(8080);
     let raw_data = setting.home.raw_data().join(key.as_str());
     let (program, args) = start(setting, &environment, app, container, &raw_data);
+    let secrets = secrets::reveal(setting, app)?;
+    let mut env = variables(setting, key, app, container, &environment, declared_port);
+    env.extend(secrets.variables);
     Ok(Launch {
         mark: format!("{}:{key}:{revision}:{number}", setting.mark),
         name: format!("{}-{revision}-{number}", key.name()),
         revision,
         program,
         args,
-        env: variables(setting, key, app, container, &environment, declared_port),
+        env,
+        secret_files: secrets.files,
         folder,
         declared_port,
         memory_limit: memory::limit(container),

@@ -8,6 +8,7 @@ pub mod diagnose;
 pub mod launch;
 pub mod logs;
 pub mod replica;
+pub mod secrets;
 pub mod spawner;
 pub mod sweep;
 

@@ -28,6 +28,8 @@ const WRONG_PORT_PATIENCE: Duration = Duration::from_secs(4);
 const NOT_LISTENING_PATIENCE: Duration = Duration::from_secs(20);
 /// Idleness that is worth a word long before it is taken for a failure.
 const IDLE_NOTE: Duration = Duration::from_secs(1);
+/// How long what a dead replica said last may be on its way.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 /// Errors of the health path in a row before the app is given up.
 const HEALTH_TRIES: u32 = 5;
 /// The same for 503, which apps answer while they load.
@@ -78,6 +80,7 @@ impl Replica {
                     None => signs = None,
                 },
                 ending = self.ended() => {
+                    seen.last_words(&mut signs, self.declared_port).await;
                     return Err(match seen.failed.take() {
                         Some(failure) => failure,
                         None => seen.explain_bind(self.explain(ending).await, self.declared_port),
@@ -264,6 +267,24 @@ impl Seen {
             Signs::Port(Event::Bound { .. }) => {}
         }
         None
+    }
+
+    /// Takes what a replica said before it ended and what is still on its way.
+    async fn last_words(
+        &mut self,
+        signs: &mut Option<UnboundedReceiver<Signs>>,
+        declared_port: u16,
+    ) {
+        let Some(signs) = signs else { return };
+        let rest = async {
+            while self.failed.is_none()
+                && let Some(sign) = signs.recv().await
+            {
+                self.take(sign, declared_port);
+            }
+        };
+        // A process that outlived it may keep the channel open.
+        let _ = tokio::time::timeout(LAST_WORDS, rest).await;
     }
 
     /// An app that ended because it did not get a port says so in many ways; the kernel in one.

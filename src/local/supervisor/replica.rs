@@ -43,6 +43,8 @@ pub struct Launch {
     pub program: PathBuf,
     pub args: Vec<String>,
     pub env: Vec<(String, String)>,
+    /// Secrets that it reads as files; gone when it is.
+    pub secret_files: Option<tempfile::TempDir>,
     pub folder: PathBuf,
     pub declared_port: u16,
     /// Bytes; more than that ends it.
@@ -71,6 +73,7 @@ pub struct Replica {
     ending: watch::Receiver<Option<Ending>>,
     /// Looks after its memory for as long as it is there.
     _guard: Option<AbortOnDropHandle<()>>,
+    _secret_files: Option<tempfile::TempDir>,
     memory_limit: Option<u64>,
     /// The memory for which it was killed.
     exceeded: Arc<AtomicU64>,
@@ -125,6 +128,7 @@ impl Replica {
             mark: launch.mark,
             ending: wait(child, limit, Arc::clone(&exceeded)),
             _guard: guard.map(|guard| AbortOnDropHandle::new(tokio::spawn(guard))),
+            _secret_files: launch.secret_files,
             memory_limit: limit,
             exceeded,
             signs: Some(signs),

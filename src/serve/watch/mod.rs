@@ -465,7 +465,7 @@ impl Watching {
 /// Whether a change of the user's files may help.
 fn is_about_the_app(error: &super::Error) -> bool {
     match error {
-        super::Error::Activation(_) => true,
+        super::Error::Activation(_) | super::Error::Secret(_) => true,
         super::Error::Config(_)
         | super::Error::Plan(_)
         | super::Error::Bundle(_)

@@ -99,11 +99,6 @@ def test_from_import_of_a_task_name_says_the_same():
         from flyte import TaskEnvironment  # noqa: F401
 
 
-def test_webhook_environment_is_refused():
-    with pytest.raises(UnsupportedError, match="tasks and runs"):
-        flyte.app.extras.FlyteWebhookAppEnvironment
-
-
 def test_unknown_names_are_attribute_errors_with_a_suggestion():
     with pytest.raises(AttributeError, match="did you mean `Resources`"):
         flyte.Resource

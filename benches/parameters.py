@@ -1,0 +1,183 @@
+"""What parameters cost: a folder of 500 files and 2 GB from an S3 server of this machine, beside the
+AWS command line in the same rounds; the second app that uses it; and `fserve` beside plain Python.
+
+Run it with `make bench-parameters`. FLYTE_BENCH_MB makes the folder smaller.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from _common import PEERS, Figure, quiet, rounds, show
+
+FILES = 500
+MEGABYTES = int(os.environ.get("FLYTE_BENCH_MB", "2000"))
+ROUNDS = 3
+SERVER = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
+AWSCLI = "awscli==1.46.3"
+KEYS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench-secret", "AWS_REGION": "us-east-1"}
+FSERVE = [sys.executable, "-c", "from flyte._runtime import main; main()"]
+
+
+def server_program() -> Path:
+    """The S3 server, built if need be; one in Python would be what is measured."""
+    program = PEERS / "go" / "versitygw"
+    if not program.exists():
+        print(f"building {program}", file=sys.stderr)
+        own = {**os.environ, "GOBIN": str(program.parent)}
+        subprocess.run(["go", "install", SERVER], env=own, check=True, stdout=sys.stderr)
+    return program
+
+
+def aws_program() -> Path:
+    """The AWS command line in an environment of its own."""
+    venv = PEERS / "awscli"
+    program = venv / "bin" / "aws"
+    if not program.exists():
+        print(f"making {venv} for the AWS command line", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+        install = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", AWSCLI]
+        subprocess.run(install, check=True, stdout=sys.stderr)
+    return program
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@contextmanager
+def s3(folder: Path) -> Iterator[dict[str, str]]:
+    """A server over `folder`, and the variables that lead to it."""
+    port = free_port()
+    (folder / "store").mkdir()
+    words = [str(server_program()), "--port", f"127.0.0.1:{port}", "--access", KEYS["AWS_ACCESS_KEY_ID"]]
+    words += ["--secret", KEYS["AWS_SECRET_ACCESS_KEY"], "--quiet"]
+    with subprocess.Popen([*words, "posix", str(folder / "store")], stdout=subprocess.DEVNULL) as server:
+        try:
+            deadline = time.monotonic() + 20
+            while time.monotonic() < deadline:
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.05)
+            yield {**KEYS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+        finally:
+            server.terminate()
+
+
+def fill(folder: Path, variables: dict[str, str]) -> None:
+    """Uploads the folder, with content that nothing could compress."""
+    source = folder / "source"
+    source.mkdir()
+    block = os.urandom(1 << 20)
+    size = MEGABYTES * 1_000_000 // FILES
+    for number in range(FILES):
+        data = (number.to_bytes(8, "big") + block * (size // len(block) + 1))[:size]
+        path = source / f"part-{number % 10}" / f"{number:03}.bin"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+    aws(variables, "s3", "mb", "s3://bench")
+    aws(variables, "s3", "cp", "--recursive", "--only-show-errors", str(source), "s3://bench/data")
+    shutil.rmtree(source)
+
+
+def aws(variables: dict[str, str], *words: str) -> float:
+    started = time.perf_counter()
+    subprocess.run(
+        [str(aws_program()), *words], env=quiet(**variables), check=True, stdout=subprocess.DEVNULL
+    )
+    return time.perf_counter() - started
+
+
+def payload() -> str:
+    parameter = {
+        "name": "data",
+        "value": "s3://bench/data",
+        "download": True,
+        "type": "directory",
+        "env_var": None,
+        "dest": "data",
+        "ignore_patterns": [],
+    }
+    return base64.b64encode(gzip.compress(json.dumps({"parameters": [parameter]}).encode())).decode()
+
+
+def check(folder: Path) -> None:
+    """The files are all there, whole."""
+    sizes = [path.stat().st_size for path in folder.rglob("*.bin")]
+    assert len(sizes) == FILES and set(sizes) == {MEGABYTES * 1_000_000 // FILES}, folder
+
+
+def start(folder: Path, variables: dict[str, str], **more: str) -> float:
+    """Starts a replica that only fetches its parameters."""
+    run = Path(tempfile.mkdtemp(dir=folder))
+    words = [*FSERVE, "--version", "1", "--parameters", payload(), "--", "true"]
+    started = time.perf_counter()
+    # Environment of a replica: what the platform gives it and nothing more.
+    done = subprocess.run(words, cwd=run, env={**quiet(**variables), **more}, capture_output=True, text=True)
+    took = time.perf_counter() - started
+    assert done.returncode == 0, done.stderr
+    check(run / "data")
+    shutil.rmtree(run)
+    return took
+
+
+def copy(folder: Path, variables: dict[str, str]) -> float:
+    target = folder / "copied"
+    took = aws(variables, "s3", "cp", "--recursive", "--only-show-errors", "s3://bench/data", str(target))
+    check(target)
+    shutil.rmtree(target)
+    return took
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="flyte-bench-", dir="/tmp") as name:
+        folder = Path(name)
+        with s3(folder) as variables:
+            fill(folder, variables)
+            theirs, ours = [], []
+            for _ in range(ROUNDS):  # in turns, so that whatever else happens here happens to both
+                theirs.append(copy(folder, variables))
+                ours.append(start(folder, variables))
+            peer = Figure("aws s3 cp --recursive", theirs)
+            own = Figure("fserve with the folder as a parameter", ours)
+            home = folder / "home"
+            home.mkdir()
+            local = {"FLYTE_HOME": str(home), "_RUN_MODE": "local"}
+            first = Figure("first app on the local platform", [start(folder, variables, **local)])
+            again = [start(folder, variables, **local) for _ in range(ROUNDS)]
+            second = Figure("second app: nothing is fetched", again)
+        show(
+            f"a folder of {FILES} files, {MEGABYTES} MB, from S3 on this machine", peer, [own, first, second]
+        )
+
+    def once(words: list[str]) -> float:
+        started = time.perf_counter()
+        subprocess.run(words, env=quiet(), check=True)
+        return time.perf_counter() - started
+
+    plain = [sys.executable, "-c", "pass"]
+    with tempfile.TemporaryDirectory() as name:
+        os.chdir(name)
+        base = rounds("python app.py", lambda: once(plain))
+        through = [*FSERVE, "--version", "1", "--", *plain]
+        show("start-up", base, [rounds("fserve -- python app.py", lambda: once(through))])
+        os.chdir("/")
+
+
+if __name__ == "__main__":
+    main()

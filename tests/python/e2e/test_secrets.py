@@ -1,0 +1,293 @@
+"""Secrets of the local platform: kept, given to apps, and seen nowhere else."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support import Home, Project, environment_of, get, get_json, until
+
+# Put together here, so that no file of the tests holds it.
+PLANTED = "-".join(["plant", "ed", "xq7", "value"])
+
+
+def create(home: Home, name: str, value: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """`flyte create secret`, with the value on standard input."""
+    return subprocess.run(
+        [Path(sys.executable).with_name("flyte"), "create", "secret", name, *words],
+        env=home.environment(),
+        input=value,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+APP = """
+import json, os
+import flyte
+from flyte.app import AppEnvironment
+import web
+
+MOUNTED = flyte.Secret("mounted", group="tls", mount="/etc/flyte/secrets")
+env = AppEnvironment(
+    name="keeper",
+    secrets=[flyte.Secret("api-key", as_env_var="MY_KEY"), "plain-key", MOUNTED],
+)
+
+@env.server
+def server():
+    def answer(path):
+        import hashlib
+        digest = lambda data: hashlib.sha256(data).hexdigest()
+        return {
+            "MY_KEY": digest(os.environ["MY_KEY"].encode()),
+            "PLAIN_KEY": digest(os.environ["PLAIN_KEY"].encode()),
+            "file": digest(open(MOUNTED.path, "rb").read()),
+            "path": MOUNTED.path,
+            "mode": oct(os.stat(MOUNTED.path).st_mode & 0o777),
+        }
+    web.serve(answer)
+
+if __name__ == "__main__":
+    print(json.dumps(flyte.serve(env).endpoint))
+"""
+
+
+def digest(text: str) -> str:
+    import hashlib
+
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_apps_are_given_them_and_nothing_else_holds_them(home: Home, project: Project):
+    for name, value in {
+        "api-key": PLANTED,
+        "plain-key": PLANTED + "-2",
+        "tls_mounted": PLANTED + "-3\n",
+    }.items():
+        made = create(home, name, value)
+        assert made.returncode == 0, made.stderr
+        assert value.strip() not in made.stdout + made.stderr
+    project.write("main.py", APP)
+    done = project.run()
+    assert done.returncode == 0, done.stderr
+    answer = get_json(json.loads(done.stdout.splitlines()[-1]))
+    assert answer["MY_KEY"] == digest(PLANTED)
+    assert answer["PLAIN_KEY"] == digest(PLANTED + "-2")
+    assert answer["file"] == digest(PLANTED + "-3")
+    assert answer["mode"] == "0o600"
+
+    told = [
+        done.stdout,
+        done.stderr,
+        json.dumps(home.status()),
+        home.flyte("get", "secret").stdout,
+        home.flyte("get", "secret", "api-key", "-o", "json").stdout,
+        home.flyte("get", "app", "keeper", "-o", "json").stdout,
+        home.flyte("get", "logs", "keeper").stdout,
+    ]
+    console = home.status()["console"]
+    for page in ["/", "/apps", "/metrics", "/local/status"]:
+        told.append(get(console + page)[1])
+    assert not [text for text in told if PLANTED in text]
+    assert "api-key" in told[3]
+
+    held = grep(home.path, PLANTED)
+    assert held == []
+    # Only the replica's own environment has it; command lines never do.
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                line = (entry / "cmdline").read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            assert PLANTED not in line, line
+    with_it = {
+        int(entry.name)
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and PLANTED in str(environment_of(entry.name))
+    }
+    assert with_it == set(home.replicas("keeper"))
+
+    folder = Path(answer["path"]).parent.parent
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert home.flyte("delete", "app", "keeper").returncode == 0
+    until(lambda: not folder.exists(), what="the folder of mounted secrets goes with its replica")
+
+
+def grep(folder: Path, text: str) -> list[str]:
+    """Files below `folder` that hold `text`, in clear, base64 or packed archives being no matter."""
+    import base64
+
+    forms = [text.encode(), base64.b64encode(text.encode())[:-4]]
+    return [
+        str(path)
+        for path in folder.rglob("*")
+        if path.is_file() and any(form in path.read_bytes() for form in forms)
+    ]
+
+
+def test_a_missing_one_is_told_before_anything_starts(home: Home, project: Project):
+    create(home, "service-token", "x")
+    project.write(
+        "main.py",
+        """
+        import flyte
+        from flyte.app import AppEnvironment
+        env = AppEnvironment(name="wanting", args=["sleep", "60"], secrets="service-tokne")
+        """,
+    )
+    failure = project.failure()
+    assert (failure["class"], failure["code"]) == ("NotFoundError", "secret.not_found")
+    assert "`service-tokne`" in failure["message"] and "`wanting`" in failure["message"]
+    assert failure["hints"] == [
+        "did you mean `service-token`?",
+        "create it with `flyte create secret service-tokne --project local --domain development`",
+    ]
+    assert "wanting" not in home.names()
+
+
+def test_one_that_was_deleted_is_missed_at_the_next_start(home: Home, project: Project):
+    create(home, "fleeting", "x")
+    project.write(
+        "main.py",
+        """
+        import json
+        import flyte, web
+        from flyte.app import AppEnvironment
+        env = AppEnvironment(name="forgotten", secrets="fleeting")
+
+        @env.server
+        def server():
+            web.serve(lambda path: 1)
+
+        if __name__ == "__main__":
+            print(json.dumps(flyte.serve(env).endpoint))
+        """,
+    )
+    project.result()
+    assert home.flyte("update", "app", "forgotten", "--deactivate", "--wait").returncode == 0
+    assert home.flyte("delete", "secret", "fleeting").returncode == 0
+    again = home.flyte("update", "app", "forgotten", "--activate", "--wait")
+    assert again.returncode == 1
+    assert "`flyte create secret fleeting --project local --domain development`" in again.stderr
+
+
+def test_the_command_has_four_sources_and_no_fifth_by_accident(home: Home, tmp_path: Path):
+    file = tmp_path / "key.bin"
+    file.write_bytes(b"\xff\x00\n")
+    for words, more in [
+        (["from-file", "--from-file", str(file)], {}),
+        (["from-env", "--from-env", "THE_VALUE"], {"THE_VALUE": "v"}),
+        (["from-value", "--value", "v"], {}),
+    ]:
+        made = home.flyte("create", "secret", *words, **more)
+        assert made.returncode == 0, made.stderr
+        warned = "shell's history" in made.stderr
+        assert warned == ("--value" in words)
+    assert create(home, "from-stdin", "v\n").returncode == 0
+    listed = {one["name"]: one for one in home.json("get", "secret")}
+    assert {"from-file", "from-env", "from-value", "from-stdin"} <= set(listed)
+    assert set(listed["from-env"]) == {"name", "project", "domain", "created_at"}
+    for words, text in [
+        (["a", "v"], "unexpected argument"),
+        (["a", "--value", "v", "--from-env", "X"], "cannot be used with"),
+        (["a", "--from-env", "NOT_SET"], "`NOT_SET` is not set"),
+        (["a/b", "--value", "v"], "cannot be the name of a secret"),
+    ]:
+        refused = home.flyte("create", "secret", *words)
+        assert refused.returncode == 2, refused.stderr
+        assert text in refused.stderr
+    assert create(home, "empty", "\n").returncode == 2
+
+
+def test_one_that_exists_is_replaced_only_on_request(home: Home):
+    assert create(home, "twice", "1").returncode == 0
+    refused = create(home, "twice", "2")
+    assert refused.returncode == 1
+    assert "`--replace`" in refused.stderr
+    assert create(home, "twice", "2", "--replace").returncode == 0
+    assert home.flyte("delete", "secret", "twice").returncode == 0
+    gone = home.flyte("delete", "secret", "twice")
+    assert gone.returncode == 1
+    assert "`flyte get secret` lists" in gone.stderr
+
+
+def test_projects_do_not_see_each_others(home: Home):
+    assert create(home, "scoped", "1", "--project", "other").returncode == 0
+    assert "scoped" not in home.flyte("get", "secret").stdout
+    assert "scoped" in home.flyte("get", "secret", "--project", "other").stdout
+
+
+@pytest.mark.parametrize("keys", ["typed\r", "typo\x15typed\r", "\x03"])
+def test_what_is_typed_at_the_prompt_is_not_shown(home: Home, keys: str):
+    name = f"typed-{len(keys)}"
+    flyte = str(Path(sys.executable).with_name("flyte"))
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(flyte, [flyte, "create", "secret", name], home.environment())
+    shown = b""
+    deadline = time.monotonic() + 30
+    sent = False
+    while time.monotonic() < deadline:
+        ready, _, _ = select.select([terminal], [], [], 1)
+        if not ready:
+            continue
+        try:
+            piece = os.read(terminal, 4096)
+        except OSError:  # the other side is closed
+            break
+        if not piece:
+            break
+        shown += piece
+        if b"not shown" in shown and not sent:
+            os.write(terminal, keys.encode())
+            sent = True
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    assert sent and b"typ" not in shown.replace(name.encode(), b"")
+    listed = [one["name"] for one in home.json("get", "secret")]
+    if keys == "\x03":
+        assert os.waitstatus_to_exitcode(status) == 130
+        assert name not in listed
+    else:
+        assert os.waitstatus_to_exitcode(status) == 0, shown
+        assert name in listed
+
+
+PYPI_CLIENT = """
+import sys
+from flyteidl2.secret import definition_pb2, payload_pb2
+request = payload_pb2.CreateSecretRequest(
+    id=definition_pb2.SecretIdentifier(name="foreign", project="local", domain="development"),
+    secret_spec=definition_pb2.SecretSpec(string_value="v"),
+)
+sys.stdout.buffer.write(request.SerializeToString())
+"""
+
+
+def test_messages_of_the_pypi_sdk_are_understood(home: Home, pypi_python: str):
+    message = subprocess.run([pypi_python, "-c", PYPI_CLIENT], capture_output=True, check=True).stdout
+    home.json("local", "start")
+    socket = home.status()["socket"]
+    import http.client
+    import socket as sockets
+
+    connection = http.client.HTTPConnection("localhost")
+    connection.sock = sockets.socket(sockets.AF_UNIX)
+    connection.sock.connect(socket)
+    path = "/flyteidl2.secret.SecretService/CreateSecret"
+    connection.request("POST", path, message, {"Content-Type": "application/proto"})
+    answer = connection.getresponse()
+    assert answer.status == 200, answer.read()
+    connection.close()
+    assert "foreign" in home.flyte("get", "secret").stdout
