@@ -68,6 +68,7 @@ const REASONS: &[(&str, Code)] = &[
     ("Parameter", Code::RuntimeParameter),
     ("Load", Code::RuntimeLoad),
     ("Image", Code::ImageNeedsContainer),
+    ("ImagePull", Code::ImagePullFailed),
 ];
 
 /// The message of a condition that tells of a failure.

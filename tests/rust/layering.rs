@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["error", "sys"],
     &["spec", "tls"],
-    &["config", "files", "net", "wire"],
+    &["config", "engine", "files", "net", "wire"],
     &["auth"],
     &["bundle", "client", "image", "local", "runtime"],
     &["serve"],
