@@ -15,6 +15,7 @@ use super::api::{Api, console_router};
 use super::gateway::{self, NameListener, Names};
 use super::platform::{Platform, Refused};
 use super::store::{self, Store};
+use super::supervisor::container::Containers;
 use super::supervisor::launch::{Environments, Setting};
 use super::supervisor::sweep;
 use crate::config::Home;
@@ -91,14 +92,17 @@ pub async fn run(options: Options) -> Result<(), Error> {
         tracing::warn!(swept, "ended processes that an earlier platform left");
     }
     let store = Store::open(&home.database())?;
+    let io = |path: PathBuf| move |source| Error::Io { path, source };
+    let names = Arc::new(Names::default());
+    let by_name = name_listener(&home, Arc::clone(&names)).await?;
+    let containers = Arc::new(Containers::new(&home, &mark, by_name.port()));
+    containers.sweep().await;
     let setting = Setting {
         home: home.clone(),
         mark: mark.clone(),
         environments: options.environments,
+        containers,
     };
-    let io = |path: PathBuf| move |source| Error::Io { path, source };
-    let names = Arc::new(Names::default());
-    let by_name = name_listener(&home, Arc::clone(&names)).await?;
     let platform = Platform::new(setting, store, names, by_name.port());
     let platform = Arc::new(platform.map_err(io(home.path().into()))?);
     let console = console_listener(&home)

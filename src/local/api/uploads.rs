@@ -4,6 +4,7 @@
 //! against the MD5 and renamed, so that what lies there is always whole. What arrived before a
 //! connection broke is kept there too, hidden; `HEAD` tells how much it is and `PATCH` goes on.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use axum::Router;
@@ -219,9 +220,11 @@ async fn append(
     if hex(&hash.finalize()) != md5 {
         return Err(Refusal::Mismatch);
     }
-    temporary
+    let whole = temporary
         .persist(path)
         .map_err(|error| Refusal::Io(error.error))?;
+    // Containers read it as users of their own; the home above it admits nobody else.
+    whole.set_permissions(std::fs::Permissions::from_mode(0o644))?;
     Ok(())
 }
 
