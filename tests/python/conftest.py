@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from containers import app_image, engine  # noqa: F401  (fixtures)
 from support import WEB, Home, Project, until
 
 # A shell that starts the tests in the background has its children ignore Ctrl-C, and they pass that

@@ -81,6 +81,7 @@ def engine() -> Engine:
 def app_image(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An image that somebody built elsewhere, with this SDK in it."""
     import cloudpickle
+
     import flyte
 
     folder = tmp_path_factory.mktemp("image")
@@ -93,5 +94,3 @@ def app_image(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Itera
     tag = engine.build(f"flyte-test-app:{os.getpid()}", folder)
     yield tag
     engine.run("rmi", "--force", tag, check=False)
-
-

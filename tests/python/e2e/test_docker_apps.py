@@ -8,8 +8,8 @@ import signal
 from typing import Any
 
 import pytest
-from containers import app_image, engine  # noqa: F401  (fixtures)
-from support import Project, get, get_json, is_alive, until
+from containers import Engine
+from support import WEB, Home, Project, get, get_json, is_alive, until
 
 APP = """
 import json, os, sys, time
@@ -51,7 +51,7 @@ def write(
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(home, engine, app_image):  # noqa: F811
+def nothing_is_left(home, engine, app_image):
     """No container stays of the apps that a test serves."""
     yield
     for name in home.names():
@@ -60,16 +60,16 @@ def nothing_is_left(home, engine, app_image):  # noqa: F811
     assert engine.containers(home.path) == []
 
 
-def logs(home, name: str) -> str:
+def logs(home: Home, name: str) -> str:
     return home.flyte("get", "logs", name).stdout
 
 
-def only(engine, home) -> Any:  # noqa: F811
+def only(engine: Engine, home: Home) -> Any:
     (container,) = engine.containers(home.path)
     return container
 
 
-def test_an_app_in_a_container_answers_logs_and_ends(project, home, engine, app_image):  # noqa: F811
+def test_an_app_in_a_container_answers_logs_and_ends(project, home, engine, app_image):
     more = 'env_vars={"MODE": "boxed"}, resources=flyte.Resources(cpu=("250m", "500m"), memory=("64Mi", "256Mi")),'
     write(project, app_image, "boxed", more)
     endpoint = project.result()
@@ -90,7 +90,7 @@ def test_an_app_in_a_container_answers_logs_and_ends(project, home, engine, app_
     assert get(endpoint)[0] == 503
 
 
-def test_a_container_that_ends_is_started_again_and_says_why(project, home, engine, app_image):  # noqa: F811
+def test_a_container_that_ends_is_started_again_and_says_why(project, home, engine, app_image):
     write(project, app_image, "restless")
     endpoint = project.result()
 
@@ -109,7 +109,7 @@ def test_a_container_that_ends_is_started_again_and_says_why(project, home, engi
     assert "was killed by signal 9" in logs(home, "restless")
 
 
-def test_a_request_scales_a_container_from_zero(project, home, engine, app_image):  # noqa: F811
+def test_a_request_scales_a_container_from_zero(project, home, engine, app_image):
     write(project, app_image, "sleeper", "scaling=flyte.app.Scaling(replicas=(0, 1), scaledown_after=1),")
     endpoint = project.result()
     assert get_json(endpoint)["user"] == 1000
@@ -117,7 +117,7 @@ def test_a_request_scales_a_container_from_zero(project, home, engine, app_image
     assert get_json(endpoint)["user"] == 1000
 
 
-def test_two_replicas_share_a_port_that_both_declare(project, home, engine, app_image):  # noqa: F811
+def test_two_replicas_share_a_port_that_both_declare(project, home, engine, app_image):
     write(project, app_image, "pair", "scaling=flyte.app.Scaling(replicas=2),", path="web.sleep = None")
     endpoint = project.result()
     assert len(engine.containers(home.path)) == 2
@@ -145,7 +145,7 @@ def test_two_replicas_share_a_port_that_both_declare(project, home, engine, app_
         ),
     ],
 )
-def test_why_a_container_does_not_come_up(project, app_image, more, body, code, said):  # noqa: F811
+def test_why_a_container_does_not_come_up(project, app_image, more, body, code, said):
     write(project, app_image, "broken", more, body)
     failure = project.failure()
     assert (failure["code"], failure["class"]) == (code, "AppError"), failure
@@ -160,14 +160,14 @@ def test_an_image_that_is_nowhere_is_told_with_the_registrys_answer(project, hom
     assert "localhost:1/no/such:image" in failure["message"]
 
 
-def test_an_image_without_the_sdk_says_so(project, home, engine):  # noqa: F811
+def test_an_image_without_the_sdk_says_so(project, home, engine):
     write(project, "flyte-test-base:bookworm", "bare")
     failure = project.failure()
     assert failure["code"] == "runtime.load"
     assert "holds no `fserve`" in failure["message"]
 
 
-def test_apps_find_each_other_across_the_walls(project, home, app_image):  # noqa: F811
+def test_apps_find_each_other_across_the_walls(project, home, app_image):
     project.write(
         "main.py",
         f"""
@@ -206,9 +206,7 @@ def test_apps_find_each_other_across_the_walls(project, home, app_image):  # noq
     assert ".flyte.internal:" in seen["peer"]
 
 
-def test_a_platform_that_is_killed_leaves_no_container_to_the_next(fresh_home, tmp_path, engine, app_image):  # noqa: F811
-    from support import WEB
-
+def test_a_platform_that_is_killed_leaves_no_container_to_the_next(fresh_home, tmp_path, engine, app_image):
     project = Project(tmp_path, fresh_home)
     project.write("web.py", WEB)
     write(project, app_image, "lasting")
@@ -226,8 +224,6 @@ def test_a_platform_that_is_killed_leaves_no_container_to_the_next(fresh_home, t
 
 
 def test_without_an_engine_the_refusal_says_what_to_install(fresh_home, tmp_path):
-    from support import WEB
-
     project = Project(tmp_path, fresh_home)
     project.write("web.py", WEB)
     write(project, "ghcr.io/some/image:1", "stranded")
@@ -240,7 +236,9 @@ def test_without_an_engine_the_refusal_says_what_to_install(fresh_home, tmp_path
 
 
 def test_a_command_of_the_users_needs_no_sdk_in_the_image(project):
-    text = json.dumps(["python3", "-c", "import http.server as h; h.test(h.SimpleHTTPRequestHandler, port=8080)"])
+    text = json.dumps(
+        ["python3", "-c", "import http.server as h; h.test(h.SimpleHTTPRequestHandler, port=8080)"]
+    )
     project.write(
         "main.py",
         f"""
@@ -256,4 +254,3 @@ def test_a_command_of_the_users_needs_no_sdk_in_the_image(project):
     )
     status, body = get(project.result())
     assert status == 200 and "Directory listing" in body
-
