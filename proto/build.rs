@@ -4,30 +4,34 @@
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
-/// One file per package of the control plane; imports among them resolve below `proto/`.
-const PACKAGES: [&str; 11] = [
-    "app",
-    "auth",
-    "cluster",
-    "common",
-    "core",
-    "dataproxy",
-    "imagebuilder",
-    "logs_dataplane",
-    "project",
-    "secret",
-    "task",
+/// One file per package; imports among them resolve below `proto/`.
+const PACKAGES: [&str; 15] = [
+    "buildkit/control",
+    "buildkit/filesync",
+    "buildkit/health",
+    "buildkit/secrets",
+    "flyteidl2/app",
+    "flyteidl2/auth",
+    "flyteidl2/cluster",
+    "flyteidl2/common",
+    "flyteidl2/core",
+    "flyteidl2/dataproxy",
+    "flyteidl2/imagebuilder",
+    "flyteidl2/logs_dataplane",
+    "flyteidl2/project",
+    "flyteidl2/secret",
+    "flyteidl2/task",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let files: Vec<String> = PACKAGES
         .iter()
-        .map(|package| format!("flyteidl2/{package}.proto"))
+        .map(|package| format!("{package}.proto"))
         .collect();
     let descriptors = prost::Message::encode_to_vec(&protox::compile(&files, ["proto"])?);
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
-    let descriptor_set = out.join("flyteidl2.bin");
+    let descriptor_set = out.join("messages.bin");
     std::fs::write(&descriptor_set, descriptors)?;
     connectrpc_build::Config::new()
         .files(&files.iter().map(Path::new).collect::<Vec<_>>())

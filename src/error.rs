@@ -127,6 +127,8 @@ codes! {
     ImageNeedsContainer = "image.needs_container", Build, "a layer needs a container engine";
     ImageNoPython = "image.no_python", Build, "no Python interpreter fits the request";
     ImageBuildFailed = "image.build_failed", Build, "an installer ended with an error";
+    ImagePullFailed = "image.pull_failed", Build, "a container image could not be fetched";
+    EngineFailed = "engine.failed", Build, "the container engine refused or broke off what was asked of it";
     ClientUnavailable = "client.unavailable", Unavailable, "the control plane does not answer";
     ClientUnauthenticated = "client.unauthenticated", Auth, "the control plane does not know the caller";
     ClientDenied = "client.denied", Auth, "the caller may not do this";

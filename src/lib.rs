@@ -10,6 +10,7 @@ pub mod spec;
 pub mod tls;
 
 pub mod config;
+pub mod engine;
 pub mod files;
 pub mod net;
 pub mod secrets;

@@ -9,15 +9,13 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::build;
 use super::error::Error;
 use super::hash::{DEFAULT_NAME, ImageHash, remembered_hash};
+use super::lock;
 use super::pins::Pins;
 use super::plan::{self, Plan};
 use crate::spec::{Image, PythonVersion};
@@ -27,8 +25,6 @@ pub const REGISTRY: &str = "env.flyte.local";
 /// Raised whenever the same image would be built differently.
 const RECIPE: u32 = 1;
 const MARKER: &str = "flyte-env.json";
-/// How often a lock that another builder holds is tried.
-const LOCK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What builds environments.
 #[derive(Clone, Debug)]
@@ -198,29 +194,13 @@ impl Slot {
         Some(self.environment(true, manifest.notes))
     }
 
-    /// Waits for the lock by trying again: unlike a thread that sleeps in the kernel, this ends at
-    /// once when the caller gives up.
     pub(super) async fn lock(&self, progress: &Sink<'_>) -> Result<File, Error> {
-        let folder = self.path.parent().unwrap_or(&self.path);
-        std::fs::create_dir_all(folder).map_err(Error::store("create", folder))?;
-        let path = self.path.with_extension("lock");
-        let mut options = File::options();
-        let file = options.create(true).write(true).truncate(false).open(&path);
-        let file = file.map_err(Error::store("open", &path))?;
-        let mut is_told = false;
-        loop {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(file),
-                Err(Errno::WOULDBLOCK | Errno::INTR) => {}
-                Err(error) => return Err(Error::store("lock", &path)(error.into())),
-            }
-            if !std::mem::replace(&mut is_told, true) {
-                progress(Progress::Note(
-                    "waiting for another build of the same environment",
-                ));
-            }
-            tokio::time::sleep(LOCK_INTERVAL).await;
-        }
+        let wait = || {
+            progress(Progress::Note(
+                "waiting for another build of the same environment",
+            ));
+        };
+        lock::exclusive(&self.path.with_extension("lock"), &wait).await
     }
 
     /// Where the environment waits while it is being replaced.
@@ -306,6 +286,12 @@ pub fn manifest(env: &Path) -> Result<Manifest, Error> {
     serde_json::from_slice(&bytes).map_err(|error| Error::store("read", &path)(error.into()))
 }
 
+/// Whether `uri` names an environment, be it there or not.
+pub fn is_ours(uri: &str) -> bool {
+    let rest = uri.strip_prefix(REGISTRY);
+    rest.is_some_and(|rest| rest.starts_with('/'))
+}
+
 /// The folder of the environment that `uri` names, when it is complete.
 pub fn locate(home: &Path, uri: &str) -> Option<PathBuf> {
     let (_, tag) = uri
@@ -380,6 +366,7 @@ mod tests {
     use crate::spec::image::Base;
     use crate::spec::{InstallMode, InstallOptions, Layer};
     use std::sync::Mutex;
+    use std::time::Duration;
 
     fn quiet(_: Progress<'_>) {}
 

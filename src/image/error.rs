@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::engine;
 use crate::error::{Code, Diagnostic, Retry};
 
 /// Failure to hash, plan or build an image.
@@ -45,6 +46,28 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A secret that a build mounts has no value on this machine.
+    #[error("`{method}` needs the secret `{key}`, which has no value here")]
+    SecretMissing {
+        method: &'static str,
+        key: String,
+        variable: String,
+        file: PathBuf,
+    },
+    #[error("cannot fetch the image `{image}`")]
+    Pull {
+        image: String,
+        #[source]
+        source: engine::Error,
+    },
+    #[error("cannot send the image `{uri}` to its registry")]
+    Push {
+        uri: String,
+        #[source]
+        source: engine::Error,
+    },
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
     /// The folder of environments cannot be used.
     #[error("cannot {action} `{}`", path.display())]
     Store {
@@ -79,7 +102,12 @@ impl Error {
 impl Diagnostic for Error {
     fn code(&self) -> Code {
         match self {
-            Self::Invalid { .. } | Self::Unreadable { .. } => Code::ImageInvalid,
+            Self::Invalid { .. } | Self::Unreadable { .. } | Self::SecretMissing { .. } => {
+                Code::ImageInvalid
+            }
+            Self::Pull { .. } => Code::ImagePullFailed,
+            Self::Push { .. } => Code::ImageBuildFailed,
+            Self::Engine(error) => error.code(),
             Self::NeedsContainer { .. } => Code::ImageNeedsContainer,
             Self::NoPython { .. } => Code::ImageNoPython,
             Self::Install { .. } | Self::Start { .. } | Self::Store { .. } => {
@@ -97,6 +125,15 @@ impl Diagnostic for Error {
                 )]
             }
             Self::Install { tail, held_by, .. } => install_hints(tail, held_by.as_deref()),
+            Self::SecretMissing { variable, file, .. } => vec![format!(
+                "set the variable `{variable}`, or write its value to `{}`",
+                file.display()
+            )],
+            Self::Pull { .. } | Self::Push { .. } => vec![
+                "see that the name is right, and that `docker login` of its registry was done"
+                    .into(),
+            ],
+            Self::Engine(error) => error.hints(),
             Self::Invalid { .. }
             | Self::Unreadable { .. }
             | Self::Start { .. }
@@ -107,7 +144,11 @@ impl Diagnostic for Error {
     fn retry(&self) -> Retry {
         match self {
             Self::Install { tail, .. } if network_failed(tail) => Retry::Maybe,
+            Self::Engine(error)
+            | Self::Pull { source: error, .. }
+            | Self::Push { source: error, .. } => error.retry(),
             Self::Install { .. }
+            | Self::SecretMissing { .. }
             | Self::Invalid { .. }
             | Self::Unreadable { .. }
             | Self::NeedsContainer { .. }
@@ -120,7 +161,11 @@ impl Diagnostic for Error {
     fn log_tail(&self) -> Vec<String> {
         match self {
             Self::Install { tail, .. } => tail.clone(),
-            Self::Invalid { .. }
+            Self::SecretMissing { .. }
+            | Self::Pull { .. }
+            | Self::Push { .. }
+            | Self::Engine(_)
+            | Self::Invalid { .. }
             | Self::Unreadable { .. }
             | Self::NeedsContainer { .. }
             | Self::NoPython { .. }

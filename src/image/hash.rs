@@ -509,7 +509,7 @@ fn project_digests(
 }
 
 /// The `path` of each entry of `[tool.uv.sources]`: other projects that are built along.
-fn source_paths(manifest: &str) -> Vec<String> {
+pub(super) fn source_paths(manifest: &str) -> Vec<String> {
     let Ok(manifest) = manifest.parse::<toml::Table>() else {
         return Vec::new(); // the installer explains it better
     };

@@ -6,10 +6,12 @@
 
 mod build;
 mod digest;
+pub mod docker;
 pub mod env;
 mod error;
 mod hash;
 mod ignore;
+mod lock;
 pub mod make;
 mod pins;
 mod plan;

@@ -528,7 +528,7 @@ fn below(base: Option<&str>, path: &str) -> String {
     }
 }
 
-fn absolute(path: &Path) -> PathBuf {
+pub(super) fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
 }
 
@@ -536,7 +536,7 @@ fn secrets(mounts: &[SecretRef]) -> Vec<String> {
     mounts.iter().map(secret_env_var).collect()
 }
 
-fn flags(method: &'static str, options: &InstallOptions) -> Result<Vec<String>, Error> {
+pub(super) fn flags(method: &'static str, options: &InstallOptions) -> Result<Vec<String>, Error> {
     let mut flags = Vec::new();
     if let Some(url) = &options.index_url {
         flags.extend(["--index-url".to_owned(), url.clone()]);
@@ -556,7 +556,7 @@ fn flags(method: &'static str, options: &InstallOptions) -> Result<Vec<String>, 
     Ok(flags)
 }
 
-fn manifest_of(method: &'static str, pyproject: &Path) -> Result<toml::Table, Error> {
+pub(super) fn manifest_of(method: &'static str, pyproject: &Path) -> Result<toml::Table, Error> {
     let text = std::fs::read_to_string(pyproject).map_err(Error::unreadable(pyproject))?;
     text.parse()
         .map_err(|error: toml::de::Error| Error::Invalid {
@@ -569,7 +569,7 @@ fn manifest_of(method: &'static str, pyproject: &Path) -> Result<toml::Table, Er
         })
 }
 
-fn dependencies(manifest: &toml::Table) -> Vec<String> {
+pub(super) fn dependencies(manifest: &toml::Table) -> Vec<String> {
     let listed = manifest
         .get("project")
         .and_then(|project| project.get("dependencies"))
@@ -593,7 +593,7 @@ fn names_of(method: &'static str, folders: Option<Vec<PathBuf>>) -> Result<Vec<S
     Ok(names)
 }
 
-fn project_name(manifest: &toml::Table) -> Option<String> {
+pub(super) fn project_name(manifest: &toml::Table) -> Option<String> {
     let name = manifest.get("project")?.get("name")?;
     name.as_str().map(str::to_owned)
 }

@@ -91,6 +91,19 @@ pub(super) fn absolute(requirement: &str, base: &Path) -> String {
     }
 }
 
+/// The same requirement of a file or folder that was brought to `place`.
+pub(super) fn relocated(requirement: &str, place: &str) -> String {
+    let plain = without_decoration(requirement);
+    let path = plain.split_once("file://").map_or(plain, |(_, path)| path);
+    let text = requirement.trim();
+    // What is only there during a build cannot be installed in place.
+    let text = text
+        .strip_prefix("--editable")
+        .or_else(|| text.strip_prefix("-e "))
+        .map_or(text, |rest| rest.trim_start_matches(['=', ' ']));
+    text.replacen(path, place, 1)
+}
+
 /// One line of a requirements file.
 #[derive(Debug, PartialEq)]
 pub(super) enum Line<'a> {
@@ -128,6 +141,18 @@ pub(super) fn lines(text: &str) -> impl Iterator<Item = Line<'_>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_brought_elsewhere_is_named_there() {
+        for (text, expected) in [
+            ("./lib[x]", "/m/0/lib[x]"),
+            ("-e ../lib", "/m/0/lib"),
+            ("lib @ file:///p/lib", "lib @ file:///m/0/lib"),
+            ("/p/a.whl", "/m/0/lib"),
+        ] {
+            assert_eq!(relocated(text, "/m/0/lib"), expected, "{text}");
+        }
+    }
 
     #[test]
     fn the_sdk_is_recognised_in_every_spelling() {

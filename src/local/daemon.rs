@@ -16,6 +16,7 @@ use super::api::{Api, Door, Signer, console_router};
 use super::gateway::{self, NameListener, Names};
 use super::platform::{Platform, Refused};
 use super::store::{self, Store};
+use super::supervisor::container::Containers;
 use super::supervisor::launch::{Environments, Setting};
 use super::supervisor::{secrets, sweep};
 use crate::config::Home;
@@ -102,6 +103,8 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let names = Arc::new(Names::default());
     let by_name = name_listener(&home, Arc::clone(&names)).await?;
     let door = Arc::new(Door::default());
+    let containers = Arc::new(Containers::new(&home, &mark, by_name.port()));
+    containers.sweep().await;
     let setting = Setting {
         home: home.clone(),
         mark: mark.clone(),
@@ -109,6 +112,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
         fserve: options.fserve,
         listening: Arc::clone(&door.shown),
         names_port: known_names(by_name.port()),
+        containers,
     };
     let platform = Platform::new(setting, store, names, by_name.port());
     let platform = Arc::new(platform.map_err(io(home.path().into()))?);

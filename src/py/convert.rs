@@ -306,10 +306,10 @@ fn image_of(env: Object<'_, '_>) -> PyResult<ImageSpec> {
         Ok(text) if text == "auto" => {
             let image_class = env.py().import("flyte")?.getattr("Image")?;
             let default = image_class.call_method0("from_debian_base")?;
-            Ok(ImageSpec::Declared(image(&default)?))
+            Ok(image(&default)?.into())
         }
         Ok(uri) => Ok(ImageSpec::Uri(uri)),
-        Err(_) => Ok(ImageSpec::Declared(image(&declared)?)),
+        Err(_) => Ok(image(&declared)?.into()),
     }
 }
 

@@ -114,7 +114,7 @@ fn build_images_async<'py>(
 fn one(py: Python<'_>, image: &Bound<'_, PyAny>, force: bool) -> PyResult<(Server, Order)> {
     let image = match image.extract::<String>() {
         Ok(uri) => ImageSpec::Uri(uri),
-        Err(_) if image.hasattr("_layers")? => ImageSpec::Declared(convert::image(image)?),
+        Err(_) if image.hasattr("_layers")? => convert::image(image)?.into(),
         Err(_) => {
             return Err(PyTypeError::new_err(format!(
                 "build takes a flyte.Image, not {}",

@@ -527,17 +527,20 @@ impl BuiltEnvironments {
 }
 
 impl Environments for BuiltEnvironments {
-    fn locate(&self, image_uri: &str) -> Result<Environment, String> {
-        let path = self.path(image_uri).ok_or_else(|| {
-            format!(
-                "image `{image_uri}` is a container image; the local platform runs environments \
-                 that `flyte serve` builds from a declared image"
-            )
-        })?;
+    fn locate(&self, image_uri: &str) -> Result<Option<Environment>, String> {
+        let Some(path) = self.path(image_uri) else {
+            return if image::env::is_ours(image_uri) {
+                Err(format!(
+                    "the environment `{image_uri}` is not there any more; serve the app again"
+                ))
+            } else {
+                Ok(None)
+            };
+        };
         let manifest =
             image::env::manifest(&path).map_err(|error| crate::error::with_causes(&error))?;
         let search = launch::search_path(&path);
-        Ok(Environment {
+        Ok(Some(Environment {
             env: manifest.environment(|name| (name == "PATH").then(|| search.clone())),
             workdir: manifest.workdir,
             files: manifest
@@ -547,7 +550,7 @@ impl Environments for BuiltEnvironments {
                 .collect(),
             foreign: Released::read(image_uri).is_some(),
             path,
-        })
+        }))
     }
 
     fn prepare<'a>(

@@ -30,6 +30,20 @@ pub enum ImageSpec {
     Declared(Image),
 }
 
+impl From<Image> for ImageSpec {
+    /// An existing image to which nothing was added is that image.
+    fn from(image: Image) -> Self {
+        match &image.base {
+            Base::Uri(uri) if image.layers.is_empty() && image.name.is_none() => {
+                Self::Uri(uri.clone())
+            }
+            Base::Uri(_) | Base::Debian { .. } | Base::Dockerfile(_) | Base::Ref(_) => {
+                Self::Declared(image)
+            }
+        }
+    }
+}
+
 /// A declared image: a base and the layers on top of it, in order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Image {

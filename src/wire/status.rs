@@ -87,6 +87,7 @@ const REASONS: &[(&str, Code)] = &[
     ("Load", Code::RuntimeLoad),
     ("Image", Code::ImageNeedsContainer),
     ("ImageBuild", Code::ImageBuildFailed),
+    ("ImagePull", Code::ImagePullFailed),
 ];
 
 /// The message of a condition that tells of a failure.

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from containers import app_image, engine  # noqa: F401  (fixtures)
 from support import WEB, Home, Project, until
 from through import Nginx
 

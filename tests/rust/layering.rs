@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["error", "sys"],
     &["spec", "tls"],
-    &["config", "files", "net", "secrets", "storage", "wire"],
+    &[
+        "config", "engine", "files", "net", "secrets", "storage", "wire",
+    ],
     &["auth"],
     &["bundle", "client", "image", "local", "runtime"],
     &["serve"],

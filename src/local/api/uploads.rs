@@ -7,6 +7,7 @@
 //! The address of an upload is signed: it is good for one place and for a while, and nobody can
 //! make one but this process.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use axum::Router;
@@ -297,9 +298,11 @@ async fn append(
     if hex(&hash.finalize()) != md5 {
         return Err(Refusal::Mismatch);
     }
-    temporary
+    let whole = temporary
         .persist(path)
         .map_err(|error| Refusal::Io(error.error))?;
+    // Containers read it as users of their own; the home above it admits nobody else.
+    whole.set_permissions(std::fs::Permissions::from_mode(0o644))?;
     Ok(())
 }
 

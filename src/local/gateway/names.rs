@@ -14,6 +14,9 @@ use super::route::Route;
 
 /// Where names of this machine end.
 const SUFFIX: &str = ".localhost";
+/// The same as containers know them: to a container, `localhost` is itself, and `curl` believes that
+/// of every name below it.
+const CONTAINER_SUFFIX: &str = ".flyte.internal";
 /// Longest label of a host name.
 const LABEL: usize = 63;
 /// What is kept of a longer one, in front of eight digits that tell it from others.
@@ -68,7 +71,10 @@ impl Names {
             Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
             Some(_) | None => host,
         };
-        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        let mut name = name.trim_end_matches('.').to_ascii_lowercase();
+        if let Some(label) = name.strip_suffix(CONTAINER_SUFFIX) {
+            name = format!("{label}{SUFFIX}");
+        }
         self.known
             .load()
             .get(&name)
@@ -94,6 +100,13 @@ pub fn of_app(name: &str, project: &str, domain: &str) -> String {
         label = format!("{label}-{:08x}", u32::from_be_bytes([a, b, c, d]));
     }
     label + SUFFIX
+}
+
+/// The name of an app for containers of this machine.
+pub fn for_containers(name: &str, project: &str, domain: &str) -> String {
+    let own = of_app(name, project, domain);
+    let label = own.strip_suffix(SUFFIX).unwrap_or(&own);
+    format!("{label}{CONTAINER_SUFFIX}")
 }
 
 /// A declared subdomain, below `localhost`.

@@ -26,7 +26,7 @@ impl Failure {
 pub enum Ending {
     Exited(i32),
     Signalled(i32),
-    /// Killed by the platform, for it held more memory than it may.
+    /// Killed, by the platform or the kernel, for it held more memory than it may.
     OutOfMemory {
         used: u64,
         limit: u64,
@@ -38,6 +38,12 @@ impl std::fmt::Display for Ending {
         match self {
             Self::Exited(code) => write!(f, "exited with code {code}"),
             Self::Signalled(signal) => write!(f, "was killed by signal {signal}"),
+            // A kernel lets it have all that it may, and no more.
+            Self::OutOfMemory { used, limit } if used <= limit => write!(
+                f,
+                "was killed, for it wanted more memory than the {} MiB that it may have",
+                limit >> 20
+            ),
             Self::OutOfMemory { used, limit } => write!(
                 f,
                 "was killed, for it held {} MiB of memory and may have {} MiB",

@@ -334,7 +334,7 @@ async fn start(yard: Yard, order: Order, cancel: CancellationToken) -> Outcome {
     let folder = &order.folder.path;
     prepare_image(&yard, &order, &launch::container(app)?.image, &cancel).await?;
     let launch = launch::prepare(&workshop.setting, key, app, folder, revision, order.number)?;
-    let mut replica = Replica::start(&workshop.spawner, launch, &yard.logs).await?;
+    let mut replica = Replica::start(workshop, launch, &yard.logs).await?;
     let note = |code: Code, text: &str| {
         if order.alone {
             let state = DeploymentStatus::DEPLOYMENT_STATUS_DEPLOYING;

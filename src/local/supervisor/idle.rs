@@ -8,26 +8,18 @@ use std::time::{Duration, Instant};
 /// CPU use below this share of one core counts as idle.
 const IDLE_SHARE: f64 = 0.02;
 
-/// Follows the CPU time of one process group.
+/// Follows the CPU time of one replica.
+#[derive(Default)]
 pub struct IdleMeter {
-    group: i32,
     last: Option<(Instant, Duration)>,
     idle_since: Option<Instant>,
 }
 
 impl IdleMeter {
-    pub fn new(group: i32) -> Self {
-        Self {
-            group,
-            last: None,
-            idle_since: None,
-        }
-    }
-
-    /// Takes a sample and tells for how long the group has been idle.
-    pub fn sample(&mut self) -> Duration {
+    /// Takes the CPU time used so far, and tells for how long it has been idle.
+    pub fn sample(&mut self, used: Option<Duration>) -> Duration {
         let now = Instant::now();
-        let Some(used) = cpu_time(self.group) else {
+        let Some(used) = used else {
             return Duration::ZERO;
         };
         if let Some((then, before)) = self.last {
@@ -47,7 +39,7 @@ impl IdleMeter {
 
 /// CPU time of all processes in the group, or `None` where the system does not tell.
 #[cfg(target_os = "linux")]
-fn cpu_time(group: i32) -> Option<Duration> {
+pub fn cpu_time(group: i32) -> Option<Duration> {
     let mut ticks = 0;
     for entry in std::fs::read_dir("/proc").ok()?.flatten() {
         let name = entry.file_name();
@@ -74,7 +66,7 @@ fn cpu_time(group: i32) -> Option<Duration> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn cpu_time(_group: i32) -> Option<Duration> {
+pub fn cpu_time(_group: i32) -> Option<Duration> {
     None
 }
 
@@ -94,16 +86,14 @@ mod tests {
     }
 
     fn idle_after_samples(child: &mut Child) -> Duration {
-        let mut meter = IdleMeter::new(i32::try_from(child.id()).unwrap());
+        let group = i32::try_from(child.id()).unwrap();
+        let mut meter = IdleMeter::default();
         let mut idle = Duration::ZERO;
         for _ in 0..4 {
-            idle = meter.sample();
+            idle = meter.sample(cpu_time(group));
             std::thread::sleep(Duration::from_millis(100));
         }
-        crate::local::supervisor::sweep::signal_group(
-            i32::try_from(child.id()).unwrap(),
-            rustix::process::Signal::KILL,
-        );
+        crate::local::supervisor::sweep::signal_group(group, rustix::process::Signal::KILL);
         child.wait().unwrap();
         idle
     }

@@ -1,5 +1,6 @@
-//! From a stored app to the process that runs it.
+//! From a stored app to the process or the container that runs it.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -7,10 +8,12 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
 
+use super::container::{Containers, Order};
 use super::diagnose::Failure;
 use super::memory;
-use super::replica::Launch;
-use super::secrets;
+use super::process::Program;
+use super::replica::{Launch, What};
+use super::secrets::{self, Revealed};
 use crate::config::Home;
 use crate::error::Code;
 use crate::local::store::AppKey;
@@ -31,8 +34,8 @@ pub struct Environment {
 
 /// Finds the environment that an image URI names. Implemented above this layer.
 pub trait Environments: Send + Sync + 'static {
-    /// `Err` says why the image cannot be run here.
-    fn locate(&self, image_uri: &str) -> Result<Environment, String>;
+    /// `None` for an image that is a container's; `Err` says why an environment cannot be used.
+    fn locate(&self, image_uri: &str) -> Result<Option<Environment>, String>;
 
     /// Makes the environment of an image that can be made from its name alone, where it is
     /// missing; `tell` hears what is going on. Other images are left as they are.
@@ -59,6 +62,7 @@ pub struct Setting {
     pub listening: Arc<ArcSwap<String>>,
     /// Where all apps answer by name, once it is known that programs here find such names; else 0.
     pub names_port: Arc<AtomicU16>,
+    pub containers: Arc<Containers>,
 }
 
 /// Variables of the platform's own environment that apps may need to reach the network.
@@ -115,7 +119,7 @@ pub fn speaks_h2(container: &core::Container) -> bool {
         .is_some_and(|port| port.name == "h2c")
 }
 
-/// Prepares the run folder of a replica and tells what to start in it.
+/// Tells what to start as a replica, and prepares the folder that a process runs in.
 pub fn prepare(
     setting: &Setting,
     key: &AppKey,
@@ -125,10 +129,54 @@ pub fn prepare(
     number: u64,
 ) -> Result<Launch, Failure> {
     let container = container(app)?;
+    let declared_port = container
+        .ports
+        .first()
+        .and_then(|port| u16::try_from(port.container_port).ok())
+        .unwrap_or(8080);
+    let raw_data = setting.home.raw_data().join(key.as_str());
     let environment = setting
         .environments
         .locate(&container.image)
         .map_err(|reason| Failure::new(Code::ImageNeedsContainer, reason))?;
+    let Revealed {
+        variables: secret_variables,
+        files: secret_files,
+    } = secrets::reveal(setting, app)?;
+    let what = match environment {
+        Some(environment) => {
+            let (path, args) = start(setting, &environment, app, container, &raw_data);
+            let mut env = variables(setting, key, app, container, &environment, declared_port);
+            env.extend(secret_variables);
+            What::Program(Program {
+                folder: run_folder(root, &environment)?,
+                path,
+                args,
+                env,
+            })
+        }
+        None => {
+            let mut order = order(setting, key, app, container, raw_data, declared_port)?;
+            order.env.extend(secret_variables);
+            if let Some(files) = &secret_files {
+                order.readable.push(secrets::open_to_containers(files)?);
+            }
+            What::Container(order)
+        }
+    };
+    Ok(Launch {
+        mark: format!("{}:{key}:{revision}:{number}", setting.mark),
+        name: format!("{}-{revision}-{number}", key.name()),
+        revision,
+        declared_port,
+        memory_limit: memory::limit(container),
+        secret_files,
+        what,
+    })
+}
+
+/// The folder that a process runs in, with the files of its image in place.
+fn run_folder(root: &Path, environment: &Environment) -> Result<PathBuf, Failure> {
     let folder = match &environment.workdir {
         Some(workdir) => inside(root, workdir),
         None => root.to_path_buf(),
@@ -141,28 +189,7 @@ pub fn prepare(
                 format!("cannot prepare `{}`: {error}", folder.display()),
             )
         })?;
-    let declared_port = container
-        .ports
-        .first()
-        .and_then(|port| u16::try_from(port.container_port).ok())
-        .unwrap_or(8080);
-    let raw_data = setting.home.raw_data().join(key.as_str());
-    let (program, args) = start(setting, &environment, app, container, &raw_data);
-    let secrets = secrets::reveal(setting, app)?;
-    let mut env = variables(setting, key, app, container, &environment, declared_port);
-    env.extend(secrets.variables);
-    Ok(Launch {
-        mark: format!("{}:{key}:{revision}:{number}", setting.mark),
-        name: format!("{}-{revision}-{number}", key.name()),
-        revision,
-        program,
-        args,
-        env,
-        secret_files: secrets.files,
-        folder,
-        declared_port,
-        memory_limit: memory::limit(container),
-    })
+    Ok(folder)
 }
 
 /// The program and its arguments: always an `fserve` of ours first, for it ties the process to the
@@ -199,6 +226,68 @@ fn is_fserve(container: &core::Container) -> bool {
     program.is_some_and(|program| program.file_name() == Some("fserve".as_ref()))
 }
 
+/// The container of an app, as a cluster would run it.
+fn order(
+    setting: &Setting,
+    key: &AppKey,
+    app: &app::App,
+    container: &core::Container,
+    raw_data: PathBuf,
+    declared_port: u16,
+) -> Result<Order, Failure> {
+    let uploads = setting.home.uploads();
+    // Whoever the image runs as writes there; the home itself admits nobody else.
+    let everybody = std::fs::Permissions::from_mode(0o777);
+    std::fs::create_dir_all(&uploads)
+        .and_then(|()| std::fs::create_dir_all(&raw_data))
+        .and_then(|()| std::fs::set_permissions(&raw_data, everybody))
+        .map_err(|error| {
+            let text = format!("cannot prepare `{}`: {error}", raw_data.display());
+            Failure::new(Code::AppFailed, text)
+        })?;
+    let words = |words: &[String]| -> Vec<String> {
+        let prefix = raw_data.to_string_lossy();
+        let words = words.iter();
+        words
+            .map(|word| word.replace("{{.rawOutputDataPrefix}}", &prefix))
+            .collect()
+    };
+    let mut env = vec![
+        ("PYTHONUNBUFFERED".to_owned(), "1".to_owned()),
+        ("PORT".to_owned(), declared_port.to_string()),
+    ];
+    let declared = container.env.iter();
+    env.extend(declared.map(|entry| (entry.key.clone(), entry.value.clone())));
+    env.push(("_RUN_MODE".to_owned(), "local".to_owned()));
+    env.extend(about(key, app, declared_port));
+    let shared = memory::bytes(&app.spec.extended_resources.shared_memory.size_limit);
+    Ok(Order {
+        image: container.image.clone(),
+        entrypoint: words(&container.command),
+        command: words(&container.args),
+        env,
+        readable: vec![uploads],
+        nano_cpus: memory::nano_cpus(container),
+        project: app.metadata.id.project.clone(),
+        domain: app.metadata.id.domain.clone(),
+        writable: vec![raw_data],
+        shared_memory: shared.and_then(|bytes| i64::try_from(bytes).ok()),
+    })
+}
+
+/// Variables by which a replica knows itself.
+fn about(key: &AppKey, app: &app::App, declared_port: u16) -> [(String, String); 5] {
+    let id = &app.metadata.id;
+    [
+        ("FLYTE_INTERNAL_EXECUTION_PROJECT", id.project.clone()),
+        ("FLYTE_INTERNAL_EXECUTION_DOMAIN", id.domain.clone()),
+        ("_FLYTE_APP_NAME", key.name().to_owned()),
+        ("_FLYTE_DECLARED_PORT", declared_port.to_string()),
+        ("_FLYTE_IN_REPLICA", "1".into()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+}
+
 /// The command line behind `fserve`.
 fn arguments(app: &app::App, container: &core::Container, raw_data: &Path) -> Vec<String> {
     let words = container.command.iter().chain(&container.args);
@@ -226,7 +315,6 @@ fn variables(
     environment: &Environment,
     declared_port: u16,
 ) -> Vec<(String, String)> {
-    let id = &app.metadata.id;
     let mut variables: Vec<(String, String)> = INHERITED
         .iter()
         .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)))
@@ -243,19 +331,15 @@ fn variables(
         set(&entry.key, entry.value.clone());
     }
     set("FLYTE_HOME", setting.home.path().display().to_string());
-    set("FLYTE_INTERNAL_EXECUTION_PROJECT", id.project.clone());
-    set("FLYTE_INTERNAL_EXECUTION_DOMAIN", id.domain.clone());
+    set("_FLYTE_CHANNEL", "stdin".into());
     if environment.foreign {
-        for (name, value) in of_a_cluster(setting, id) {
+        for (name, value) in of_a_cluster(setting, &app.metadata.id) {
             set(name, value);
         }
     } else {
         set("_RUN_MODE", "local".into());
     }
-    set("_FLYTE_APP_NAME", key.name().to_owned());
-    set("_FLYTE_DECLARED_PORT", declared_port.to_string());
-    set("_FLYTE_IN_REPLICA", "1".into());
-    set("_FLYTE_CHANNEL", "stdin".into());
+    variables.extend(about(key, app, declared_port));
     variables
 }
 
@@ -327,11 +411,11 @@ mod tests {
     struct Fixed(Environment);
 
     impl Environments for Fixed {
-        fn locate(&self, image_uri: &str) -> Result<Environment, String> {
-            if image_uri == "known" {
-                Ok(self.0.clone())
-            } else {
-                Err(format!("no image `{image_uri}`"))
+        fn locate(&self, image_uri: &str) -> Result<Option<Environment>, String> {
+            match image_uri {
+                "known" => Ok(Some(self.0.clone())),
+                "broken" => Err(format!("no image `{image_uri}`")),
+                _ => Ok(None),
             }
         }
 
@@ -356,6 +440,7 @@ mod tests {
             fserve: ["python", "-c", "ours"].map(str::to_owned).into(),
             listening: Arc::new(ArcSwap::from_pointee("localhost:8090".to_owned())),
             names_port: Arc::new(AtomicU16::new(80)),
+            containers: Arc::new(Containers::new(&Home::at(folder.to_path_buf()), "m", 1)),
         }
     }
 
@@ -399,16 +484,23 @@ mod tests {
         prepare(setting, &key(), app, &root, 1, 1)
     }
 
+    fn program(launch: Launch) -> Program {
+        match launch.what {
+            What::Program(program) => program,
+            What::Container(order) => panic!("a container: {order:?}"),
+        }
+    }
+
     #[test]
     fn fserve_lines_are_kept_and_own_commands_are_wrapped() {
         let folder = tempfile::tempdir().unwrap();
         let setting = setting(folder.path(), Environment::default());
         let app_ = app("known", &["fserve", "--version", "1", "--"], &["python"]);
-        let launch = launch_of(&setting, &app_).unwrap();
+        let launch = program(launch_of(&setting, &app_).unwrap());
         assert_eq!(launch.args, ["--version", "1", "--", "python"]);
 
         let app_ = app("known", &["gunicorn", "x:y"], &["-w", "2"]);
-        let launch = launch_of(&setting, &app_).unwrap();
+        let launch = program(launch_of(&setting, &app_).unwrap());
         assert_eq!(
             launch.args[2..],
             [
@@ -435,8 +527,8 @@ mod tests {
         };
         let setting = setting(folder.path(), environment);
         let words = ["fserve", "--version", "1", "--", "sh", "-c", "$MODE"];
-        let launch = launch_of(&setting, &app("known", &words, &[])).unwrap();
-        assert_eq!(launch.program, Path::new("python"));
+        let launch = program(launch_of(&setting, &app("known", &words, &[])).unwrap());
+        assert_eq!(launch.path, Path::new("python"));
         let expected = ["-c", "ours", "--version", "", "--", "/env/bin/fserve"];
         assert_eq!(launch.args[..6], expected);
         assert_eq!(
@@ -449,7 +541,7 @@ mod tests {
         let pattern = told("INTERNAL_APP_ENDPOINT_PATTERN").unwrap().1;
         assert_eq!(pattern, "http://{app_fqdn}-p-d.localhost:80");
 
-        let launch = launch_of(&setting, &app("known", &["gunicorn"], &[])).unwrap();
+        let launch = program(launch_of(&setting, &app("known", &["gunicorn"], &[])).unwrap());
         assert_eq!(launch.args[..3], ["-c", "ours", "--version"]);
         assert_eq!(launch.args.last().unwrap(), "gunicorn");
     }
@@ -459,7 +551,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let setting = setting(folder.path(), Environment::default());
         let app_ = app("known", &["fserve"], &[]);
-        let launch = launch_of(&setting, &app_).unwrap();
+        let launch = program(launch_of(&setting, &app_).unwrap());
         let get = |name: &str| {
             launch
                 .env
@@ -474,14 +566,41 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_image_says_why() {
+    fn a_lost_environment_says_why() {
         let folder = tempfile::tempdir().unwrap();
         let setting = setting(folder.path(), Environment::default());
-        let failure = launch_of(&setting, &app("other", &["fserve"], &[]))
+        let failure = launch_of(&setting, &app("broken", &["fserve"], &[]))
             .err()
             .unwrap();
         assert_eq!(failure.code, Code::ImageNeedsContainer);
-        assert!(failure.message.contains("`other`"));
+        assert!(failure.message.contains("`broken`"));
+    }
+
+    #[test]
+    fn other_images_are_run_as_a_cluster_runs_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let setting = setting(folder.path(), Environment::default());
+        let app_ = app(
+            "other",
+            &["fserve", "--raw-data-path", "{{.rawOutputDataPrefix}}"],
+            &["x"],
+        );
+        let launch = launch_of(&setting, &app_).unwrap();
+        let What::Container(order) = launch.what else {
+            panic!("not a container");
+        };
+        let raw_data = setting.home.raw_data().join("p/d/web");
+        assert_eq!(order.entrypoint[2], raw_data.to_string_lossy());
+        assert_eq!(
+            (order.image.as_str(), &order.command[..]),
+            ("other", &["x".to_owned()][..])
+        );
+        assert_eq!(order.writable, [raw_data]);
+        let names: Vec<&str> = order.env.iter().map(|(name, _)| name.as_str()).collect();
+        assert!(
+            names.contains(&"MODE") && !names.contains(&"PATH"),
+            "{names:?}"
+        );
     }
 
     #[test]
@@ -495,7 +614,7 @@ mod tests {
             ..Environment::default()
         };
         let setting = setting(folder.path(), environment);
-        let launch = launch_of(&setting, &app("known", &["fserve"], &[])).unwrap();
+        let launch = program(launch_of(&setting, &app("known", &["fserve"], &[])).unwrap());
         assert!(launch.folder.ends_with("p/d/web/1/app"));
         assert!(launch.folder.join("data.txt").is_file());
     }

@@ -29,8 +29,29 @@ pub fn limit(container: &core::Container) -> Option<u64> {
     of(&resources.limits).or_else(|| of(&resources.requests))
 }
 
+/// Billionths of a core that a container may use, where it has a limit.
+pub fn nano_cpus(container: &core::Container) -> Option<i64> {
+    let entries = &container.resources.limits;
+    let entry = entries
+        .iter()
+        .find(|entry| entry.name.as_known() == Some(ResourceName::CPU))?;
+    #[expect(clippy::cast_possible_truncation, reason = "`as` saturates")]
+    quantity(&entry.value).map(|cores| (cores * 1e9) as i64)
+}
+
 /// A quantity of Kubernetes, rounded down to bytes.
-fn bytes(quantity: &str) -> Option<u64> {
+pub fn bytes(text: &str) -> Option<u64> {
+    let bytes = quantity(text)?;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "`as` saturates, and nobody has more than that"
+    )]
+    (bytes >= 1.0).then_some(bytes as u64)
+}
+
+/// A quantity of Kubernetes.
+fn quantity(quantity: &str) -> Option<f64> {
     let unit = quantity.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
     let number = &quantity[..quantity.len() - unit.len()];
     let factor: f64 = match unit {
@@ -48,13 +69,7 @@ fn bytes(quantity: &str) -> Option<u64> {
         "Pi" => 1024_f64.powi(5),
         _ => exponent(unit)?,
     };
-    let bytes = number.parse::<f64>().ok()? * factor;
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "`as` saturates, and nobody has more than that"
-    )]
-    (bytes >= 1.0).then_some(bytes as u64)
+    Some(number.parse::<f64>().ok()? * factor)
 }
 
 fn exponent(unit: &str) -> Option<f64> {

@@ -1,9 +1,10 @@
-//! Runs apps: one task an app decides, replicas are processes, readiness is seen, not polled for.
+//! Runs apps: one task an app decides, replicas are processes or containers, readiness is seen.
 //!
-//! The supervisor knows processes, ports and logs. It knows nothing of the wire services above
+//! The supervisor knows processes, containers, ports and logs. It knows nothing of the wire services above
 //! it: they send it commands and read its state from the store.
 
 pub mod app;
+pub mod container;
 pub mod diagnose;
 pub mod launch;
 pub mod logs;
@@ -15,6 +16,8 @@ pub mod sweep;
 mod fleet;
 mod idle;
 mod memory;
+mod process;
 mod readiness;
 mod scale;
 mod task;
+mod vessel;

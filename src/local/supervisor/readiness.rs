@@ -12,7 +12,8 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::diagnose::Failure;
 use super::idle::IdleMeter;
-use super::replica::{Replica, Signs};
+use super::replica::Replica;
+use super::vessel::{Ear, Signs};
 use crate::error::Code;
 use crate::sys::port_watch::Event;
 use crate::wire::build::Health;
@@ -52,7 +53,7 @@ impl Replica {
             self.healthy(address, path, health).await?;
         }
         // Between two looks it may have taken all at once; it must not serve first and die then.
-        if self.kill_if_over_memory() {
+        if self.vessel.kill_if_over_memory() {
             let ending = self.ended().await;
             return Err(self.explain(ending).await);
         }
@@ -65,7 +66,7 @@ impl Replica {
         note: &(dyn Fn(Code, &str) + Send + Sync),
     ) -> Result<SocketAddr, Failure> {
         let mut seen = Seen::default();
-        let mut idle = IdleMeter::new(self.pid());
+        let mut idle = IdleMeter::default();
         let mut look = tokio::time::interval(LOOK);
         let mut last_sample = Instant::now();
         // A replica is waited for once.
@@ -87,12 +88,13 @@ impl Replica {
                     });
                 }
                 _ = look.tick() => {
-                    if seen.must_look && let Some(address) = self.look(&mut seen) {
-                        return Ok(address);
+                    if seen.must_look && seen.hear(&self.vessel.ears().await) {
+                        return Ok(self.assigned);
                     }
                     if last_sample.elapsed() >= SAMPLE {
                         last_sample = Instant::now();
-                        self.judge_idleness(&mut seen, idle.sample(), patience, note)?;
+                        let idle = idle.sample(self.vessel.cpu_time().await);
+                        self.judge_idleness(&mut seen, idle, patience, note)?;
                     }
                 }
             }
@@ -111,7 +113,15 @@ impl Replica {
             return Ok(());
         }
         let declared = self.declared_port;
-        let (code, text, limit) = if seen.elsewhere.is_empty() {
+        let (code, text, limit) = if seen.is_inside {
+            (
+                Code::AppNotListening,
+                format!(
+                    "the app listens on port {declared} of its container's own loopback address; it has to listen on `0.0.0.0`"
+                ),
+                WRONG_PORT_PATIENCE.min(patience),
+            )
+        } else if seen.elsewhere.is_empty() {
             (
                 Code::AppNotListening,
                 format!("the process runs, but nothing listens on port {declared}"),
@@ -136,21 +146,6 @@ impl Replica {
             seen.told = Some(text);
         }
         Ok(())
-    }
-
-    /// Looks for listening sockets of the replica's processes.
-    fn look(&self, seen: &mut Seen) -> Option<SocketAddr> {
-        for listener in listeners::get_all().ok()? {
-            let pid = i32::try_from(listener.process.pid).ok()?;
-            if process_group(pid) != Some(self.pid()) {
-                continue;
-            }
-            if listener.socket == self.assigned || listener.socket.port() == self.assigned.port() {
-                return Some(self.assigned);
-            }
-            seen.elsewhere.insert(listener.socket.port());
-        }
-        None
     }
 
     async fn healthy(
@@ -227,19 +222,13 @@ fn describe(status: u16, body: &str) -> String {
     }
 }
 
-#[cfg(unix)]
-fn process_group(pid: i32) -> Option<i32> {
-    let pid = rustix::process::Pid::from_raw(pid)?;
-    rustix::process::getpgid(Some(pid))
-        .ok()
-        .map(|group| group.as_raw_nonzero().get())
-}
-
 /// What a starting replica has shown so far.
 #[derive(Default)]
 struct Seen {
     must_look: bool,
     elsewhere: BTreeSet<u16>,
+    /// Whether it listens where nothing but itself can reach it.
+    is_inside: bool,
     failed: Option<Failure>,
     bind_failed: Option<(SocketAddr, i32)>,
     /// What was said of its idleness last.
@@ -247,6 +236,21 @@ struct Seen {
 }
 
 impl Seen {
+    /// Takes note of listening sockets; tells whether the replica's own is among them.
+    fn hear(&mut self, ears: &[Ear]) -> bool {
+        self.is_inside = ears.contains(&Ear::Inside);
+        for ear in ears {
+            match ear {
+                Ear::Served => return true,
+                Ear::Inside => {}
+                Ear::Elsewhere(port) => {
+                    self.elsewhere.insert(*port);
+                }
+            }
+        }
+        false
+    }
+
     fn take(&mut self, sign: Signs, declared: u16) -> Option<SocketAddr> {
         match sign {
             Signs::Watched(watched) => self.must_look = !watched,

@@ -22,6 +22,9 @@ const FOLDER_VARIABLE: &str = "FLYTE_SECRETS_DEFAULT_DIR";
 /// Files there are in memory and never reach a disk.
 const MEMORY: &str = "/dev/shm";
 
+/// Below the folder that keeps others out.
+const INNER: &str = "files";
+
 /// The secrets of one replica.
 #[derive(Default)]
 pub struct Revealed {
@@ -86,7 +89,9 @@ fn add_file(
             .prefix(&prefix(mark))
             .permissions(fs::Permissions::from_mode(0o700))
             .tempdir_in(room())?;
-        let folder = made.path().to_string_lossy().into_owned();
+        let folder = made.path().join(INNER);
+        fs::DirBuilder::new().mode(0o700).create(&folder)?;
+        let folder = folder.to_string_lossy().into_owned();
         revealed
             .variables
             .push((FOLDER_VARIABLE.to_owned(), folder));
@@ -95,7 +100,7 @@ fn add_file(
     let Some(folder) = &revealed.files else {
         return Ok(());
     };
-    let mut folder = folder.path().to_owned();
+    let mut folder = folder.path().join(INNER);
     if !secret.group.is_empty() {
         folder.push(plain(&secret.group)?);
         fs::DirBuilder::new()
@@ -109,6 +114,31 @@ fn add_file(
         .mode(0o600)
         .open(folder.join(plain(&secret.key)?))?
         .write_all(value)
+}
+
+/// Lets whoever a container runs as read the files; returns the folder to show to the container.
+///
+/// On this machine nobody else gets there: the folder around it stays closed.
+pub fn open_to_containers(files: &tempfile::TempDir) -> Result<PathBuf, Failure> {
+    let folder = files.path().join(INNER);
+    let open = || -> io::Result<()> {
+        for entry in walkdir::WalkDir::new(&folder) {
+            let entry = entry?;
+            let mode = if entry.file_type().is_dir() {
+                0o755
+            } else {
+                0o444
+            };
+            fs::set_permissions(entry.path(), fs::Permissions::from_mode(mode))?;
+        }
+        Ok(())
+    };
+    open().map_err(|error| Failure {
+        code: crate::error::Code::SecretStore,
+        message: format!("secrets cannot be given to a container: {error}"),
+        substate: Substate::SECRET_MOUNT_ERROR,
+    })?;
+    Ok(folder)
 }
 
 /// A name that leads nowhere else.
@@ -174,15 +204,29 @@ mod tests {
     use super::*;
     use crate::config::Home;
     use crate::error::Code;
+    use crate::local::supervisor::container::Containers;
     use crate::local::supervisor::launch::{Environment, Environments};
     use crate::wire::identifier;
+    use futures::future::BoxFuture;
     use std::sync::Arc;
 
     struct Nowhere;
 
     impl Environments for Nowhere {
-        fn locate(&self, _: &str) -> Result<Environment, String> {
+        fn locate(&self, _: &str) -> Result<Option<Environment>, String> {
             Err("no image is needed here".to_owned())
+        }
+
+        fn prepare<'a>(
+            &'a self,
+            _: &'a str,
+            _: &'a (dyn Fn(&str) + Send + Sync),
+        ) -> BoxFuture<'a, Result<(), Failure>> {
+            Box::pin(async { Ok(()) })
+        }
+
+        fn find(&self, _: &str) -> Option<String> {
+            None
         }
     }
 
@@ -191,6 +235,10 @@ mod tests {
             home: Home::at(folder.to_owned()),
             mark: format!("test{}", std::process::id()),
             environments: Arc::new(Nowhere),
+            fserve: Vec::new(),
+            listening: Arc::default(),
+            names_port: Arc::default(),
+            containers: Arc::new(Containers::new(&Home::at(folder.to_owned()), "m", 1)),
         }
     }
 

@@ -1,0 +1,457 @@
+//! The steps that install Python packages, whatever tool they were declared for.
+//!
+//! `uv` installs them all but those of pixi, from lists, locks and folders that are mounted while it
+//! runs; [`Writer`] says where they are and what the image is otherwise.
+
+use std::path::{Path, PathBuf};
+
+use super::recipe::{Instruction, Mount};
+use super::steps::{MOUNTS, SHELF, Staged, UV, UV_CACHE, Writer, quote, sentence, told};
+use crate::image::hash::{file_name, folder_of, source_paths, wheels};
+use crate::image::plan::{absolute, dependencies, flags, manifest_of, project_name};
+use crate::image::requirement::{self, Line};
+use crate::image::workspace::Workspace;
+use crate::image::{Error, script};
+use crate::spec::{InstallMode, InstallOptions};
+
+const PIXI_IMAGE: &str = "ghcr.io/prefix-dev/pixi:0.72.2";
+const PIXI_PROJECT: &str = "/opt/pixi-project";
+/// Makes a requirement of `flyte` by another package hold nothing: ours is put in afterwards.
+const OVERRIDES: &str = "flyte ; python_version < '0'\n";
+
+impl Writer<'_> {
+    /// One call of `uv pip install`; `arguments` are words, and `before` is run in front of it.
+    fn install(
+        &mut self,
+        origin: &str,
+        mut mounts: Vec<Mount>,
+        before: &str,
+        arguments: &[String],
+        secrets: Vec<Mount>,
+    ) {
+        let env = self.env();
+        mounts.splice(0..0, self.uv());
+        mounts.extend(secrets);
+        let mut words = vec![
+            UV.to_owned(),
+            "pip".into(),
+            "install".into(),
+            "--compile-bytecode".into(),
+            "--python".into(),
+            format!("{env}/bin/python"),
+        ];
+        if self.with_sdk {
+            let name = format!("{SHELF}/overrides.txt");
+            let target = format!("{MOUNTS}/overrides.txt");
+            self.context.text(&name, OVERRIDES);
+            words.extend(["--overrides".to_owned(), target.clone()]);
+            mounts.push(Mount::Context {
+                source: name,
+                target,
+            });
+        }
+        words.extend_from_slice(arguments);
+        let script = format!("{before}{} {}", uv_settings(), sentence(&words));
+        self.run(mounts, script, Some(origin));
+    }
+
+    /// Requirements without this SDK, which is placed rather than installed.
+    fn without_sdk(&mut self, requirements: &[String]) -> Vec<String> {
+        let (sdk, others): (Vec<_>, Vec<_>) = requirements
+            .iter()
+            .cloned()
+            .partition(|text| requirement::is_sdk(text));
+        self.with_sdk |= !sdk.is_empty();
+        others
+    }
+
+    pub(super) fn packages(
+        &mut self,
+        method: &'static str,
+        packages: &[String],
+        options: &InstallOptions,
+    ) -> Result<(), Error> {
+        let here = std::env::current_dir().unwrap_or_default();
+        let wanted = self.without_sdk(packages);
+        self.requirements_of(method, &wanted, &here, Vec::new(), options)
+    }
+
+    /// Installs requirements, those of this machine's folders among them.
+    fn requirements_of(
+        &mut self,
+        method: &'static str,
+        wanted: &[String],
+        folder: &Path,
+        mut arguments: Vec<String>,
+        options: &InstallOptions,
+    ) -> Result<(), Error> {
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let mut mounts = Vec::new();
+        arguments.extend(flags(method, options)?);
+        for text in wanted {
+            let Some(path) = requirement::local_path(text, folder) else {
+                arguments.push(text.clone());
+                continue;
+            };
+            let staged = self.stage(std::slice::from_ref(&path))?;
+            arguments.push(requirement::relocated(text, &staged.path(&path)));
+            mounts.push(staged.mount);
+        }
+        let secrets = self.secrets(method, &options.secret_mounts);
+        self.install(&told(method, wanted), mounts, "", &arguments, secrets);
+        Ok(())
+    }
+
+    pub(super) fn requirements(
+        &mut self,
+        method: &'static str,
+        file: &Path,
+        options: &InstallOptions,
+    ) -> Result<(), Error> {
+        let origin = told(method, &[file.display().to_string()]);
+        let mut files = Vec::new();
+        let mut waiting = vec![absolute(file)];
+        while let Some(file) = waiting.pop() {
+            if files.contains(&file) {
+                continue;
+            }
+            let text = std::fs::read_to_string(&file).map_err(Error::unreadable(&file))?;
+            let folder = folder_of(&file);
+            files.push(file);
+            for line in requirement::lines(&text) {
+                match line {
+                    Line::Include(url) if url.contains("://") => {}
+                    Line::Include(other) => waiting.push(folder.join(other)),
+                    Line::Requirement(text) => {
+                        self.with_sdk |= requirement::is_sdk(text);
+                        files.extend(requirement::local_path(text, &folder));
+                    }
+                }
+            }
+        }
+        let staged = self.stage(&files)?;
+        let list = staged.path(&absolute(file));
+        let folder = folder_of(Path::new(&list));
+        let mut arguments = flags(method, options)?;
+        arguments.extend(["-r".to_owned(), list]);
+        let before = format!("cd {} && ", quote(&folder.to_string_lossy()));
+        let secrets = self.secrets(method, &options.secret_mounts);
+        self.install(&origin, vec![staged.mount], &before, &arguments, secrets);
+        Ok(())
+    }
+
+    pub(super) fn uv_project(
+        &mut self,
+        method: &'static str,
+        pyproject: &Path,
+        lock: Option<&Path>,
+        mode: InstallMode,
+        options: &InstallOptions,
+    ) -> Result<(), Error> {
+        let origin = told(method, &[pyproject.display().to_string()]);
+        let pyproject = absolute(pyproject);
+        let manifest = manifest_of(method, &pyproject)?;
+        self.with_sdk |= names_sdk(&manifest);
+        let workspace = Workspace::of(&pyproject)?;
+        let shared = workspace.as_ref().map(Workspace::lock);
+        let lock = lock.map(absolute).or(shared.filter(|lock| lock.is_file()));
+        let staged = self.stage_project(&pyproject, workspace.as_ref(), mode)?;
+        let place = folder_of(Path::new(&staged.path(&pyproject)));
+        let place = place.to_string_lossy().into_owned();
+        let given = flags(method, options)?;
+        let secrets = self.secrets(method, &options.secret_mounts);
+        match lock {
+            Some(lock) => {
+                self.stage_lock(&staged, &pyproject, &lock, workspace.as_ref())?;
+                self.sync(&origin, &staged, &place, given, secrets);
+            }
+            None => {
+                let mut arguments = given;
+                arguments.extend(["-r".to_owned(), staged.path(&pyproject)]);
+                let mounts = vec![staged.mount.clone()];
+                let before = format!("cd {} && ", quote(&place));
+                self.install(&origin, mounts, &before, &arguments, secrets);
+            }
+        }
+        self.project_itself(method, &origin, staged, &place, mode, options)
+    }
+
+    /// The lock under the name and at the place where `uv` looks for it.
+    fn stage_lock(
+        &mut self,
+        staged: &Staged,
+        pyproject: &Path,
+        lock: &Path,
+        workspace: Option<&Workspace>,
+    ) -> Result<(), Error> {
+        let root = match workspace {
+            Some(workspace) => workspace.root.join("pyproject.toml"),
+            None => pyproject.to_path_buf(),
+        };
+        let beside = PathBuf::from(staged.path(&root)).with_file_name("uv.lock");
+        let relative = beside.strip_prefix(MOUNTS).unwrap_or(&beside);
+        let name = Path::new(SHELF).join(relative);
+        self.context.add(&name, lock, &self.sight)
+    }
+
+    /// What of a project its installer reads.
+    fn stage_project(
+        &mut self,
+        pyproject: &Path,
+        workspace: Option<&Workspace>,
+        mode: InstallMode,
+    ) -> Result<Staged, Error> {
+        let folder = folder_of(pyproject);
+        if let Some(workspace) = workspace {
+            return self.stage(&[
+                workspace.root.join("pyproject.toml"),
+                workspace.root.clone(),
+            ]);
+        }
+        let mut paths = vec![pyproject.to_path_buf()];
+        match mode {
+            InstallMode::InstallProject => paths.push(folder.clone()),
+            InstallMode::DependenciesOnly => {}
+        }
+        let text = std::fs::read_to_string(pyproject).map_err(Error::unreadable(pyproject))?;
+        paths.extend(
+            source_paths(&text)
+                .into_iter()
+                .map(|path| folder.join(path)),
+        );
+        self.stage(&paths)
+    }
+
+    fn sync(
+        &mut self,
+        origin: &str,
+        staged: &Staged,
+        place: &str,
+        given: Vec<String>,
+        secrets: Vec<Mount>,
+    ) {
+        let env = self.env();
+        let mut words: Vec<String> = [
+            UV,
+            "sync",
+            "--frozen",
+            "--inexact",
+            "--no-editable",
+            "--no-install-project",
+            "--no-install-package",
+            "flyte",
+            "--compile-bytecode",
+            "--python",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        words.push(format!("{env}/bin/python"));
+        words.extend(["--project".to_owned(), place.to_owned()]);
+        let is_ours =
+            |flag: &String| words.contains(flag) || flag == "--locked" || flag == "--active";
+        let given: Vec<String> = given.into_iter().filter(|flag| !is_ours(flag)).collect();
+        words.extend(given);
+        let mut mounts = self.uv();
+        mounts.push(staged.mount.clone());
+        mounts.extend(secrets);
+        let script = format!(
+            "{} UV_PROJECT_ENVIRONMENT={} {}",
+            uv_settings(),
+            quote(&env),
+            sentence(&words)
+        );
+        self.run(mounts, script, Some(origin));
+    }
+
+    /// Installs the project itself where that is asked for; its dependencies are there already.
+    fn project_itself(
+        &mut self,
+        method: &'static str,
+        origin: &str,
+        staged: Staged,
+        place: &str,
+        mode: InstallMode,
+        options: &InstallOptions,
+    ) -> Result<(), Error> {
+        match mode {
+            InstallMode::DependenciesOnly => return Ok(()),
+            InstallMode::InstallProject => {}
+        }
+        let plain = InstallOptions {
+            extra_args: None, // meant for the dependencies
+            ..options.clone()
+        };
+        let mut arguments = flags(method, &plain)?;
+        arguments.extend([
+            "--no-deps".to_owned(),
+            "--no-cache".into(),
+            place.to_owned(),
+        ]);
+        let secrets = self.secrets(method, &options.secret_mounts);
+        self.install(origin, vec![staged.mount], "", &arguments, secrets);
+        Ok(())
+    }
+
+    /// Poetry stays out of the image: it makes a list, and `uv` installs that.
+    pub(super) fn poetry(
+        &mut self,
+        method: &'static str,
+        pyproject: &Path,
+        lock: &Path,
+        mode: InstallMode,
+        options: &InstallOptions,
+    ) -> Result<(), Error> {
+        let origin = told(method, &[pyproject.display().to_string()]);
+        let pyproject = absolute(pyproject);
+        let manifest = manifest_of(method, &pyproject)?;
+        self.with_sdk |= names_sdk(&manifest);
+        let staged = self.stage_project(&pyproject, None, mode)?;
+        let place = folder_of(Path::new(&staged.path(&pyproject)));
+        let relative = place.strip_prefix(MOUNTS).unwrap_or(&place);
+        let name = Path::new(SHELF).join(relative).join("poetry.lock");
+        self.context.add(&name, lock, &self.sight)?;
+        let place = place.to_string_lossy().into_owned();
+        let env = self.env();
+        let list = format!("{MOUNTS}/poetry.txt");
+        let mut export: Vec<String> = [UV, "tool", "run", "--python"].map(str::to_owned).to_vec();
+        export.push(format!("{env}/bin/python"));
+        export.extend(
+            [
+                "--with",
+                "poetry-plugin-export",
+                "poetry",
+                "export",
+                "--without-hashes",
+            ]
+            .map(str::to_owned),
+        );
+        export.extend(["--directory".to_owned(), place.clone()]);
+        export.extend(["--output".to_owned(), list.clone()]);
+        export.extend(flags(method, options)?);
+        let before = format!(
+            "{} POETRY_VIRTUALENVS_CREATE=false {} && ",
+            uv_settings(),
+            sentence(&export)
+        );
+        let arguments = ["-r".to_owned(), list];
+        let secrets = self.secrets(method, &options.secret_mounts);
+        let mounts = vec![staged.mount.clone()];
+        self.install(&origin, mounts, &before, &arguments, secrets);
+        self.project_itself(method, &origin, staged, &place, mode, options)
+    }
+
+    /// The environment of pixi takes the place of the image's own.
+    pub(super) fn pixi(
+        &mut self,
+        method: &'static str,
+        manifest: &Path,
+        lock: Option<&Path>,
+        environment: &str,
+        mode: InstallMode,
+        options: &InstallOptions,
+    ) -> Result<(), Error> {
+        let origin = told(method, &[manifest.display().to_string()]);
+        let manifest = absolute(manifest);
+        let given = flags(method, options)?;
+        let source = format!("{SHELF}/pixi");
+        match mode {
+            InstallMode::InstallProject => {
+                let folder = folder_of(&manifest);
+                self.context.add(Path::new(&source), &folder, &self.sight)?;
+            }
+            InstallMode::DependenciesOnly => {
+                let name = Path::new(&source).join(file_name(&manifest));
+                self.context.add(&name, &manifest, &self.sight)?;
+            }
+        }
+        if let Some(lock) = lock {
+            let name = Path::new(&source).join("pixi.lock");
+            self.context.add(&name, lock, &self.sight)?;
+        }
+        let copy = Instruction::Copy {
+            source: format!("{source}/"),
+            target: PIXI_PROJECT.into(),
+            owner: None,
+        };
+        self.push(copy, Some(&origin));
+        let program = format!("{MOUNTS}/bin/pixi");
+        let mut words = vec![program.clone(), "install".into(), "--environment".into()];
+        words.push(environment.to_owned());
+        words.push("--manifest-path".into());
+        words.push(format!("{PIXI_PROJECT}/{}", file_name(&manifest)));
+        if lock.is_some() && !given.iter().any(|flag| flag == "--frozen") {
+            words.push("--locked".into());
+        }
+        words.extend(given);
+        let mut mounts = vec![
+            Mount::Image {
+                image: PIXI_IMAGE.into(),
+                source: "/usr/local/bin/pixi".into(),
+                target: program,
+            },
+            Mount::Cache {
+                id: "flyte-pixi".into(),
+                target: "/root/.cache/rattler".into(),
+            },
+        ];
+        mounts.extend(self.secrets(method, &options.secret_mounts));
+        self.run(mounts, sentence(&words), Some(&origin));
+        self.enter(&format!("{PIXI_PROJECT}/.pixi/envs/{environment}"));
+        Ok(())
+    }
+
+    pub(super) fn script(
+        &mut self,
+        method: &'static str,
+        path: &Path,
+        options: &InstallOptions,
+    ) -> Result<(), Error> {
+        let script = script::read(path, options.index_url.is_some())?;
+        let wanted = self.without_sdk(&script.dependencies);
+        self.notes.extend(script.notes);
+        let folder = folder_of(&absolute(path));
+        self.requirements_of(method, &wanted, &folder, script.flags, options)
+    }
+
+    pub(super) fn wheels(
+        &mut self,
+        method: &'static str,
+        package: &str,
+        folder: &Path,
+        options: &InstallOptions,
+    ) -> Result<(), Error> {
+        if requirement::is_sdk(package) {
+            self.with_sdk = true;
+            return Ok(());
+        }
+        let wheels = wheels(package, &absolute(folder))?;
+        let names: Vec<String> = wheels.iter().map(|wheel| file_name(wheel)).collect();
+        let staged = self.stage(&wheels)?;
+        let mut arguments = flags(method, options)?;
+        arguments.extend(["--find-links".to_owned(), staged.at.display().to_string()]);
+        arguments.extend(wheels.iter().map(|wheel| staged.path(wheel)));
+        let secrets = self.secrets(method, &options.secret_mounts);
+        self.install(
+            &told(method, &names),
+            vec![staged.mount],
+            "",
+            &arguments,
+            secrets,
+        );
+        Ok(())
+    }
+}
+
+/// What every call of `uv` is told.
+fn uv_settings() -> String {
+    format!("UV_CACHE_DIR={UV_CACHE} UV_LINK_MODE=copy UV_NO_PROGRESS=1 UV_PYTHON_DOWNLOADS=never")
+}
+
+fn names_sdk(manifest: &toml::Table) -> bool {
+    dependencies(manifest)
+        .iter()
+        .any(|text| requirement::is_sdk(text))
+        || project_name(manifest).is_some_and(|name| requirement::is_sdk(&name))
+}

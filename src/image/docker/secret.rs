@@ -1,0 +1,149 @@
+//! The values of secrets that an image mounts while it is built: found before the build begins,
+//! handed to the engine over its session, and in nobody's log.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use super::super::error::Error;
+use super::super::hash::secret_env_var;
+use crate::spec::SecretRef;
+
+/// Where machines that are given secrets as files keep them.
+const FOLDER: &str = "/etc/secrets";
+/// Shorter values stand in too many lines by chance.
+const SHORTEST_HIDDEN: usize = 4;
+
+/// Values by the name under which a build knows them.
+#[derive(Clone, Default)]
+pub(super) struct Secrets {
+    values: Arc<BTreeMap<String, Zeroizing<Vec<u8>>>>,
+}
+
+impl Secrets {
+    /// One that a test knows.
+    #[cfg(test)]
+    pub(super) fn of(name: &str, value: &str) -> Self {
+        let value = Zeroizing::new(value.as_bytes().to_vec());
+        Self {
+            values: Arc::new(BTreeMap::from([(name.to_owned(), value)])),
+        }
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&[u8]> {
+        self.values.get(name).map(|value| value.as_slice())
+    }
+
+    /// The line, with every secret in it made unreadable.
+    pub(super) fn hide(&self, line: &str) -> String {
+        let mut line = line.to_owned();
+        for value in self.values.values() {
+            let value = String::from_utf8_lossy(value);
+            for part in value.lines().filter(|part| part.len() >= SHORTEST_HIDDEN) {
+                line = line.replace(part, "***");
+            }
+        }
+        line
+    }
+
+    /// The values of all that `wanted` names; the first that is nowhere is an error.
+    pub(super) fn find(wanted: &[(&'static str, SecretRef)]) -> Result<Self, Error> {
+        let lookup = |name: &str| std::env::var(name).ok();
+        Self::find_in(wanted, lookup, Path::new(FOLDER))
+    }
+
+    fn find_in(
+        wanted: &[(&'static str, SecretRef)],
+        variable: impl Fn(&str) -> Option<String>,
+        folder: &Path,
+    ) -> Result<Self, Error> {
+        let mut values = BTreeMap::new();
+        for (method, secret) in wanted {
+            let mut names = vec![own_name(secret), secret_env_var(secret)];
+            names.dedup();
+            let file = folder.join(file_name(secret));
+            let value = names
+                .iter()
+                .find_map(|name| variable(name))
+                .map(String::into_bytes)
+                .or_else(|| std::fs::read(&file).ok());
+            let Some(value) = value else {
+                return Err(Error::SecretMissing {
+                    method,
+                    key: secret.key.clone(),
+                    variable: names.swap_remove(0),
+                    file,
+                });
+            };
+            values.insert(secret_env_var(secret), Zeroizing::new(value));
+        }
+        Ok(Self {
+            values: Arc::new(values),
+        })
+    }
+}
+
+/// The variable in which the user's shell holds it, whatever it is to be called in the build.
+fn own_name(secret: &SecretRef) -> String {
+    secret_env_var(&SecretRef {
+        env_var: None,
+        ..secret.clone()
+    })
+}
+
+fn file_name(secret: &SecretRef) -> String {
+    match &secret.group {
+        Some(group) => format!("{group}_{}", secret.key),
+        None => secret.key.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{Code, Diagnostic};
+
+    fn secret(key: &str, env_var: Option<&str>) -> (&'static str, SecretRef) {
+        let secret = SecretRef {
+            key: key.into(),
+            group: Some("team".into()),
+            mount: None,
+            env_var: env_var.map(str::to_owned),
+        };
+        ("with_commands", secret)
+    }
+
+    #[test]
+    fn values_come_from_variables_then_from_files() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("team_from-file"), "two").unwrap();
+        let variable = |name: &str| (name == "TEAM_MY_KEY").then(|| "one".to_owned());
+        let wanted = [secret("my-key", Some("TOKEN")), secret("from-file", None)];
+        let found = Secrets::find_in(&wanted, variable, folder.path()).unwrap();
+        assert_eq!(found.get("TOKEN"), Some(&b"one"[..]));
+        assert_eq!(found.get("TEAM_FROM_FILE"), Some(&b"two"[..]));
+        assert_eq!(found.get("MY_KEY"), None);
+    }
+
+    #[test]
+    fn a_secret_that_is_nowhere_is_named_with_its_places() {
+        let error = Secrets::find_in(&[secret("k", None)], |_| None, Path::new("/nowhere"));
+        let error = error.err().unwrap();
+        assert_eq!(error.code(), Code::ImageInvalid);
+        assert!(error.to_string().contains("`k`"), "{error}");
+        let hint = error.hints().join(" ");
+        assert!(
+            hint.contains("TEAM_K") && hint.contains("/nowhere/team_k"),
+            "{hint}"
+        );
+    }
+
+    #[test]
+    fn values_are_hidden_in_lines() {
+        let variable = |_: &str| Some("s3cret-value\nx".to_owned());
+        let found = Secrets::find_in(&[secret("k", None)], variable, Path::new("/")).unwrap();
+        assert_eq!(found.hide("token=s3cret-value x"), "token=*** x");
+    }
+}

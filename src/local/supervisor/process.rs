@@ -1,0 +1,320 @@
+//! A replica as a group of processes of this machine.
+//!
+//! It has a clean environment and speaks to the platform over its standard input, which `fserve`
+//! takes before it runs the app: there it hands over the watch on ports, and says what went wrong
+//! before the app ran.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, ready};
+use rustix::process::Signal;
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe::Receiver;
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::diagnose::{Ending, Failure};
+use super::replica::Launch;
+use super::spawner::Spawner;
+use super::vessel::{Ear, Launched, Signs, Vessel};
+use super::{idle, memory, sweep};
+use crate::error::Code;
+use crate::sys::port_watch;
+
+/// The program of a replica.
+pub struct Program {
+    pub path: PathBuf,
+    pub args: Vec<String>,
+    pub env: Vec<(String, String)>,
+    pub folder: PathBuf,
+}
+
+/// A running process group.
+struct Group {
+    leader: i32,
+    mark: String,
+    assigned: SocketAddr,
+    memory_limit: Option<u64>,
+    /// The memory for which it was killed.
+    exceeded: Arc<AtomicU64>,
+    /// Looks after its memory for as long as it is there.
+    _guard: Option<AbortOnDropHandle<()>>,
+}
+
+/// Starts the process; whether it serves is seen later.
+pub async fn start(
+    spawner: &Spawner,
+    launch: &Launch,
+    program: &Program,
+) -> Result<Launched, Failure> {
+    let failed = |error: io::Error| {
+        Failure::new(
+            Code::AppFailed,
+            format!("cannot start `{}`: {error}", program.path.display()),
+        )
+    };
+    let assigned = free_port().map_err(failed)?;
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
+    let mut command = command(launch, program, assigned, theirs.into());
+    // One pipe for both streams keeps their lines in order.
+    let (reader, writer) = io::pipe().map_err(failed)?;
+    command
+        .stdout(writer.try_clone().map_err(failed)?)
+        .stderr(writer);
+    let child = spawner.spawn(command).await.map_err(failed)?;
+    let leader = i32::try_from(child.id()).unwrap_or(i32::MAX);
+    let exceeded = Arc::new(AtomicU64::new(0));
+    let limit = launch.memory_limit;
+    let guard = limit.map(|limit| memory::guard(leader, limit, Arc::clone(&exceeded)));
+    let (sender, signs) = mpsc::unbounded_channel();
+    tokio::spawn(listen(ours, launch.declared_port, assigned.port(), sender));
+    let output = Receiver::from_owned_fd(reader.into()).map_err(failed)?;
+    Ok(Launched {
+        assigned,
+        ending: wait(child, limit, Arc::clone(&exceeded)),
+        signs,
+        output: Box::new(output),
+        vessel: Box::new(Group {
+            leader,
+            mark: launch.mark.clone(),
+            assigned,
+            memory_limit: limit,
+            exceeded,
+            _guard: guard.map(|guard| AbortOnDropHandle::new(tokio::spawn(guard))),
+        }),
+    })
+}
+
+impl Vessel for Group {
+    fn pid(&self) -> i32 {
+        self.leader
+    }
+
+    fn cpu_time(&self) -> BoxFuture<'_, Option<Duration>> {
+        ready(idle::cpu_time(self.leader)).boxed()
+    }
+
+    fn ears(&self) -> BoxFuture<'_, Vec<Ear>> {
+        ready(self.look()).boxed()
+    }
+
+    fn kill_if_over_memory(&self) -> bool {
+        self.memory_limit
+            .is_some_and(|limit| memory::kill_if_over(self.leader, limit, &self.exceeded))
+    }
+
+    fn terminate(&self) -> BoxFuture<'_, ()> {
+        sweep::signal_group(self.leader, Signal::TERM);
+        ready(()).boxed()
+    }
+
+    fn clear(&self) -> BoxFuture<'_, ()> {
+        sweep::signal_group(self.leader, Signal::KILL);
+        let mark = self.mark.clone();
+        let sweep = tokio::task::spawn_blocking(move || sweep::kill_marked(&mark));
+        async {
+            if let Ok(count @ 1..) = sweep.await {
+                tracing::debug!(mark = self.mark, count, "swept processes");
+            }
+        }
+        .boxed()
+    }
+
+    fn abandon(&self) {
+        sweep::signal_group(self.leader, Signal::KILL);
+    }
+}
+
+impl Group {
+    /// Listening sockets of its processes.
+    fn look(&self) -> Vec<Ear> {
+        let own = |listener: &listeners::Listener| {
+            let pid = i32::try_from(listener.process.pid).ok();
+            pid.and_then(process_group) == Some(self.leader)
+        };
+        let all = listeners::get_all().unwrap_or_default();
+        all.iter()
+            .filter(|listener| own(listener))
+            .map(|listener| listener.socket.port())
+            .map(|port| {
+                if port == self.assigned.port() {
+                    Ear::Served
+                } else {
+                    Ear::Elsewhere(port)
+                }
+            })
+            .collect()
+    }
+}
+
+fn process_group(pid: i32) -> Option<i32> {
+    let pid = rustix::process::Pid::from_raw(pid)?;
+    rustix::process::getpgid(Some(pid))
+        .ok()
+        .map(|group| group.as_raw_nonzero().get())
+}
+
+/// The process to start, but for where it writes to.
+fn command(launch: &Launch, program: &Program, assigned: SocketAddr, channel: OwnedFd) -> Command {
+    let mut command = Command::new(&program.path);
+    command
+        .args(&program.args)
+        .env_clear()
+        .envs(program.env.iter().map(|(key, value)| (key, value)))
+        .env(sweep::MARK, &launch.mark)
+        .env("_FLYTE_ASSIGNED_PORT", assigned.port().to_string())
+        .current_dir(&program.folder)
+        .stdin(channel)
+        .process_group(0);
+    command
+}
+
+/// Ports that replicas are led to: below those that the kernel takes for outgoing connections, of
+/// which a loaded gateway makes many between here and the moment when the app binds.
+const PORTS: std::ops::Range<u16> = 10_000..20_000;
+
+/// A port of loopback that is free now, and that was not given to another replica just before.
+fn free_port() -> io::Result<SocketAddr> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let span = u32::from(PORTS.end - PORTS.start);
+    // Platforms of several homes begin at places of their own.
+    let home = std::process::id().wrapping_mul(7919);
+    for _ in 0..span {
+        let step = home.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % span;
+        let port = PORTS.start + u16::try_from(step).unwrap_or(0);
+        if let Ok(socket) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            return socket.local_addr();
+        }
+    }
+    Err(io::ErrorKind::AddrInUse.into())
+}
+
+fn wait(
+    mut child: Child,
+    limit: Option<u64>,
+    exceeded: Arc<AtomicU64>,
+) -> watch::Receiver<Option<Ending>> {
+    let (sender, receiver) = watch::channel(None);
+    let wait = move || {
+        let ended = child.wait();
+        let used = exceeded.load(Ordering::Acquire);
+        let ending = match (ended, limit) {
+            (Ok(_), Some(limit)) if used > limit => Ending::OutOfMemory { used, limit },
+            (Ok(status), _) => match (status.code(), status.signal()) {
+                (Some(code), _) => Ending::Exited(code),
+                (None, signal) => Ending::Signalled(signal.unwrap_or(9)),
+            },
+            (Err(_), _) => Ending::Signalled(9),
+        };
+        // Nobody listens any more when the replica was dropped.
+        let _ = sender.send(Some(ending));
+    };
+    // Without a thread the sender is dropped, which `ended` reads as "killed".
+    if let Err(error) = std::thread::Builder::new()
+        .name("replica-wait".into())
+        .stack_size(64 * 1024)
+        .spawn(wait)
+    {
+        tracing::error!(%error, "no thread to wait for a replica");
+    }
+    receiver
+}
+
+/// What `fserve` says on the replica's standard input, one JSON object a line.
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Said {
+    /// Comes with the descriptor of the watch when it is true.
+    Watched(bool),
+    Failed {
+        code: String,
+        message: String,
+    },
+}
+
+async fn listen(
+    stream: std::os::unix::net::UnixStream,
+    declared: u16,
+    assigned: u16,
+    signs: mpsc::UnboundedSender<Signs>,
+) {
+    if let Err(error) = read_said(stream, declared, assigned, &signs).await {
+        tracing::debug!(%error, "a replica's channel ended");
+    }
+}
+
+async fn read_said(
+    stream: std::os::unix::net::UnixStream,
+    declared: u16,
+    assigned: u16,
+    signs: &mpsc::UnboundedSender<Signs>,
+) -> io::Result<()> {
+    stream.set_nonblocking(true)?;
+    let stream = UnixStream::from_std(stream)?;
+    let mut pending = Vec::new();
+    let mut watcher = None;
+    loop {
+        stream.readable().await?;
+        let mut buffer = [0; 8192];
+        let received = stream.try_io(tokio::io::Interest::READABLE, || {
+            crate::sys::recv_fd(stream.as_fd(), &mut buffer)
+        });
+        let (count, descriptor) = match received {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            other => other?,
+        };
+        if count == 0 {
+            return Ok(());
+        }
+        watcher = descriptor.or(watcher);
+        pending.extend_from_slice(&buffer[..count]);
+        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = pending.drain(..=end).collect();
+            match serde_json::from_slice(&line)? {
+                Said::Watched(true) if watcher.is_some() => {
+                    if let Some(listener) = watcher.take() {
+                        tokio::spawn(forward_ports(listener, declared, assigned, signs.clone()));
+                    }
+                    let _ = signs.send(Signs::Watched(true));
+                }
+                Said::Watched(_) => {
+                    let _ = signs.send(Signs::Watched(false));
+                }
+                Said::Failed { code, message } => {
+                    let code = Code::ALL
+                        .iter()
+                        .copied()
+                        .find(|known| known.as_str() == code)
+                        .unwrap_or(Code::AppFailed);
+                    let _ = signs.send(Signs::Failed(Failure::new(code, message)));
+                }
+            }
+        }
+    }
+}
+
+async fn forward_ports(
+    listener: OwnedFd,
+    declared: u16,
+    assigned: u16,
+    signs: mpsc::UnboundedSender<Signs>,
+) {
+    let (sender, mut events) = mpsc::unbounded_channel();
+    let serve = port_watch::serve(listener, port_watch::Rewrite { declared, assigned }, sender);
+    let forward = async {
+        while let Some(event) = events.recv().await {
+            // The replica was dropped, but its binds must still be answered until it is dead.
+            let _ = signs.send(Signs::Port(event));
+        }
+    };
+    tokio::join!(serve, forward);
+}
