@@ -127,6 +127,8 @@ codes! {
     ImageNeedsContainer = "image.needs_container", Build, "a layer needs a container engine";
     ImageNoPython = "image.no_python", Build, "no Python interpreter fits the request";
     ImageBuildFailed = "image.build_failed", Build, "an installer ended with an error";
+    ImageRegistry = "image.registry", Unavailable, "a registry could not be reached, or did not do as asked";
+    ImageDenied = "image.denied", Auth, "a registry does not know the caller, or the caller may not do this";
     ClientUnavailable = "client.unavailable", Unavailable, "the control plane does not answer";
     ClientUnauthenticated = "client.unauthenticated", Auth, "the control plane does not know the caller";
     ClientDenied = "client.denied", Auth, "the caller may not do this";

@@ -45,6 +45,25 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// What Docker knows of a credential cannot be had.
+    #[error("cannot read credentials from `{source_name}`: {problem}")]
+    Credentials {
+        /// A file, or the program that was asked.
+        source_name: String,
+        problem: String,
+        hint: String,
+    },
+    /// A registry refused, failed or could not be reached; what it holds is not known.
+    #[error("registry `{registry}`: cannot {action}: {reason}")]
+    Registry {
+        registry: String,
+        /// Such as "read the manifest of `x:1`".
+        action: String,
+        /// The status and what the registry said, or why it was not reached.
+        reason: String,
+        fault: Fault,
+        hint: String,
+    },
     /// The folder of environments cannot be used.
     #[error("cannot {action} `{}`", path.display())]
     Store {
@@ -53,6 +72,17 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+}
+
+/// Who has to do something about a registry that did not do as asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It does not know us, or does not let us.
+    Denied,
+    /// It was not reached, or is not well: later it may work.
+    Passing,
+    /// What it answers, or holds, is not what was asked for.
+    Answer,
 }
 
 impl Error {
@@ -82,6 +112,15 @@ impl Diagnostic for Error {
             Self::Invalid { .. } | Self::Unreadable { .. } => Code::ImageInvalid,
             Self::NeedsContainer { .. } => Code::ImageNeedsContainer,
             Self::NoPython { .. } => Code::ImageNoPython,
+            Self::Credentials { .. }
+            | Self::Registry {
+                fault: Fault::Denied,
+                ..
+            } => Code::ImageDenied,
+            Self::Registry {
+                fault: Fault::Passing | Fault::Answer,
+                ..
+            } => Code::ImageRegistry,
             Self::Install { .. } | Self::Start { .. } | Self::Store { .. } => {
                 Code::ImageBuildFailed
             }
@@ -90,7 +129,9 @@ impl Diagnostic for Error {
 
     fn hints(&self) -> Vec<String> {
         match self {
-            Self::NeedsContainer { hint, .. } => vec![hint.clone()],
+            Self::NeedsContainer { hint, .. }
+            | Self::Credentials { hint, .. }
+            | Self::Registry { hint, .. } => vec![hint.clone()],
             Self::NoPython { asked, .. } => {
                 vec![format!(
                     "install Python {asked}, for example with `pyenv` or `uv python install`"
@@ -107,7 +148,13 @@ impl Diagnostic for Error {
     fn retry(&self) -> Retry {
         match self {
             Self::Install { tail, .. } if network_failed(tail) => Retry::Maybe,
-            Self::Install { .. }
+            Self::Registry {
+                fault: Fault::Passing,
+                ..
+            } => Retry::Maybe,
+            Self::Credentials { .. }
+            | Self::Registry { .. }
+            | Self::Install { .. }
             | Self::Invalid { .. }
             | Self::Unreadable { .. }
             | Self::NeedsContainer { .. }
@@ -120,7 +167,9 @@ impl Diagnostic for Error {
     fn log_tail(&self) -> Vec<String> {
         match self {
             Self::Install { tail, .. } => tail.clone(),
-            Self::Invalid { .. }
+            Self::Credentials { .. }
+            | Self::Registry { .. }
+            | Self::Invalid { .. }
             | Self::Unreadable { .. }
             | Self::NeedsContainer { .. }
             | Self::NoPython { .. }

@@ -14,6 +14,7 @@ pub mod make;
 mod pins;
 mod plan;
 mod python;
+pub mod registry;
 mod released;
 mod requirement;
 mod script;
@@ -22,6 +23,6 @@ mod system;
 mod uv;
 mod workspace;
 
-pub use error::Error;
+pub use error::{Error, Fault};
 pub use hash::{ImageHash, content_hash, remembered_hash, uri};
 pub use released::Released;
