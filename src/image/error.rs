@@ -204,6 +204,12 @@ fn install_hints(tail: &[String], held_by: Option<&Path>) -> Vec<String> {
                 .into(),
         );
     }
+    if said("because building from source is disabled") {
+        hints.push(
+            "the OCI builder takes wheels only: use the Docker builder, or a version that has a wheel"
+                .into(),
+        );
+    }
     if let Some(pins) = held_by.filter(|_| said("No solution found")) {
         hints.push(format!(
             "the image is held to the versions of its first build (`{}`); `flyte build --force` resolves again",
