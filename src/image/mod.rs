@@ -11,6 +11,7 @@ mod error;
 mod hash;
 mod ignore;
 pub mod make;
+pub mod oci;
 mod pins;
 mod plan;
 mod python;

@@ -11,6 +11,10 @@ use super::error::Error;
 /// The kernel cuts longer `#!` lines (`BINPRM_BUF_SIZE` before Linux 5.1).
 const SHEBANG_MAX_BYTES: usize = 127;
 
+/// The programs of the SDK, each with the module whose `main` it calls.
+pub(super) const LAUNCHERS: [(&str, &str); 2] =
+    [("fserve", "flyte._runtime"), ("flyte", "flyte._cli")];
+
 /// The `site-packages` of an environment.
 pub(super) fn site_packages(env: &Path) -> Result<PathBuf, Error> {
     let lib = env.join("lib");
@@ -36,12 +40,13 @@ pub(super) fn place(payload: &SdkPayload, env: &Path) -> Result<(), Error> {
         }
         place_entry(entry, &target)?;
     }
-    write_launcher(env, "fserve", "flyte._runtime")?;
-    write_launcher(env, "flyte", "flyte._cli")
+    LAUNCHERS
+        .iter()
+        .try_for_each(|(name, module)| write_launcher(env, name, module))
 }
 
 /// Ours replace what an installer left; what we merely need yields to it.
-fn is_ours(name: &OsStr) -> bool {
+pub(super) fn is_ours(name: &OsStr) -> bool {
     name == "flyte" || name.to_string_lossy().starts_with("flyte_rs-")
 }
 
@@ -84,7 +89,7 @@ fn write_launcher(env: &Path, name: &str, module: &str) -> Result<(), Error> {
 }
 
 /// The program drops its own folder from `sys.path`, so that what lies in `bin` is no module.
-fn launcher(python: &Path, module: &str) -> String {
+pub(super) fn launcher(python: &Path, module: &str) -> String {
     let head = first_lines(&python.to_string_lossy());
     format!(
         "{head}import sys\n\
