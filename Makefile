@@ -12,7 +12,7 @@ SOURCES := $(shell find src proto python -type f -not -name '*.pyc' 2>/dev/null)
 # Packages of the `dev` group of pyproject.toml, which an installer of the machine may be too old to read.
 DEV := $(shell sed -n 's/^dev = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
 
-.PHONY: install serve stop test test-rust test-python fuzz check format bench bench-bundle bench-cluster bench-gateway bench-parameters clean
+.PHONY: install serve stop test test-rust test-python fuzz check format bench bench-bundle bench-cluster bench-gateway bench-image bench-parameters clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -96,6 +96,10 @@ bench-cluster: install
 ## bench-parameters: a folder of 2 GB from S3, beside `aws s3 cp`; starting a replica beside plain Python (needs go)
 bench-parameters: install
 	$(BIN)/python benches/parameters.py
+
+## bench-image: images beside the Docker Engine (needs docker, docker-registry and the base image)
+bench-image: install
+	$(BIN)/python benches/image.py
 
 clean:
 	rm -rf $(VENV) $(CARGO_TARGET_DIR)

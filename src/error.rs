@@ -129,6 +129,8 @@ codes! {
     ImageBuildFailed = "image.build_failed", Build, "an installer ended with an error";
     ImagePullFailed = "image.pull_failed", Build, "a container image could not be fetched";
     EngineFailed = "engine.failed", Build, "the container engine refused or broke off what was asked of it";
+    ImageRegistry = "image.registry", Unavailable, "a registry could not be reached, or did not do as asked";
+    ImageDenied = "image.denied", Auth, "a registry does not know the caller, or the caller may not do this";
     ClientUnavailable = "client.unavailable", Unavailable, "the control plane does not answer";
     ClientUnauthenticated = "client.unauthenticated", Auth, "the control plane does not know the caller";
     ClientDenied = "client.denied", Auth, "the caller may not do this";

@@ -271,6 +271,7 @@ class Image:
     _layers: tuple[Layer, ...]
     _registry_secret: Secret | None
     _python_is_explicit: bool
+    _platform_is_explicit: bool
     _install_flyte: bool
     _base_kind: str
 
@@ -296,6 +297,7 @@ class Image:
             "_is_cloned": True,
             "_layers": (),
             "_python_is_explicit": False,
+            "_platform_is_explicit": False,
             "_install_flyte": False,
             "_base_kind": base_kind,
             **values,
@@ -361,6 +363,7 @@ class Image:
             name=name,
             registry=registry,
             platform=_platforms(platform) if platform else _PLATFORMS,
+            _platform_is_explicit=bool(platform),
             python_version=version,
             extendable=True,
             _registry_secret=_secret(registry_secret),
@@ -403,6 +406,7 @@ class Image:
             registry=registry,
             name=name,
             platform=_platforms(platform or "linux/amd64"),
+            _platform_is_explicit=bool(platform),
         )
 
     @classmethod
@@ -530,7 +534,7 @@ class Image:
         if extendable is not None:
             values["extendable"] = extendable
         if platform:
-            values["platform"] = _platforms(platform)
+            values.update(platform=_platforms(platform), _platform_is_explicit=True)
         if python_version:
             version = _python_version(python_version)
             values.update(python_version=version, _python_is_explicit=True)

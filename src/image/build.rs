@@ -313,13 +313,13 @@ fn no_poetry(hint: &str) -> Error {
     }
 }
 
-fn find_poetry() -> Result<PathBuf, Error> {
+pub(super) fn find_poetry() -> Result<PathBuf, Error> {
     let hint = "install it, for example by `uv tool install poetry --with poetry-plugin-export`";
     system::find_on_path("poetry").ok_or_else(|| no_poetry(hint))
 }
 
 /// Arguments that users pass to `uv sync` and that would now come twice.
-fn is_set_by_us(flag: &str) -> bool {
+pub(super) fn is_set_by_us(flag: &str) -> bool {
     matches!(
         flag,
         "--frozen"
@@ -332,7 +332,7 @@ fn is_set_by_us(flag: &str) -> bool {
 }
 
 /// A secret is a variable of the caller; without it the installer explains what it may not do.
-fn pass_secrets(command: &mut Command, step: &Step) {
+pub(super) fn pass_secrets(command: &mut Command, step: &Step) {
     for name in &step.secrets {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);

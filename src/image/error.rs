@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::engine;
-use crate::error::{Code, Diagnostic, Retry};
+use crate::error::{Code, Diagnostic, Retry, did_you_mean};
 
 /// Failure to hash, plan or build an image.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +68,34 @@ pub enum Error {
     },
     #[error(transparent)]
     Engine(#[from] engine::Error),
+    /// What Docker knows of a credential cannot be had.
+    #[error("cannot read credentials from `{source_name}`: {problem}")]
+    Credentials {
+        /// A file, or the program that was asked.
+        source_name: String,
+        problem: String,
+        hint: String,
+    },
+    /// A registry refused, failed or could not be reached; what it holds is not known.
+    #[error("registry `{registry}`: cannot {action}: {reason}")]
+    Registry {
+        registry: String,
+        /// Such as "read the manifest of `x:1`".
+        action: String,
+        /// The status and what the registry said, or why it was not reached.
+        reason: String,
+        fault: Fault,
+        hint: String,
+    },
+    /// Each builder that was asked, and why it cannot.
+    #[error("no builder can make the image: {}", refusals(refused))]
+    NoBuilder { refused: Vec<(&'static str, Error)> },
+    #[error("no image is configured under the name `{name}`")]
+    UnknownRef { name: String, known: Vec<String> },
+    #[error(
+        "image `{image}` is for a cluster, and no registry is named that it could be pulled from"
+    )]
+    NoRegistry { image: String },
     /// The folder of environments cannot be used.
     #[error("cannot {action} `{}`", path.display())]
     Store {
@@ -76,6 +104,22 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+}
+
+fn refusals(refused: &[(&'static str, Error)]) -> String {
+    let one = |(builder, error): &(&'static str, Error)| format!("{builder}: {error}");
+    refused.iter().map(one).collect::<Vec<_>>().join("; ")
+}
+
+/// Who has to do something about a registry that did not do as asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It does not know us, or does not let us.
+    Denied,
+    /// It was not reached, or is not well: later it may work.
+    Passing,
+    /// What it answers, or holds, is not what was asked for.
+    Answer,
 }
 
 impl Error {
@@ -105,11 +149,21 @@ impl Diagnostic for Error {
             Self::Invalid { .. } | Self::Unreadable { .. } | Self::SecretMissing { .. } => {
                 Code::ImageInvalid
             }
+            Self::NoRegistry { .. } | Self::UnknownRef { .. } => Code::ImageInvalid,
             Self::Pull { .. } => Code::ImagePullFailed,
             Self::Push { .. } => Code::ImageBuildFailed,
             Self::Engine(error) => error.code(),
-            Self::NeedsContainer { .. } => Code::ImageNeedsContainer,
+            Self::NeedsContainer { .. } | Self::NoBuilder { .. } => Code::ImageNeedsContainer,
             Self::NoPython { .. } => Code::ImageNoPython,
+            Self::Credentials { .. }
+            | Self::Registry {
+                fault: Fault::Denied,
+                ..
+            } => Code::ImageDenied,
+            Self::Registry {
+                fault: Fault::Passing | Fault::Answer,
+                ..
+            } => Code::ImageRegistry,
             Self::Install { .. } | Self::Start { .. } | Self::Store { .. } => {
                 Code::ImageBuildFailed
             }
@@ -118,7 +172,9 @@ impl Diagnostic for Error {
 
     fn hints(&self) -> Vec<String> {
         match self {
-            Self::NeedsContainer { hint, .. } => vec![hint.clone()],
+            Self::NeedsContainer { hint, .. }
+            | Self::Credentials { hint, .. }
+            | Self::Registry { hint, .. } => vec![hint.clone()],
             Self::NoPython { asked, .. } => {
                 vec![format!(
                     "install Python {asked}, for example with `pyenv` or `uv python install`"
@@ -134,6 +190,13 @@ impl Diagnostic for Error {
                     .into(),
             ],
             Self::Engine(error) => error.hints(),
+            Self::NoBuilder { refused } => {
+                refused.iter().flat_map(|(_, error)| error.hints()).collect()
+            }
+            Self::UnknownRef { name, known } => unknown_ref(name, known),
+            Self::NoRegistry { .. } => vec![
+                "name one: `Image...(registry=\"ghcr.io/acme\")`, `image.registry` in the configuration, or `FLYTE_IMAGE_REGISTRY`".into(),
+            ],
             Self::Invalid { .. }
             | Self::Unreadable { .. }
             | Self::Start { .. }
@@ -147,7 +210,16 @@ impl Diagnostic for Error {
             Self::Engine(error)
             | Self::Pull { source: error, .. }
             | Self::Push { source: error, .. } => error.retry(),
-            Self::Install { .. }
+            Self::Registry {
+                fault: Fault::Passing,
+                ..
+            } => Retry::Maybe,
+            Self::Credentials { .. }
+            | Self::NoBuilder { .. }
+            | Self::NoRegistry { .. }
+            | Self::UnknownRef { .. }
+            | Self::Registry { .. }
+            | Self::Install { .. }
             | Self::SecretMissing { .. }
             | Self::Invalid { .. }
             | Self::Unreadable { .. }
@@ -165,6 +237,11 @@ impl Diagnostic for Error {
             | Self::Pull { .. }
             | Self::Push { .. }
             | Self::Engine(_)
+            | Self::Credentials { .. }
+            | Self::NoBuilder { .. }
+            | Self::NoRegistry { .. }
+            | Self::UnknownRef { .. }
+            | Self::Registry { .. }
             | Self::Invalid { .. }
             | Self::Unreadable { .. }
             | Self::NeedsContainer { .. }
@@ -173,6 +250,13 @@ impl Diagnostic for Error {
             | Self::Store { .. } => Vec::new(),
         }
     }
+}
+
+fn unknown_ref(name: &str, known: &[String]) -> Vec<String> {
+    let names = known.iter().map(String::as_str);
+    let close = did_you_mean(name, names).map(|close| format!("did you mean `{close}`?"));
+    let way = "map it to an image: `image.image_refs` in the configuration, `init(images={...})`, or `--image NAME=URI`";
+    close.into_iter().chain([way.to_owned()]).collect()
 }
 
 fn network_failed(tail: &[String]) -> bool {
@@ -197,6 +281,12 @@ fn install_hints(tail: &[String], held_by: Option<&Path>) -> Vec<String> {
     if said("Python ABI tag") || said("does not satisfy Python") {
         hints.push(
             "choose another interpreter by `python_version=`, for which these packages have wheels"
+                .into(),
+        );
+    }
+    if said("because building from source is disabled") {
+        hints.push(
+            "the OCI builder takes wheels only: use the Docker builder, or a version that has a wheel"
                 .into(),
         );
     }

@@ -194,13 +194,21 @@ fn hash_with(image: &Image, sight: &Sight) -> Result<ImageHash, Error> {
 
 /// `registry/name:tag`, or `name:tag` without a registry.
 pub fn uri(image: &Image) -> Result<String, Error> {
-    let hash = content_hash(image)?;
+    Ok(named(image, &content_hash(image)?))
+}
+
+/// As [`uri`], by [`remembered_hash`].
+pub(super) fn remembered_uri(image: &Image, home: &Path) -> Result<String, Error> {
+    Ok(named(image, &remembered_hash(image, home)?))
+}
+
+fn named(image: &Image, hash: &ImageHash) -> String {
     let name = image.name.as_deref().unwrap_or(DEFAULT_NAME);
     let tag = hash.tag();
-    Ok(match &image.registry {
+    match &image.registry {
         Some(registry) => format!("{}/{name}:{tag}", registry.trim_end_matches('/')),
         None => format!("{name}:{tag}"),
-    })
+    }
 }
 
 fn canonical_base(base: &Base) -> Result<CanonicalBase<'_>, Error> {

@@ -113,13 +113,18 @@ fn refuse_base(base: &Base) -> Result<(), Error> {
     }
 }
 
-fn refuse_platform(platforms: &[String]) -> Result<(), Error> {
+/// The platform of containers on this machine.
+pub(super) fn host_platform() -> String {
     let architecture = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
         other => other,
     };
-    let host = format!("linux/{architecture}");
+    format!("linux/{architecture}")
+}
+
+fn refuse_platform(platforms: &[String]) -> Result<(), Error> {
+    let host = host_platform();
     if platforms.is_empty() || platforms.contains(&host) {
         return Ok(());
     }

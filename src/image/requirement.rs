@@ -23,7 +23,7 @@ pub(super) fn name(requirement: &str) -> Option<String> {
     (starts_well && ends_well && !is_archive(name)).then(|| normalise(name))
 }
 
-fn normalise(name: &str) -> String {
+pub(super) fn normalise(name: &str) -> String {
     name.split(['-', '_', '.'])
         .filter(|part| !part.is_empty())
         .collect::<Vec<_>>()

@@ -46,7 +46,7 @@ pub(super) fn place(payload: &SdkPayload, env: &Path) -> Result<(), Error> {
 }
 
 /// Ours replace what an installer left; what we merely need yields to it.
-fn is_ours(name: &OsStr) -> bool {
+pub(super) fn is_ours(name: &OsStr) -> bool {
     name == "flyte" || name.to_string_lossy().starts_with("flyte_rs-")
 }
 

@@ -322,7 +322,11 @@ pub fn image(image: Object<'_, '_>) -> PyResult<Image> {
         base: base(image)?,
         python: PythonVersion { major, minor },
         python_is_explicit: field(image, "_python_is_explicit")?,
-        platforms: field(image, "platform")?,
+        platforms: if field(image, "_platform_is_explicit")? {
+            field(image, "platform")?
+        } else {
+            Vec::new()
+        },
         layers: each(image, "_layers", layer)?,
     })
 }

@@ -30,7 +30,7 @@ const ALONE: &str = "image";
 ///     32
 #[pyfunction]
 fn image_tag(image: &Bound<'_, PyAny>) -> PyResult<String> {
-    let image = convert::image(image)?;
+    let image = crate::image::make::for_this_machine(convert::image(image)?);
     Ok(crate::image::content_hash(&image)
         .into_py()?
         .tag()
@@ -160,7 +160,7 @@ fn server(py: Python<'_>) -> PyResult<Server> {
 
 async fn build(server: Server, order: Order, dry_run: bool) -> PyResult<BTreeMap<String, String>> {
     let made = if dry_run {
-        server.peek(order).into_py()?
+        server.peek(order).await.into_py()?
     } else {
         server.build(order).await.into_py()?
     };

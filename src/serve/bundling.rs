@@ -10,6 +10,7 @@ use crate::bundle::{self, Archive, FileList, Format, Include, Selection, Store};
 use crate::client::{self, Client, Piece, Upload};
 use crate::error::{Code, Diagnostic};
 use crate::files::archive::Limits;
+use crate::spec::image::Base;
 use crate::spec::{AppSpec, CopyStyle, ImageSpec};
 
 /// A bundle larger than this is worth a word.
@@ -261,8 +262,8 @@ fn repack(plan: &Plan, packed: Packed) -> Result<Option<Packed>, Error> {
 /// Our runtime reads both formats. That of the PyPI SDK, which any other image may hold, calls
 /// `tar`, and `tar` needs a program for zstd that small images do not have.
 fn format(plan: &Plan) -> Format {
-    let is_ours = |spec: &AppSpec| match spec.image {
-        ImageSpec::Declared(_) => plan.local,
+    let is_ours = |spec: &AppSpec| match &spec.image {
+        ImageSpec::Declared(image) => matches!(image.base, Base::Debian { .. }),
         ImageSpec::Uri(_) => false,
     };
     if plan.apps().all(is_ours) {

@@ -10,12 +10,17 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::{Error, Plan, Progress, Server, Source, Step, bundling};
 use crate::bundle;
 use crate::config::Endpoint;
+use crate::image;
 use crate::image::env;
-use crate::image::make::{Destination, Made, Workshop};
+use crate::image::make::{Builder, Destination, Made, Wish, Workshop};
+use crate::spec::image::Base;
 use crate::spec::{AppSpec, CopyStyle, Image, ImageSpec, Layer};
 
 /// Images that are built at the same time: installers use several cores by themselves.
 const AT_ONCE: usize = 4;
+
+/// Network of the steps that a container engine runs, such as `host`.
+const BUILD_NETWORK: &str = "FLYTE_DOCKER_BUILD_NETWORK";
 
 /// A call of `build`: images by the name of what wants them.
 #[derive(Clone, Debug, Default)]
@@ -63,9 +68,9 @@ impl Server {
         let mut wanted: Vec<(Image, Vec<String>)> = Vec::new();
         let mut made = BTreeMap::new();
         for (name, image) in order.images {
-            match resolved(image, order.code.as_ref())? {
+            match self.resolved(image, order.code.as_ref())? {
                 ImageSpec::Uri(uri) => {
-                    made.insert(name, as_it_is(uri));
+                    made.insert(name, Made::given(uri));
                 }
                 ImageSpec::Declared(image) => {
                     match wanted.iter_mut().find(|(known, _)| *known == image) {
@@ -75,7 +80,7 @@ impl Server {
                 }
             }
         }
-        let workshop = self.workshop();
+        let workshop = self.workshop()?;
         let several = wanted.len() > 1;
         let built: Vec<_> = stream::iter(wanted)
             .map(async |(image, names)| {
@@ -93,26 +98,57 @@ impl Server {
     }
 
     /// What [`Server::build`] would find, without building.
-    pub fn peek(&self, order: Order) -> Result<BTreeMap<String, Made>, Error> {
-        let workshop = self.workshop();
-        let peek = |(name, image)| {
-            let made = match resolved(image, order.code.as_ref())? {
-                ImageSpec::Uri(uri) => as_it_is(uri),
-                ImageSpec::Declared(image) => workshop.peek(&image)?,
+    pub async fn peek(&self, order: Order) -> Result<BTreeMap<String, Made>, Error> {
+        let workshop = self.workshop()?;
+        let mut found = BTreeMap::new();
+        for (name, image) in order.images {
+            let made = match self.resolved(image, order.code.as_ref())? {
+                ImageSpec::Uri(uri) => Made::given(uri),
+                ImageSpec::Declared(image) => workshop.peek(&image).await?,
             };
-            Ok((name, made))
-        };
-        order.images.into_iter().map(peek).collect()
+            found.insert(name, made);
+        }
+        Ok(found)
     }
 
-    fn workshop(&self) -> Workshop {
-        Workshop {
+    fn workshop(&self) -> Result<Workshop, Error> {
+        let image = &self.settings.image;
+        Ok(Workshop {
             toolchain: self.toolchain.clone(),
             destination: match self.settings.endpoint {
                 Endpoint::Local => Destination::Here,
-                Endpoint::Remote(_) => Destination::Registry,
+                Endpoint::Remote(_) => Destination::Registry(image.registry.clone()),
             },
+            wish: Wish::parse(image.builder.as_deref().unwrap_or_default())?,
+            base: image.base.clone(),
+            network: std::env::var(BUILD_NETWORK).ok(),
+        })
+    }
+
+    /// The image with everything in it that only the project and the configuration can tell.
+    fn resolved(
+        &self,
+        image: ImageSpec,
+        code: Option<&(Source, Vec<AppSpec>)>,
+    ) -> Result<ImageSpec, Error> {
+        let ImageSpec::Declared(mut image) = image else {
+            return Ok(image);
+        };
+        if let Base::Ref(name) = &image.base {
+            let refs = &self.settings.image.refs;
+            let uri = refs.get(name).ok_or_else(|| image::Error::UnknownRef {
+                name: name.clone(),
+                known: refs.keys().cloned().collect(),
+            })?;
+            if image.layers.is_empty() {
+                return Ok(ImageSpec::Uri(uri.clone()));
+            }
+            image.base = Base::Uri(uri.clone());
         }
+        Ok(ImageSpec::Declared(match code {
+            Some((source, apps)) => with_code(image, source, apps)?,
+            None => image,
+        }))
     }
 
     fn progress(&self, of: Option<String>) -> impl Fn(env::Progress<'_>) + Send + Sync + use<> {
@@ -133,25 +169,6 @@ impl Server {
     }
 }
 
-/// The image with everything in it that only the project can tell.
-fn resolved(image: ImageSpec, code: Option<&(Source, Vec<AppSpec>)>) -> Result<ImageSpec, Error> {
-    Ok(match (image, code) {
-        (ImageSpec::Declared(image), Some((source, apps))) => {
-            ImageSpec::Declared(with_code(image, source, apps)?)
-        }
-        (image, _) => image,
-    })
-}
-
-fn as_it_is(uri: String) -> Made {
-    Made {
-        uri,
-        builder: None,
-        reused: true,
-        notes: Vec::new(),
-    }
-}
-
 /// `env.flyte.local/app:1f… reused`
 fn detail(made: &Made) -> String {
     let how = match (&made.builder, made.reused) {
@@ -159,7 +176,16 @@ fn detail(made: &Made) -> String {
         (Some(_), true) => "reused",
         (Some(_), false) => "built",
     };
-    format!("{} {how}", made.uri)
+    let by = made
+        .builder
+        .filter(|builder| *builder != Builder::Environment);
+    let by = by
+        .map(|builder| format!(" by {}", builder.name()))
+        .unwrap_or_default();
+    let sent = made
+        .sent
+        .map(|bytes| format!(", {} sent", bundling::size(bytes)));
+    format!("{} {how}{by}{}", made.uri, sent.unwrap_or_default())
 }
 
 /// Puts the code where `with_code_bundle` wants it: behind all other layers, since it changes most.
@@ -209,7 +235,7 @@ fn code_layers(
 }
 
 /// What would be used, without building it.
-pub(super) fn describe(server: &Server, spec: &AppSpec) -> Result<String, Error> {
+pub(super) async fn describe(server: &Server, spec: &AppSpec) -> Result<String, Error> {
     if let ImageSpec::Uri(uri) = &spec.image {
         return Ok(format!("image `{uri}`"));
     }
@@ -217,7 +243,7 @@ pub(super) fn describe(server: &Server, spec: &AppSpec) -> Result<String, Error>
         images: vec![(spec.name.clone(), spec.image.clone())],
         ..Order::default()
     };
-    let found = server.peek(order)?;
+    let found = server.peek(order).await?;
     let told = found
         .values()
         .map(|made| match (made.builder, made.reused) {

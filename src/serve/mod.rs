@@ -258,7 +258,7 @@ impl Server {
         let mut plan = Plan::make(&self.settings, request)?;
         plan.check_pickles(self.toolchain.python_version)?;
         if plan.options.dry_run {
-            return self.rehearse(&plan);
+            return Box::pin(self.rehearse(&plan)).await;
         }
         let note = |text: &str| self.report(Progress::Note(text.to_owned()));
         let client = platform::connect(
@@ -370,7 +370,7 @@ impl Server {
     }
 
     /// Shows what serving would do, and does nothing.
-    fn rehearse(&self, plan: &Plan) -> Result<App, Error> {
+    async fn rehearse(&self, plan: &Plan) -> Result<App, Error> {
         let (files, written) = match &plan.options.copy_bundle_to {
             Some(target) => bundling::copy_out(plan, &self.settings.home.cache(), target)?.unzip(),
             None => (bundling::choose(plan)?, None),
@@ -404,7 +404,7 @@ impl Server {
         }
         for wave in &plan.waves {
             for spec in wave {
-                let image = imaging::describe(self, spec)?;
+                let image = imaging::describe(self, spec).await?;
                 self.report(Progress::Note(format!(
                     "would serve `{}` on port {} with {image}",
                     spec.name, spec.port.number

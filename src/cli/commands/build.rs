@@ -32,7 +32,7 @@ pub fn run(
     let mut order = Order::of(request.apps, request.source, request.options.copy_style);
     order.force = args.force;
     let made = if args.dry_run {
-        server.peek(order)?
+        host.block(async move { Ok(server.peek(order).await?) })?
     } else {
         host.block(async move { Ok(server.build(order).await?) })?
     };
@@ -44,8 +44,13 @@ pub fn run(
         printer.json(&documents.into());
         return Ok(());
     }
-    for note in made.values().flat_map(|made| &made.notes) {
-        printer.note(&format!("note: {note}"));
+    for (app, made) in &made {
+        if let (Some(builder), Some(why)) = (made.builder, &made.why) {
+            printer.note(&format!("note: `{app}` needs {}: {why}", builder.name()));
+        }
+        for note in &made.notes {
+            printer.note(&format!("note: {note}"));
+        }
     }
     let rows: Vec<Vec<String>> = made
         .into_iter()
@@ -64,6 +69,8 @@ fn document(made: &Made, is_rehearsal: bool) -> serde_json::Value {
         "uri": made.uri,
         "builder": made.builder.map(Builder::name),
         "state": state(made, is_rehearsal),
+        "why": made.why,
+        "sent": made.sent,
         "notes": made.notes,
     })
 }
