@@ -15,7 +15,7 @@ pub mod sweep;
 
 mod fleet;
 mod idle;
-mod memory;
+pub mod memory;
 mod process;
 mod readiness;
 mod scale;
