@@ -100,9 +100,11 @@ impl<'a> AppPage<'a> {
     fn failure(&self) -> Html {
         let row = &self.portrait.row;
         let conditions = &self.portrait.app.status.conditions;
-        let Some(failed) = conditions.iter().rev().find(|one| is_failure(one)) else {
+        let Some(at) = conditions.iter().rposition(is_failure) else {
             return Html::default();
         };
+        let failed = &conditions[at];
+        let began = attempt(&conditions[..at]);
         let newest = self.portrait.revisions.first();
         let latest_failed = newest.is_some_and(|newest| newest.failed);
         let (_, class) = badge::state(conditions.last());
@@ -129,15 +131,15 @@ impl<'a> AppPage<'a> {
             badge::moment_html(failed),
             advice::on(code)
                 .map(|advice| html!("<p class=\"hint\"><b>Hint</b> {}</p>", words::prose(advice))),
-            self.last_words(failed.revision),
+            self.last_words(failed.revision, began),
         )
     }
 
-    fn last_words(&self, revision: u64) -> Option<Html> {
+    fn last_words(&self, revision: u64, since: jiff::Timestamp) -> Option<Html> {
         let handle = self.platform().handle(self.key)?;
-        let lines = handle
-            .logs
-            .tail(FAILURE_LINES, |record| record.revision == revision);
+        let lines = handle.logs.tail(FAILURE_LINES, |record| {
+            record.revision == revision && record.at >= since
+        });
         let lines: Html = lines.iter().map(logs::line).collect();
         (!lines.is_empty()).then(|| {
             html!(
@@ -213,6 +215,16 @@ impl<'a> AppPage<'a> {
 fn is_failure(condition: &app::Condition) -> bool {
     let state = status::condition_status(condition);
     state == DeploymentStatus::DEPLOYMENT_STATUS_FAILED || badge::state(Some(condition)).1 == "bad"
+}
+
+/// When the attempt began that these conditions lead up to; earlier ones wrote to the same log.
+fn attempt(before: &[app::Condition]) -> jiff::Timestamp {
+    let is_start = |one: &&app::Condition| {
+        status::condition_status(one) == DeploymentStatus::DEPLOYMENT_STATUS_DEPLOYING
+    };
+    let starts = before.iter().rev().take_while(is_start);
+    let first = starts.last().or(before.last());
+    first.map(badge::moment).unwrap_or_default()
 }
 
 /// The confirmation that deleting asks for.

@@ -205,6 +205,8 @@ def test_a_failed_app_says_why_at_the_top(page, apps):
     page.get_by_role("button", name="Try again").click()
     until(lambda: "revision 2" in page.locator("#history").inner_text(), 20, "another attempt")
     until(lambda: page.locator("#state .st").inner_text() == "Failed", 20, "which fails as well")
+    # What the first attempt wrote is not told again.
+    assert page.locator("#failure .log").inner_text().count("before the end") == 1
 
 
 def test_traffic_is_drawn(page, apps):
