@@ -264,7 +264,7 @@ fn unpack(
 }
 
 /// Opens an archive by what its first bytes say.
-fn open(archive: &Path) -> Result<Box<dyn Read>, Error> {
+pub(super) fn open(archive: &Path) -> Result<Box<dyn Read>, Error> {
     let mut file = File::open(archive).map_err(Error::io("open", archive))?;
     let mut magic = [0; 4];
     let filled = super::fill(&mut file, &mut magic).map_err(Error::io("read", archive))?;

@@ -12,7 +12,8 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
-use super::api::{Api, Door, Signer, console_router};
+use super::api::{Api, Door, Signer};
+use super::console::Console;
 use super::gateway::{self, NameListener, Names};
 use super::platform::{Platform, Refused};
 use super::store::{self, Store};
@@ -119,6 +120,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let console = console_listener(&home)
         .await
         .map_err(io("console port".into()))?;
+    let pages = Console::new(Arc::clone(&platform)).map_err(io("/dev/urandom".into()))?;
     let port = console
         .local_addr()
         .map_err(io("console port".into()))?
@@ -139,7 +141,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let socket = listen(&home.socket())?;
     tracing::info!(pid = std::process::id(), home = %home.path().display(), "platform is up");
     let door = Arc::clone(&api.door);
-    serve(api, socket, console).await;
+    serve(api, socket, pages, console).await;
     door.close();
     by_name.close().await;
     platform.shutdown().await;
@@ -152,10 +154,10 @@ pub async fn run(options: Options) -> Result<(), Error> {
     Ok(())
 }
 
-async fn serve(api: Api, socket: UnixListener, console: TcpListener) {
+async fn serve(api: Api, socket: UnixListener, pages: Console, console: TcpListener) {
     let stop = Arc::clone(&api.stop);
     let services = axum::serve(socket, api.router());
-    let pages = axum::serve(console, console_router(api));
+    let pages = axum::serve(console, pages.router());
     tokio::select! {
         result = services => report("services", result),
         result = pages => report("console", result),

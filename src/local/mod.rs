@@ -2,7 +2,7 @@
 //!
 //! It is spoken to over the wire only; it knows nothing of who calls it or of bundles being made.
 //! Inside, each part uses only those before it: `store`, `gateway`, `supervisor`, `platform`,
-//! `api`, `daemon`.
+//! `api` and `console`, `daemon`.
 
 pub mod gateway;
 pub mod store;
@@ -11,5 +11,6 @@ pub mod supervisor;
 pub mod platform;
 
 pub mod api;
+pub mod console;
 
 pub mod daemon;

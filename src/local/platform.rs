@@ -3,6 +3,8 @@
 mod addresses;
 mod figures;
 mod history;
+mod people;
+mod samples;
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, TcpListener};
@@ -11,6 +13,9 @@ use std::time::Duration;
 
 use buffa_types::google::protobuf::Timestamp;
 use tokio::sync::{Mutex, OwnedMutexGuard, broadcast};
+
+pub use people::Portrait;
+pub use samples::{EVERY as SAMPLE_EVERY, KEPT as SAMPLES_KEPT, Sample};
 
 use super::gateway::{self, AppListener, Names, Route, Target};
 use super::store::{self, AppKey, AppRow, RevisionRow, Store};
@@ -52,6 +57,8 @@ pub struct Platform {
     changing: std::sync::Mutex<HashMap<AppKey, Arc<Mutex<()>>>>,
     /// Where all apps answer by name.
     names_port: u16,
+    /// How the traffic went lately.
+    samples: samples::Samples,
 }
 
 impl Platform {
@@ -73,6 +80,7 @@ impl Platform {
             apps: RwLock::default(),
             changing: std::sync::Mutex::default(),
             names_port,
+            samples: samples::Samples::default(),
         })
     }
 
@@ -522,7 +530,7 @@ pub fn summary(platform: &Platform, key: &AppKey) -> Option<serde_json::Value> {
         .borrow()
         .replicas
         .iter()
-        .map(|(name, pid)| serde_json::json!({"name": name, "pid": pid}))
+        .map(|one| serde_json::json!({"name": one.name, "pid": one.pid}))
         .collect();
     Some(serde_json::json!({
         "name": id.name,

@@ -27,7 +27,7 @@ const LOCAL: &[&[&str]] = &[
     &["gateway"],
     &["supervisor"],
     &["platform"],
-    &["api"],
+    &["api", "console"],
     &["daemon"],
 ];
 

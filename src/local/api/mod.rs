@@ -1,7 +1,6 @@
 //! The wire services over the platform, and the few plain paths beside them.
 
 mod apps;
-mod console;
 mod details;
 mod door;
 mod list;
@@ -24,7 +23,6 @@ use super::platform::{Platform, Refused, summary};
 use crate::config::Home;
 use crate::wire;
 
-pub use console::router as console_router;
 pub use door::Door;
 pub use uploads::Signer;
 

@@ -139,6 +139,27 @@ impl State {
 }
 
 impl Totals {
+    /// What came on top of an earlier look at the same meter.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let before = |class: usize| earlier.classes.get(class).copied().unwrap_or(0);
+        Self {
+            requests: self.requests.saturating_sub(earlier.requests),
+            by_status: std::array::from_fn(|class| {
+                self.by_status[class].saturating_sub(earlier.by_status[class])
+            }),
+            seconds: self.seconds - earlier.seconds,
+            classes: self
+                .classes
+                .iter()
+                .enumerate()
+                .map(|(class, count)| count.saturating_sub(before(class)))
+                .collect(),
+            in_flight: self.in_flight,
+            rate: self.rate,
+        }
+    }
+
     /// The time within which this share of the answers began; `None` when there were none.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         let all: u64 = self.classes.iter().sum();
@@ -275,6 +296,12 @@ mod tests {
         let most = totals.quantile(0.99).unwrap().as_secs_f64();
         assert!((0.07..0.15).contains(&most), "{most}");
         assert_eq!(totals.by_status, [0, 4, 0, 0, 0]);
+        assert_eq!(
+            totals.since(&Totals::default()).quantile(0.5),
+            totals.quantile(0.5)
+        );
+        let nothing = totals.since(&totals);
+        assert_eq!((nothing.requests, nothing.quantile(0.5)), (0, None));
         assert_eq!(totals.cumulative().last().unwrap().1, 4);
     }
 

@@ -63,9 +63,7 @@ fn milliseconds(time: Duration) -> f64 {
 
 /// Names of apps are letters, digits, `-` and `_`, so nothing has to be escaped.
 fn labels(key: &AppKey) -> String {
-    let mut parts = key.as_str().splitn(3, '/');
-    let mut next = || parts.next().unwrap_or_default();
-    let (project, domain, name) = (next(), next(), next());
+    let (project, domain, name) = key.parts();
     format!("app=\"{name}\",project=\"{project}\",domain=\"{domain}\"")
 }
 

@@ -92,6 +92,13 @@ impl AppKey {
     pub fn name(&self) -> &str {
         self.0.rsplit('/').next().unwrap_or(&self.0)
     }
+
+    /// Project, domain and name.
+    pub fn parts(&self) -> (&str, &str, &str) {
+        let mut parts = self.0.splitn(3, '/');
+        let mut next = || parts.next().unwrap_or_default();
+        (next(), next(), next())
+    }
 }
 
 impl std::fmt::Display for AppKey {
@@ -126,6 +133,15 @@ pub struct RevisionRow {
     pub failed: bool,
     /// Milliseconds since 1970.
     pub created_at: i64,
+}
+
+/// The little that a list of many apps shows of each.
+#[derive(Clone, Debug)]
+pub struct Glance {
+    pub row: AppRow,
+    /// Whether the newest revision did not come up.
+    pub latest_failed: bool,
+    pub last: Option<app::Condition>,
 }
 
 /// The database.
@@ -174,6 +190,34 @@ impl Store {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    /// A look at all apps, by key, in one query.
+    pub fn glances(&self) -> Result<Vec<Glance>, Error> {
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(
+            "SELECT key, port, desired_active, serving, latest, created_at, updated_at,
+                    (SELECT failed FROM revisions
+                     WHERE revisions.key = apps.key AND revision = latest),
+                    (SELECT condition FROM conditions
+                     WHERE conditions.key = apps.key ORDER BY id DESC LIMIT 1)
+             FROM apps ORDER BY key",
+        )?;
+        let rows = statement.query_map([], |row| {
+            let failed: Option<bool> = row.get(7)?;
+            let last: Option<Vec<u8>> = row.get(8)?;
+            Ok((app_row(row)?, failed.unwrap_or(false), last))
+        })?;
+        rows.map(|row| {
+            let (row, latest_failed, last) = row?;
+            let last = last.map(|bytes| app::Condition::decode_from_slice(&bytes));
+            Ok(Glance {
+                row,
+                latest_failed,
+                last: last.transpose()?,
+            })
+        })
+        .collect()
+    }
+
     pub fn app(&self, key: &AppKey) -> Result<Option<AppRow>, Error> {
         Ok(self
             .connection()
@@ -205,6 +249,17 @@ impl Store {
              WHERE key = ?1 ORDER BY revision",
         )?;
         let rows = statement.query_map([key.as_str()], stored_revision)?;
+        rows.map(|row| row?.read()).collect()
+    }
+
+    /// The newest `count` revisions, newest first.
+    pub fn newest(&self, key: &AppKey, count: u32) -> Result<Vec<RevisionRow>, Error> {
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(
+            "SELECT revision, app, failed, created_at FROM revisions
+             WHERE key = ?1 ORDER BY revision DESC LIMIT ?2",
+        )?;
+        let rows = statement.query_map(params![key.as_str(), count], stored_revision)?;
         rows.map(|row| row?.read()).collect()
     }
 
@@ -436,6 +491,34 @@ mod tests {
         assert_eq!(kept.len(), CONDITIONS_KEPT as usize);
         assert_eq!(kept.first().unwrap().message, "10");
         assert_eq!(kept.last().unwrap().message, "59");
+    }
+
+    #[test]
+    fn a_glance_tells_the_newest_of_each_app() {
+        let (_folder, store) = store();
+        let app = app::App::default();
+        store.create_app(&key(), 4100, &app).unwrap();
+        assert!(store.glances().unwrap()[0].last.is_none());
+        for message in ["first", "second"] {
+            let condition = app::Condition {
+                message: message.into(),
+                ..Default::default()
+            };
+            store.push_condition(&key(), &condition).unwrap();
+        }
+        store.insert_revision(&key(), &app).unwrap();
+        store.set_failed(&key(), 2, true).unwrap();
+        let glances = store.glances().unwrap();
+        let [glance] = glances.as_slice() else {
+            panic!("one app, one glance")
+        };
+        assert_eq!(glance.last.as_ref().unwrap().message, "second");
+        assert_eq!((glance.row.latest, glance.latest_failed), (2, true));
+        let numbers = |count| -> Vec<Revision> {
+            let rows = store.newest(&key(), count).unwrap();
+            rows.iter().map(|row| row.revision).collect()
+        };
+        assert_eq!((numbers(1), numbers(9)), (vec![2], vec![2, 1]));
     }
 
     #[test]

@@ -48,11 +48,20 @@ pub enum Command {
     Shutdown(oneshot::Sender<()>),
 }
 
+/// A replica that serves, for whoever shows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Process {
+    pub name: String,
+    pub pid: i32,
+    /// When it began to serve.
+    pub since: jiff::Timestamp,
+}
+
 /// An app's present, for whoever shows it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Live {
-    /// Name and process of each replica that serves.
-    pub replicas: Vec<(String, i32)>,
+    /// Each replica that serves.
+    pub replicas: Vec<Process>,
     /// Starts because a request came while there was no replica.
     pub cold_starts: u64,
     /// Replicas that ended by themselves.

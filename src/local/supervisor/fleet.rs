@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::app::Workshop;
+use super::app::{Process, Workshop};
 use super::diagnose::Failure;
 use super::launch;
 use super::logs::LogBook;
@@ -223,11 +223,16 @@ impl Fleet {
             .collect()
     }
 
-    /// Name and process of each member.
-    pub fn processes(&self) -> Vec<(String, i32)> {
+    /// Each member, for people.
+    pub fn processes(&self) -> Vec<Process> {
+        let now = jiff::Timestamp::now();
         self.members
             .iter()
-            .map(|member| (member.replica.name.clone(), member.replica.pid()))
+            .map(|member| Process {
+                name: member.replica.name.clone(),
+                pid: member.replica.pid(),
+                since: now - member.since.elapsed(),
+            })
             .collect()
     }
 

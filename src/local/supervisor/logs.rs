@@ -4,9 +4,9 @@
 //! renamed and the oldest is dropped, so an app's logs never outgrow
 //! `FILE_BYTES * FILES_KEPT`.
 
-use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -14,6 +14,8 @@ use tokio::sync::broadcast;
 
 const FILE_BYTES: u64 = 8 * 1024 * 1024;
 const FILES_KEPT: u32 = 3;
+/// How much is read at once from the end of a file.
+const BLOCK_BYTES: u64 = 64 * 1024;
 /// Lines that a slow follower may fall behind before it misses some.
 const FOLLOWERS_BACKLOG: usize = 4096;
 /// A longer line is cut; a replica must not fill memory by never ending a line.
@@ -106,27 +108,34 @@ impl LogBook {
         self.path.with_extension(format!("log.{number}"))
     }
 
-    /// The last `count` lines, oldest first, that `wanted` accepts.
+    /// The last `count` lines, oldest first, that `wanted` accepts. No more is read than that takes.
     pub fn tail(&self, count: usize, wanted: impl Fn(&Record) -> bool) -> Vec<Record> {
-        let mut last = VecDeque::new();
-        let files = (1..FILES_KEPT)
-            .rev()
-            .map(|number| self.rotated(number))
-            .chain([self.path.clone()]);
-        for file in files.filter_map(|path| File::open(path).ok()) {
-            for line in BufReader::new(file).split(b'\n').map_while(Result::ok) {
-                let Some(record) = decode(&String::from_utf8_lossy(&line)) else {
-                    continue;
-                };
-                if wanted(&record) {
-                    last.push_back(record);
-                    if last.len() > count {
-                        last.pop_front();
-                    }
-                }
+        let mut last = Vec::new();
+        for file in self.newest_first() {
+            // A file that cannot be read on is as good as one that begins there.
+            let _ = backwards(&file, |line| {
+                let record = decode(&String::from_utf8_lossy(line));
+                last.extend(record.filter(&wanted));
+                last.len() < count
+            });
+            if last.len() >= count {
+                break;
             }
         }
-        last.into()
+        last.truncate(count);
+        last.reverse();
+        last
+    }
+
+    /// All files, opened while none is renamed.
+    fn newest_first(&self) -> Vec<File> {
+        let _writing = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let older = (1..FILES_KEPT).map(|number| self.rotated(number));
+        [self.path.clone()]
+            .into_iter()
+            .chain(older)
+            .filter_map(|path| File::open(path).ok())
+            .collect()
     }
 
     /// Lines from now on.
@@ -136,6 +145,33 @@ impl LogBook {
             .get_or_init(|| broadcast::Sender::new(FOLLOWERS_BACKLOG));
         follow.subscribe()
     }
+}
+
+/// Gives the lines of a file, the last one first, until `more` says that it has enough.
+fn backwards(file: &File, mut more: impl FnMut(&[u8]) -> bool) -> io::Result<()> {
+    let mut start = file.metadata()?.len();
+    // The beginning of what was read, whose line may begin before it.
+    let mut open = Vec::new();
+    while start > 0 {
+        let size = start.min(BLOCK_BYTES);
+        start -= size;
+        let mut block = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
+        file.read_exact_at(&mut block, start)?;
+        block.append(&mut open);
+        let mut lines = block.as_slice();
+        while let Some(end) = lines.iter().rposition(|byte| *byte == b'\n') {
+            let line = &lines[end + 1..];
+            lines = &lines[..end];
+            if !line.is_empty() && !more(line) {
+                return Ok(());
+            }
+        }
+        open = lines.to_vec();
+    }
+    if !open.is_empty() {
+        more(&open);
+    }
+    Ok(())
 }
 
 /// Cuts text at a character boundary.
@@ -209,6 +245,29 @@ mod tests {
             .sum();
         assert!(total <= (FILE_BYTES + 2 * LINE_BYTES as u64) * u64::from(FILES_KEPT));
         assert!(!book.tail(5, |_| true).is_empty());
+    }
+
+    #[test]
+    fn the_end_is_found_over_blocks_and_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let book = LogBook::new(folder.path());
+        // Lines of many lengths, some longer than a block is from one file to the next.
+        let text = |number: usize| format!("{number} {}", "x".repeat(number * 7919 % 60_000));
+        let lines = 600;
+        for number in 0..lines {
+            book.write(record(&text(number)));
+        }
+        assert!(folder.path().join("app.log.1").exists());
+        for count in [1, 7, 400] {
+            let last = book.tail(count, |_| true);
+            let expected: Vec<Record> = (lines - count..lines)
+                .map(|number| record(&text(number)))
+                .collect();
+            assert!(last == expected, "{count} lines");
+        }
+        let even = book.tail(3, |record| record.text.starts_with("59"));
+        let numbers: Vec<&str> = even.iter().map(|record| &record.text[..3]).collect();
+        assert_eq!(numbers, ["597", "598", "599"]);
     }
 
     #[test]

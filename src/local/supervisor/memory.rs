@@ -102,7 +102,7 @@ pub fn kill_if_over(leader: i32, limit: u64, exceeded: &AtomicU64) -> bool {
 
 /// Bytes of memory that a process and its descendants hold for themselves.
 #[cfg(target_os = "linux")]
-fn used_by(pid: i32) -> u64 {
+pub fn used_by(pid: i32) -> u64 {
     let page = rustix::param::page_size() as u64;
     let own = std::fs::read_to_string(format!("/proc/{pid}/statm"))
         .ok()
@@ -133,7 +133,7 @@ fn children(pid: i32) -> Vec<i32> {
 
 /// Other systems do not tell without help; nothing is limited there.
 #[cfg(not(target_os = "linux"))]
-fn used_by(_pid: i32) -> u64 {
+pub fn used_by(_pid: i32) -> u64 {
     0
 }
 

@@ -8,6 +8,7 @@ pub mod container;
 pub mod diagnose;
 pub mod launch;
 pub mod logs;
+pub mod memory;
 pub mod replica;
 pub mod secrets;
 pub mod spawner;
@@ -15,7 +16,6 @@ pub mod sweep;
 
 mod fleet;
 mod idle;
-mod memory;
 mod process;
 mod readiness;
 mod scale;
