@@ -154,6 +154,10 @@ impl Diagnostic for Error {
                 code: ErrorCode::PermissionDenied,
                 ..
             } => vec!["`flyte whoami` tells who you are there".into()],
+            Self::Rejected {
+                code: ErrorCode::NotFound,
+                ..
+            } => vec!["`flyte get app` lists the apps there are".into()],
             Self::Unauthenticated { .. } => vec![
                 "`flyte logout` and `flyte login` begin anew".into(),
                 "`flyte get config` tells how one logs in".into(),

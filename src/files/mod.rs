@@ -4,6 +4,7 @@
 //! context) is not known here.
 
 pub mod archive;
+pub mod identity;
 pub mod stat_cache;
 pub mod walk;
 pub mod watch;
