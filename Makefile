@@ -12,7 +12,7 @@ SOURCES := $(shell find src proto python -type f -not -name '*.pyc' 2>/dev/null)
 # Packages of the `dev` group of pyproject.toml, which an installer of the machine may be too old to read.
 DEV := $(shell sed -n 's/^dev = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
 
-.PHONY: install serve stop test test-rust test-python fuzz check format bench bench-bundle bench-cluster bench-gateway bench-image bench-parameters clean
+.PHONY: install serve stop test test-rust test-python fuzz check format bench bench-bundle bench-cluster bench-gateway bench-image bench-parameters bench-cli docs site test-wheels wheels clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -66,16 +66,16 @@ check: install $(VENV)/.dev
 	cargo clippy --quiet --all-targets --features python -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --quiet --no-deps
 	cargo test --quiet --test rust
-	$(BIN)/ruff check python tests examples benches
-	$(BIN)/ruff format --check python tests examples benches
+	$(BIN)/ruff check python tests examples benches docs/generate.py
+	$(BIN)/ruff format --check python tests examples benches docs/generate.py
 	$(BIN)/mypy python/flyte
 	$(BIN)/python -m mypy.stubtest --allowlist tests/typing/stubtest.allow flyte._init flyte._serving flyte.remote._app flyte._native
 
 ## format: rewrite sources in the project's form
 format: $(VENV)/.dev
 	cargo fmt
-	$(BIN)/ruff format python tests examples benches
-	$(BIN)/ruff check --fix python tests examples benches
+	$(BIN)/ruff format python tests examples benches docs/generate.py
+	$(BIN)/ruff check --fix python tests examples benches docs/generate.py
 
 ## bench: every figure, each against a named peer
 bench: install $(VENV)/.dev
@@ -100,6 +100,29 @@ bench-parameters: install
 ## bench-image: images beside the Docker Engine (needs docker, docker-registry and the base image)
 bench-image: install
 	$(BIN)/python benches/image.py
+
+## bench-cli: what a command costs before it does anything, beside the PyPI SDK
+bench-cli: install
+	$(BIN)/python benches/cli.py
+
+## docs: write the pages that are made from the source
+docs: install
+	$(BIN)/python docs/generate.py
+
+## site: the documentation as HTML, in `site`
+site: docs
+	$(BIN)/uv tool run --from mkdocs --with mkdocs-material mkdocs build --strict
+
+## wheels: what is published, in `dist`: a wheel for this machine's glibc and newer (maturin's own audit), and the sources
+wheels: $(BIN)/python
+	rm -rf dist
+	$(BIN)/maturin build --release --compatibility pypi --out dist --interpreter $(BIN)/python
+	$(BIN)/maturin sdist --out dist
+
+## test-wheels: each of them in a clean environment without a network, for each Python of PYTHONS; after `make wheels`
+PYTHONS ?= $(PYTHON)
+test-wheels: $(BIN)/python
+	$(BIN)/python tests/wheels.py dist $(PYTHONS)
 
 clean:
 	rm -rf $(VENV) $(CARGO_TARGET_DIR)

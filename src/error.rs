@@ -103,6 +103,21 @@ macro_rules! codes {
                 }
             }
 
+            /// The page that `flyte explain` prints, and the documentation shows. A code without a
+            /// page does not compile.
+            pub fn page(self) -> &'static str {
+                match self {
+                    $(Self::$variant => include_str!(concat!(
+                        env!("CARGO_MANIFEST_DIR"), "/docs/errors/", $text, ".md"
+                    )),)*
+                }
+            }
+
+            /// The code of this text, if it is one.
+            pub fn parse(text: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|code| code.as_str() == text)
+            }
+
             /// One line on what the code means.
             pub fn meaning(self) -> &'static str {
                 match self { $(Self::$variant => $meaning,)* }

@@ -23,7 +23,11 @@ pub struct Arguments {
     pub command: Command,
 }
 
+/// The heading of what every command takes.
+pub const EVERYWHERE: &str = "Options of all commands";
+
 #[derive(Debug, Args)]
+#[command(next_help_heading = EVERYWHERE)]
 pub struct Global {
     /// Configuration file; without one the local platform is used
     #[arg(short, long, global = true, value_name = "FILE")]
@@ -67,6 +71,8 @@ pub enum Output {
     Table,
     /// One JSON document
     Json,
+    /// One YAML document
+    Yaml,
 }
 
 #[derive(Debug, Subcommand)]
@@ -95,6 +101,69 @@ pub enum Command {
     Bundle(Bundle),
     /// Control the local platform
     Local(Local),
+    /// Write a small app that works
+    Init(Init),
+    /// Look for what serving needs, and tell what is missing
+    Doctor,
+    /// Tell what a code of an error means, why it happens and what to do
+    Explain(Explain),
+    /// Print what makes a shell complete words
+    Completion(Completion),
+    /// What may stand at the end of these words; called by the shell
+    #[command(name = "__complete", hide = true)]
+    Complete(Words),
+    /// The reference of all commands as Markdown
+    #[command(name = "__reference", hide = true)]
+    Reference,
+}
+
+#[derive(Debug, Args)]
+pub struct Init {
+    /// What the app is made with
+    #[arg(value_enum, default_value_t = Template::Plain)]
+    pub template: Template,
+    /// Where to write it; made if need be
+    #[arg(default_value = ".")]
+    pub folder: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Template {
+    /// A FastAPI app
+    Fastapi,
+    /// A Streamlit page
+    Streamlit,
+    /// A Gradio demo
+    Gradio,
+    /// A Flask app
+    Flask,
+    /// Nothing but the standard library
+    Plain,
+}
+
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// The code, such as `app.wrong_port`; all codes are listed when left out
+    pub code: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Completion {
+    pub shell: Shell,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+/// Words of a command line that is being typed, the unfinished one last.
+#[derive(Debug, Args)]
+pub struct Words {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub words: Vec<String>,
 }
 
 /// Which project and domain.
@@ -109,16 +178,13 @@ pub struct Scope {
 }
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  flyte serve app.py\n  flyte serve --watch app.py\n  flyte serve app.py env --param model_path=/models/new.pkl -e LOG_LEVEL=DEBUG"
-)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is a flag of the command line"
 )]
 pub struct Serve {
-    /// Python file that declares the app
-    pub file: PathBuf,
+    /// Python file that declares the app; may be left out where one file of the folder does
+    pub file: Option<PathBuf>,
     /// Variable or name of the environment; may be left out when the file declares one
     pub environment: Option<String>,
     #[command(flatten)]
@@ -182,9 +248,6 @@ pub struct Create {
 #[derive(Debug, Subcommand)]
 pub enum CreateWhat {
     /// Write a configuration file of what the options say
-    #[command(
-        after_help = "Example:\n  flyte create config --endpoint https://flyte.example.com -p demo -d development"
-    )]
     Config {
         /// Where to write it
         #[arg(long, value_name = "FILE", default_value = ".flyte/config.yaml")]
@@ -208,9 +271,6 @@ pub enum CreateWhat {
         scope: Scope,
     },
     /// Keep a secret for apps; its value is asked for, or read from standard input
-    #[command(
-        after_help = "Examples:\n  flyte create secret api-key\n  pass show api | flyte create secret api-key\n  flyte create secret tls-key --from-file key.pem"
-    )]
     Secret {
         /// Name of the secret: the `key` of `flyte.Secret`, or `group_key`
         name: String,
@@ -221,7 +281,7 @@ pub enum CreateWhat {
         #[arg(long, value_name = "VARIABLE", group = "from")]
         from_env: Option<String>,
         /// The value itself, which other users of this machine can see in the list of processes
-        #[arg(long, group = "from", hide_short_help = true)]
+        #[arg(long, group = "from")]
         value: Option<String>,
         /// What it is for
         #[arg(long = "type", value_enum, default_value_t = SecretKind::Regular)]
@@ -362,9 +422,6 @@ pub enum DeleteWhat {
 }
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  flyte build app.py\n  flyte build app.py env --force\n  flyte build app.py --dry-run --output json"
-)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is a flag of the command line"
@@ -411,9 +468,6 @@ pub enum BundleWhat {
         choice: Choice,
     },
     /// Tell which rule takes a file into the bundle or leaves it out
-    #[command(
-        after_help = "Examples:\n  flyte bundle why data/x.csv\n  flyte bundle why static/app.css app.py env"
-    )]
     Why {
         /// File or folder to explain
         path: PathBuf,
@@ -447,9 +501,6 @@ pub struct Local {
 #[derive(Clone, Debug, Subcommand)]
 pub enum LocalWhat {
     /// Start the platform, and with it every app that is active
-    #[command(
-        after_help = "Examples:\n  flyte local start\n  flyte local start --listen 127.0.0.1:8090\n  flyte local start --listen off"
-    )]
     Start {
         /// Serve other Flyte clients at this address too, until `off` or until the platform is
         /// stopped; whoever reaches it can run code as you

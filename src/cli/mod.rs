@@ -6,19 +6,31 @@
 
 pub mod args;
 mod commands;
+mod completing;
+mod error;
+mod help;
 mod hidden;
+mod live;
 pub mod printer;
+mod reference;
+mod scan;
+mod timings;
 pub mod watching;
 
 use std::future::Future;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::Parser;
+use clap::FromArgMatches;
+
+pub use error::Error;
 
 use crate::config::{Given, Settings};
-use crate::error::{Diagnostic, with_causes};
+use crate::error::{Code, Diagnostic, with_causes};
 use crate::serve::watch::Loader;
-use crate::serve::{Reporter, Request, Server};
+use crate::serve::{self, Reporter, Request, Server};
+use crate::wire::app::status::DeploymentStatus;
+use crate::wire::status;
 
 use args::{Arguments, Command};
 use printer::Printer;
@@ -33,6 +45,8 @@ pub enum Failure {
     Usage(String),
     /// Ctrl-C.
     Interrupted,
+    /// All has been said; only the status is left.
+    Shown { status: u8 },
 }
 
 impl<E: Diagnostic> From<E> for Failure {
@@ -84,7 +98,8 @@ pub trait Host {
 
 /// Runs one command; the answer is the exit status.
 pub fn run(host: &impl Host, words: &[String]) -> u8 {
-    let arguments = match Arguments::try_parse_from(words) {
+    let matches = help::command().try_get_matches_from(words);
+    let arguments = match matches.and_then(|matches| Arguments::from_arg_matches(&matches)) {
         Ok(arguments) => arguments,
         Err(error) => {
             let status = if error.use_stderr() { 2 } else { 0 };
@@ -94,15 +109,26 @@ pub fn run(host: &impl Host, words: &[String]) -> u8 {
         }
     };
     let printer = Printer::new(arguments.global.output);
-    match dispatch(host, arguments, &printer) {
+    let given = arguments.global.given();
+    let serves = matches!(arguments.command, Command::Serve(_) | Command::Deploy(_));
+    match dispatch(host, given.clone(), arguments.command, &printer) {
         Ok(()) => 0,
+        Err(Failure::Interrupted) => {
+            let left = serves.then(|| still_running(host, &given)).flatten();
+            printer.note(&left.unwrap_or_else(|| "interrupted".to_owned()));
+            130
+        }
         Err(failure) => report(&failure, &printer),
     }
 }
 
-fn dispatch(host: &impl Host, arguments: Arguments, printer: &Printer) -> Result<(), Failure> {
-    let given = arguments.global.given();
-    match arguments.command {
+fn dispatch(
+    host: &impl Host,
+    given: Given,
+    command: Command,
+    printer: &Printer,
+) -> Result<(), Failure> {
+    match command {
         Command::Serve(serve) => commands::serve::run(host, printer, given, serve, true),
         Command::Deploy(serve) => commands::serve::run(host, printer, given, serve, false),
         Command::Build(build) => commands::build::run(host, printer, given, build),
@@ -115,14 +141,58 @@ fn dispatch(host: &impl Host, arguments: Arguments, printer: &Printer) -> Result
         Command::Logout => commands::login::logout(host, printer, given),
         Command::Bundle(bundle) => commands::bundle::run(host, printer, given, bundle),
         Command::Local(local) => commands::local::run(host, printer, given, local),
+        Command::Init(init) => commands::init::run(printer, init),
+        Command::Doctor => commands::doctor::run(host, printer, given),
+        Command::Explain(explain) => commands::explain::run(printer, explain),
+        Command::Completion(completion) => {
+            commands::completion::script(printer, &completion);
+            Ok(())
+        }
+        Command::Complete(words) => {
+            commands::completion::complete(host, printer, given, &words);
+            Ok(())
+        }
+        Command::Reference => {
+            printer.line(reference::markdown(&help::command()).trim_end());
+            Ok(())
+        }
     }
+}
+
+/// What Ctrl-C leaves behind, as far as the control plane tells at once.
+fn still_running(host: &impl Host, given: &Given) -> Option<String> {
+    let given = Given {
+        interactive: Some(false),
+        ..given.clone()
+    };
+    let settings = host.settings(&given).ok()?;
+    let apps = host
+        .block(async {
+            let asked = tokio::time::timeout(Duration::from_secs(1), serve::apps(&settings));
+            Ok(asked.await.ok().flatten())
+        })
+        .ok()??;
+    let named: Vec<String> = apps
+        .into_iter()
+        .filter(|(_, state)| {
+            !status::is_deactivated(*state) && *state != DeploymentStatus::DEPLOYMENT_STATUS_FAILED
+        })
+        .map(|(name, state)| format!("`{name}` ({})", status::short_name(state)))
+        .collect();
+    if named.is_empty() {
+        return Some("interrupted; no app is running".to_owned());
+    }
+    Some(format!(
+        "interrupted; still there: {}; `flyte update app NAME --deactivate` stops one",
+        named.join(", ")
+    ))
 }
 
 fn report(failure: &Failure, printer: &Printer) -> u8 {
     match failure {
         Failure::Told(error) => {
             printer.error(
-                error.code().as_str(),
+                error.code(),
                 &with_causes(error.as_ref()),
                 &error.log_tail(),
                 &error.hints(),
@@ -134,12 +204,10 @@ fn report(failure: &Failure, printer: &Printer) -> u8 {
             *status
         }
         Failure::Usage(text) => {
-            printer.error("config.invalid", text, &[], &[]);
+            printer.error(Code::ConfigInvalid, text, &[], &[]);
             2
         }
-        Failure::Interrupted => {
-            printer.note("interrupted; apps that were deployed go on (`flyte local status`)");
-            130
-        }
+        Failure::Interrupted => 130,
+        Failure::Shown { status } => *status,
     }
 }

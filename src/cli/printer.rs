@@ -12,10 +12,12 @@ use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
-
 use super::args::Output;
-use crate::serve::{Progress, Reporter, Step, size};
+use super::live;
+use super::timings::Timings;
+use crate::error::Code;
+use crate::serve::checkup::{Finding, State};
+use crate::serve::{Progress, Reporter, Step};
 
 /// Prints for one command.
 #[derive(Clone)]
@@ -32,16 +34,20 @@ impl Printer {
         }
     }
 
+    /// Whether documents are wanted (JSON or YAML) and not text for people.
     pub fn is_json(&self) -> bool {
-        self.output == Output::Json
+        match self.output {
+            Output::Json | Output::Yaml => true,
+            Output::Table => false,
+        }
     }
 
     /// Shows the five steps as this output wants them.
     pub fn reporter(&self) -> Reporter {
         match self.output {
-            Output::Table if std::io::stderr().is_terminal() => live(),
+            Output::Table if is_live() => live::reporter(),
             Output::Table => plain(),
-            Output::Json => {
+            Output::Json | Output::Yaml => {
                 let steps = Arc::clone(&self.steps);
                 Arc::new(move |progress| collect(&steps, progress))
             }
@@ -61,14 +67,25 @@ impl Printer {
         out(text);
     }
 
-    /// A result as a document.
+    /// A result as a document, JSON or YAML.
     pub fn json(&self, value: &serde_json::Value) {
-        out(&serde_json::to_string_pretty(value).unwrap_or_else(|_| value.to_string()));
+        let yaml = (self.output == Output::Yaml)
+            .then(|| serde_norway::to_string(value).ok())
+            .flatten();
+        match yaml {
+            Some(text) => out(text.trim_end()),
+            None => out(&serde_json::to_string_pretty(value).unwrap_or_else(|_| value.to_string())),
+        }
     }
 
-    /// One document of several that follow each other, on a line of its own.
+    /// One document of several that follow each other: a line of JSON, or YAML behind `---`.
     pub fn json_line(&self, value: &serde_json::Value) {
-        out(&value.to_string());
+        if self.output == Output::Yaml {
+            out("---");
+            self.json(value);
+        } else {
+            out(&value.to_string());
+        }
     }
 
     /// Something that happened by itself, well or badly.
@@ -88,9 +105,9 @@ impl Printer {
         }
     }
 
-    /// Rows under a heading.
+    /// Rows under a heading; on a terminal no line is wider than it is.
     pub fn table(&self, heading: &[&str], rows: &[Vec<String>]) {
-        let width = |column: usize| {
+        let width_of = |column: usize| {
             rows.iter()
                 .filter_map(|row| row.get(column))
                 .map(|cell| cell.chars().count())
@@ -98,18 +115,65 @@ impl Printer {
                 .max()
                 .unwrap_or(0)
         };
-        let widths: Vec<usize> = (0..heading.len()).map(width).collect();
+        let mut widths: Vec<usize> = (0..heading.len()).map(width_of).collect();
+        if let Some(columns) = width() {
+            fit(&mut widths, columns);
+        }
         let line = |cells: Vec<&str>| {
             let padded: Vec<String> = cells
                 .iter()
                 .zip(&widths)
-                .map(|(cell, width)| format!("{cell:<width$}"))
+                .map(|(cell, width)| format!("{:<width$}", cut(cell, *width)))
                 .collect();
-            out(padded.join("  ").trim_end());
+            padded.join("  ").trim_end().to_owned()
         };
-        line(heading.to_vec());
+        out(&paint_for(
+            &std::io::stdout(),
+            &line(heading.to_vec()),
+            BOLD,
+        ));
         for row in rows {
-            line(row.iter().map(String::as_str).collect());
+            out(&line(row.iter().map(String::as_str).collect()));
+        }
+    }
+
+    /// A page of Markdown; on a terminal headings stand out and fences are left away.
+    pub fn page(&self, text: &str) {
+        let stdout = std::io::stdout();
+        if !stdout.is_terminal() {
+            return out(text.trim_end());
+        }
+        let mut is_code = false;
+        for line in text.trim_end().lines() {
+            if line.starts_with("```") {
+                is_code = !is_code;
+            } else if is_code {
+                out(&format!("    {line}"));
+            } else if line.starts_with('#') {
+                out(&paint_for(
+                    &stdout,
+                    line.trim_start_matches('#').trim(),
+                    BOLD,
+                ));
+            } else {
+                out(line);
+            }
+        }
+    }
+
+    /// One thing that was looked at, and what mends it.
+    pub fn finding(&self, finding: &Finding) {
+        let stdout = std::io::stdout();
+        let mark = match finding.state {
+            State::Good => paint_for(&stdout, "✓", GREEN),
+            State::Absent => paint_for(&stdout, "-", DIM),
+            State::Doubtful => paint_for(&stdout, "!", YELLOW),
+            State::Broken => paint_for(&stdout, "✗", RED),
+        };
+        out(&format!("{mark} {:<9} {}", finding.name, finding.detail));
+        if let Some(fix) = &finding.fix {
+            let arrow = paint_for(&stdout, "fix:", CYAN);
+            out(&format!("            {arrow} {fix}"));
         }
     }
 
@@ -119,10 +183,10 @@ impl Printer {
     }
 
     /// A failure with all that is known of it.
-    pub fn error(&self, code: &str, message: &str, log: &[String], hints: &[String]) {
+    pub fn error(&self, code: Code, message: &str, log: &[String], hints: &[String]) {
         if self.is_json() {
             self.json(&serde_json::json!({"error": {
-                "code": code,
+                "code": code.as_str(),
                 "message": message,
                 "log": log,
                 "hints": hints,
@@ -137,6 +201,10 @@ impl Printer {
         for hint in hints {
             eprintln!("{} {hint}", paint("hint:", CYAN));
         }
+        eprintln!(
+            "{}",
+            paint(&format!("`flyte explain {code}` tells more"), DIM)
+        );
     }
 
     /// An exception as Python renders it.
@@ -149,17 +217,68 @@ impl Printer {
     }
 }
 
-const RED: &str = "1;31";
-const GREEN: &str = "1;32";
-const YELLOW: &str = "1;33";
-const CYAN: &str = "1;36";
+pub(super) const RED: &str = "1;31";
+pub(super) const GREEN: &str = "1;32";
+pub(super) const YELLOW: &str = "1;33";
+pub(super) const CYAN: &str = "1;36";
+pub(super) const DIM: &str = "2";
+const BOLD: &str = "1";
 
-fn paint(text: &str, colour: &str) -> String {
-    let plain = std::env::var_os("NO_COLOR").is_some() || !std::io::stderr().is_terminal();
-    if plain {
+pub(super) fn paint(text: &str, colour: &str) -> String {
+    paint_for(&std::io::stderr(), text, colour)
+}
+
+/// Colour where `target` is a terminal that can show it and `NO_COLOR` is not set.
+fn paint_for(target: &impl IsTerminal, text: &str, colour: &str) -> String {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    if is_set("NO_COLOR") || is_dumb || !target.is_terminal() {
         text.to_owned()
     } else {
         format!("\x1b[{colour}m{text}\x1b[0m")
+    }
+}
+
+/// Whether standard error shows lines that move: a terminal, and nobody's log of a build.
+fn is_live() -> bool {
+    let is_ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty() && value != "false");
+    let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    std::io::stderr().is_terminal() && !is_ci && !is_dumb
+}
+
+/// Columns of the terminal that standard output is.
+fn width() -> Option<usize> {
+    let stdout = std::io::stdout();
+    if !stdout.is_terminal() {
+        return None;
+    }
+    let size = rustix::termios::tcgetwinsize(&stdout).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
+/// At most `columns` letters; what is cut is marked.
+pub(super) fn cut(text: &str, columns: usize) -> String {
+    if text.chars().count() <= columns {
+        return text.to_owned();
+    }
+    let kept: String = text.chars().take(columns.saturating_sub(1)).collect();
+    format!("{kept}…")
+}
+
+/// Takes from the widest column until all fit. The last one, mostly an address that is of no use
+/// when it is cut, gives way when the others have given what they can.
+fn fit(widths: &mut [usize], columns: usize) {
+    const LEAST: usize = 8;
+    let gaps = 2 * widths.len().saturating_sub(1);
+    while widths.iter().sum::<usize>() + gaps > columns {
+        let Some((last, others)) = widths.split_last_mut() else {
+            return;
+        };
+        match others.iter_mut().max().filter(|widest| **widest > LEAST) {
+            Some(widest) => *widest -= 1,
+            None if *last > LEAST => *last -= 1,
+            None => return,
+        }
     }
 }
 
@@ -178,7 +297,7 @@ pub fn duration(took: Duration) -> String {
     }
 }
 
-fn finished(step: Step, detail: &str, took: Duration) -> String {
+pub(super) fn finished(step: Step, detail: &str, took: Duration) -> String {
     let took = match step {
         Step::Url => String::new(),
         Step::Bundle | Step::Image | Step::Deploy | Step::Activate => {
@@ -188,51 +307,28 @@ fn finished(step: Step, detail: &str, took: Duration) -> String {
     format!("{:<9} {detail}{took}", step.title())
 }
 
-/// One line for each step as it ends.
+/// One line for each step as it ends, and where the time went.
 pub fn plain() -> Reporter {
-    Arc::new(|progress| match progress {
-        Progress::Finished { step, detail, took } => eprintln!("{}", finished(step, &detail, took)),
-        Progress::Note(text) => eprintln!("note: {text}"),
-        Progress::Line(text) => eprintln!("          {text}"),
-        // Without a terminal there is nothing that a moving line could replace.
-        Progress::Started(_) | Progress::Sent { .. } => {}
-    })
-}
-
-/// `[#####-----] 12.3 of 24.6 MB sent`
-fn bar(done: u64, total: u64) -> String {
-    const CELLS: u64 = 20;
-    let full = done.saturating_mul(CELLS).checked_div(total).unwrap_or(0);
-    let cell = |index| if index < full { '━' } else { '╌' };
-    let cells: String = (0..CELLS).map(cell).collect();
-    format!("{cells} {} of {} sent", size(done), size(total))
-}
-
-/// The step under way with a spinner, those before it as lines.
-pub fn live() -> Reporter {
-    // A failure drops the reporter; nothing of the spinner may stay above the error.
-    let spinner = ProgressBar::new_spinner().with_finish(ProgressFinish::AndClear);
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix:9} {wide_msg} {elapsed}") {
-        spinner.set_style(style);
-    }
-    Arc::new(move |progress| match progress {
-        Progress::Started(step) => {
-            spinner.reset_elapsed();
-            spinner.set_prefix(step.title());
-            spinner.set_message("");
-            spinner.enable_steady_tick(Duration::from_millis(100));
-        }
-        Progress::Finished { step, detail, took } => {
-            let mark = paint("✓", GREEN);
-            spinner.println(format!("{mark} {}", finished(step, &detail, took)));
-            if step == Step::Url {
-                spinner.finish_and_clear();
+    let timings = Mutex::new(Timings::default());
+    Arc::new(move |progress| {
+        let ending = locked(&timings).take(&progress);
+        match progress {
+            Progress::Finished { step, detail, took } => {
+                eprintln!("{}", finished(step, &detail, took));
             }
+            Progress::Note(text) => eprintln!("note: {text}"),
+            Progress::Line(text) => eprintln!("          {text}"),
+            // Without a terminal there is nothing that a moving line could replace.
+            Progress::Started(_) | Progress::Sent { .. } => {}
         }
-        Progress::Note(text) => spinner.println(format!("{} {text}", paint("note:", YELLOW))),
-        Progress::Line(text) => spinner.set_message(text),
-        Progress::Sent { done, total } => spinner.set_message(bar(done, total)),
+        for line in ending.unwrap_or_default() {
+            eprintln!("{line}");
+        }
     })
+}
+
+pub(super) fn locked<T>(value: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn collect(steps: &Mutex<Vec<serde_json::Value>>, progress: Progress) {
@@ -253,8 +349,8 @@ fn collect(steps: &Mutex<Vec<serde_json::Value>>, progress: Progress) {
 
 /// For calls from Python: live on a terminal, otherwise only what the caller should know.
 pub fn for_library() -> Reporter {
-    if std::io::stderr().is_terminal() {
-        return live();
+    if is_live() {
+        return live::reporter();
     }
     Arc::new(|progress| match progress {
         Progress::Note(text) => eprintln!("flyte: {text}"),
@@ -303,5 +399,20 @@ mod tests {
             "URL       http://localhost:1"
         );
         assert_eq!(duration(Duration::from_millis(1500)), "1.5 s");
+    }
+
+    #[test]
+    fn tables_fit_and_addresses_are_cut_last() {
+        let fitted = |columns| {
+            let mut widths = [40, 9, 8, 24];
+            fit(&mut widths, columns);
+            widths
+        };
+        assert_eq!(fitted(200), [40, 9, 8, 24]);
+        assert_eq!(fitted(80), [33, 9, 8, 24]);
+        assert_eq!(fitted(50), [8, 8, 8, 20]);
+        assert_eq!(fitted(10), [8, 8, 8, 8]);
+        assert_eq!(cut("abcdef", 4), "abc…");
+        assert_eq!(cut("äöü", 3), "äöü");
     }
 }

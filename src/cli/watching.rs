@@ -81,7 +81,7 @@ fn show(printer: &Printer, happening: Happening) {
             );
             printer.happened(false, &text);
             printer.error(
-                error.code().as_str(),
+                error.code(),
                 &with_causes(&error),
                 &error.log_tail(),
                 &error.hints(),

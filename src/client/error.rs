@@ -148,7 +148,11 @@ impl Diagnostic for Error {
 
     fn hints(&self) -> Vec<String> {
         match self {
-            Self::NotFound { .. } => vec!["`flyte get app` lists the apps there are".into()],
+            Self::NotFound { .. }
+            | Self::Rejected {
+                code: ErrorCode::NotFound,
+                ..
+            } => vec!["`flyte get app` lists the apps there are".into()],
             Self::Unavailable { source, .. } => net::advice(source.as_ref()),
             Self::Rejected {
                 code: ErrorCode::PermissionDenied,

@@ -5,6 +5,7 @@
 
 pub mod archive;
 pub mod contents;
+pub mod identity;
 pub mod stat_cache;
 pub mod walk;
 pub mod watch;

@@ -290,6 +290,20 @@ fn install_hints(tail: &[String], held_by: Option<&Path>) -> Vec<String> {
                 .into(),
         );
     }
+    if said("invalid peer certificate") {
+        hints.push(
+            "set `UV_SYSTEM_CERTS=1` to believe the certificates that this machine believes".into(),
+        );
+    }
+    if said("Failed to parse") {
+        hints.push(
+            "a requirement is written as in `requirements.txt`: `name`, `name==1.2`, `name>=1,<2`"
+                .into(),
+        );
+    }
+    if held_by.is_none() && said("No solution found") {
+        hints.push("loosen or leave out a version that the lines above name".into());
+    }
     if let Some(pins) = held_by.filter(|_| said("No solution found")) {
         hints.push(format!(
             "the image is held to the versions of its first build (`{}`); `flyte build --force` resolves again",

@@ -3,14 +3,14 @@
 use std::future::Future;
 use std::path::{Path, PathBuf};
 
-use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
+use pyo3::exceptions::{PyKeyboardInterrupt, PyModuleNotFoundError, PySystemExit};
 use pyo3::prelude::*;
 
 use super::context::ServeContext;
 use super::{convert, runtime, settings};
 use crate::cli::{self, Failure, Host, Load, Which};
 use crate::config::{Given, Settings};
-use crate::error::did_you_mean;
+use crate::error::{Code, did_you_mean};
 use crate::serve::watch::Loader;
 use crate::serve::{Options, Reporter, Request, Server};
 
@@ -26,18 +26,51 @@ fn raised(error: PyErr) -> Failure {
             let text = format!("error: the file ended the program as it was loaded ({error})");
             return Failure::Raised { text, status: 1 };
         }
-        let ours = py
-            .import("flyte.errors")
-            .and_then(|errors| errors.getattr("Error"))
-            .and_then(|class| error.value(py).is_instance(&class))
-            .unwrap_or(false);
-        let text = if ours {
-            format!("error: {}", error.value(py))
-        } else {
-            traceback(py, &error).unwrap_or_else(|_| error.to_string())
-        };
+        if let Ok(Some(error)) = ours(error.value(py)) {
+            return error.into();
+        }
+        let mut text = traceback(py, &error).unwrap_or_else(|_| error.to_string());
+        if let Some(hint) = not_installed(py, &error) {
+            text.push_str(&hint);
+        }
         Failure::Raised { text, status: 1 }
     })
+}
+
+/// Advice on a module that the file imports and that only the image has.
+fn not_installed(py: Python<'_>, error: &PyErr) -> Option<String> {
+    if !error.is_instance_of::<PyModuleNotFoundError>(py) {
+        return None;
+    }
+    let name: String = error.value(py).getattr("name").ok()?.extract().ok()?;
+    let name = name.split('.').next().unwrap_or_default();
+    Some(format!(
+        "hint: serving imports the file on this machine too; install `{name}` here, or import it \
+         inside of the function that uses it"
+    ))
+}
+
+/// An exception of `flyte.errors` as the error that it tells.
+fn ours(value: &Bound<'_, pyo3::exceptions::PyBaseException>) -> PyResult<Option<cli::Error>> {
+    let class = value.py().import("flyte.errors")?.getattr("Error")?;
+    if !value.is_instance(&class)? {
+        return Ok(None);
+    }
+    let texts = |name: &str| value.getattr(name)?.extract::<Vec<String>>();
+    let code: String = value.getattr("code")?.extract()?;
+    let message: String = value.getattr("message")?.extract()?;
+    let mut lines = vec![message];
+    lines.extend(
+        texts("causes")?
+            .iter()
+            .map(|cause| format!("Caused by: {cause}")),
+    );
+    Ok(Some(cli::Error::Raised {
+        code: Code::parse(&code).unwrap_or(Code::Internal),
+        message: lines.join("\n"),
+        log: texts("log_tail")?,
+        hints: texts("hints")?,
+    }))
 }
 
 fn traceback(py: Python<'_>, error: &PyErr) -> PyResult<String> {
@@ -48,7 +81,9 @@ fn traceback(py: Python<'_>, error: &PyErr) -> PyResult<String> {
             (error.get_type(py), error.value(py), error.traceback(py)),
         )?
         .extract()?;
-    Ok(lines.concat())
+    // The import system's own frames say nothing about the file.
+    let is_own = |line: &&String| !line.trim_start().starts_with("File \"<frozen importlib");
+    Ok(lines.iter().filter(is_own).map(String::as_str).collect())
 }
 
 impl Host for Interpreter {

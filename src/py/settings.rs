@@ -10,7 +10,8 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
 use super::error::IntoPy;
-use crate::config::{Given, Secret, Settings};
+use crate::config::{Given, Home, Secret, Settings};
+use crate::files;
 use crate::image::env::{SdkPayload, Toolchain};
 use crate::serve::platform::Launcher;
 use crate::serve::{Reporter, Server};
@@ -160,7 +161,7 @@ pub fn merged(over: &Given) -> PyResult<Given> {
         given.api_key = None; // it names an endpoint as well
     }
     Python::attach(|py| {
-        given.interactive = Some(somebody_is_there(py));
+        given.interactive = over.interactive.or_else(|| Some(somebody_is_there(py)));
         given.headers = auth_metadata(py)?;
         Ok::<_, PyErr>(())
     })?;
@@ -300,21 +301,12 @@ fn read_payload(py: Python<'_>) -> PyResult<SdkPayload> {
 /// Two projects with an environment each share one platform; were this a matter of paths or
 /// times, each would replace the other's platform and restart all apps.
 fn identity(package: &Path) -> PyResult<String> {
-    let mut hash = blake3::Hasher::new();
-    for entry in walkdir::WalkDir::new(package)
-        .sort_by_file_name()
-        .into_iter()
-        .filter_entry(|entry| entry.file_name() != "__pycache__")
-        .flatten()
-        .filter(|entry| entry.file_type().is_file())
-    {
-        let relative = entry.path().strip_prefix(package).unwrap_or(entry.path());
-        hash.update(relative.as_os_str().as_encoded_bytes());
-        let content = std::fs::read(entry.path())?;
-        hash.update(&(content.len() as u64).to_le_bytes());
-        hash.update_rayon(&content);
-    }
-    Ok(hash.finalize().to_hex()[..32].to_owned())
+    // One for each place of installation, so that two do not overwrite each other's.
+    let place = blake3::hash(package.as_os_str().as_encoded_bytes()).to_hex();
+    let cache = Home::from_environment()
+        .ok()
+        .map(|home| home.cache().join(format!("sdk-{}.stat", &place[..16])));
+    Ok(files::identity::of_folder(package, cache.as_deref())?)
 }
 
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

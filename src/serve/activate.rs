@@ -47,12 +47,15 @@ impl Diagnostic for Error {
             Self::Failed { hints, .. } => hints.clone(),
             Self::Timeout { app, .. } => vec![
                 format!("`flyte get logs {app} --follow` shows what it does"),
-                "a longer wait: with_servecontext(activate_timeout=...)".into(),
+                "a longer wait: `--activate-timeout SECONDS`, with_servecontext(activate_timeout=...)".into(),
             ],
             Self::Overtaken { .. } => {
                 vec!["somebody served the same app meanwhile; serve again to win".into()]
             }
-            Self::Deactivated { .. } | Self::Deleted { .. } => Vec::new(),
+            Self::Deactivated { app } => vec![format!(
+                "`flyte update app {app} --activate --wait` brings it back"
+            )],
+            Self::Deleted { .. } => vec!["serve it again to have it back".into()],
         }
     }
 

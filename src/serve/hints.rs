@@ -35,7 +35,16 @@ pub fn for_failure(code: Code, message: &str, app: &AppSpec, source: &Source) ->
             "the app has to listen on port {} (`env.get_port().port`, `$PORT`)",
             app.port.number
         )],
-        (Code::AppExited, _) => vec![format!("`flyte get logs {}` shows all it wrote", app.name)],
+        (Code::AppExited | Code::AppFailed, _) => {
+            vec![format!("`flyte get logs {}` shows all it wrote", app.name)]
+        }
+        (Code::AppOutOfMemory, _) => {
+            vec!["declare more: resources=flyte.Resources(memory=\"4Gi\")".to_owned()]
+        }
+        (Code::AppUnhealthy, _) => vec![format!(
+            "`flyte get logs {}` shows what it answers; without a health path, listening is enough",
+            app.name
+        )],
         _ => Vec::new(),
     }
 }
@@ -88,7 +97,8 @@ fn missing_file(file: &str, app: &AppSpec, source: &Source) -> Vec<String> {
             app.name
         ),
         None => format!(
-            "an app sees the files of its bundle, in its working folder; the project's root is `{}`",
+            "`{}` is not in the project (`{}`) either; an app looks in its working folder, which holds its bundle",
+            name.file_name().unwrap_or_default().display(),
             source.root.display()
         ),
     }]

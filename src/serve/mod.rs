@@ -7,6 +7,7 @@
 mod activate;
 mod app;
 pub mod bundling;
+pub mod checkup;
 pub mod details;
 mod hints;
 pub mod imaging;
@@ -34,6 +35,7 @@ use crate::config::{Endpoint, Settings};
 use crate::error::{Code, Diagnostic, Retry};
 use crate::image::env::Toolchain;
 use crate::spec::{AppSpec, CopyStyle};
+use crate::wire::app::status::DeploymentStatus;
 use crate::wire::build::Health;
 use crate::wire::status;
 use crate::{bundle, config, image, runtime};
@@ -174,6 +176,26 @@ pub enum Progress {
 
 /// Takes progress as it happens; called from any thread.
 pub type Reporter = Arc<dyn Fn(Progress) + Send + Sync>;
+
+/// Names and states of the apps, if the control plane can be reached; nothing is started for it.
+pub async fn apps(settings: &Settings) -> Option<Vec<(String, DeploymentStatus)>> {
+    let client = platform::reach(settings).await.ok()?;
+    let everything = client::Listing {
+        org: &settings.org,
+        project: &settings.project,
+        domain: &settings.domain,
+        states: Vec::new(),
+        created_by: None,
+        sort_by: None,
+        limit: 1000,
+    };
+    let apps = client.list(&everything).await.ok()?;
+    let named = |app: crate::wire::app::App| {
+        let state = status::deployment_status(&app);
+        (app.metadata.id.name.clone(), state)
+    };
+    Some(apps.into_iter().map(named).collect())
+}
 
 /// Everything that can end a use case.
 #[derive(Debug, thiserror::Error)]

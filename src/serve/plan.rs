@@ -113,7 +113,7 @@ impl Diagnostic for Error {
                 )]
             }
             Self::Unset { setting } => vec![format!(
-                "pass it to `flyte.init`, `with_servecontext` or write it into the configuration file as `task.{setting}`"
+                "say `--{setting} NAME` or `flyte.init({setting}=...)`, or write `task.{setting}` into the configuration file"
             )],
             Self::PickledByOther { here, .. } => vec![format!(
                 "give the image python_version=({}, {}), or put the app into a file",

@@ -66,3 +66,25 @@ fn every_exception_exists_in_python() {
         );
     }
 }
+
+#[test]
+fn every_page_has_its_four_parts() {
+    for code in Code::ALL {
+        let page = code.page();
+        assert!(page.starts_with(&format!("# `{code}`\n")), "{code}");
+        let mut rest = page;
+        for heading in ["What it means", "Why it happens", "What to do", "Example"] {
+            let mark = format!("\n## {heading}\n\n");
+            let Some((_, behind)) = rest.split_once(&mark) else {
+                panic!("`{code}` has no part `{heading}` in its place");
+            };
+            let part = behind.split("\n## ").next().unwrap_or_default();
+            assert!(
+                part.trim().len() > 20,
+                "`{heading}` of `{code}` says nothing"
+            );
+            rest = behind;
+        }
+        assert!(rest.contains("```"), "`{code}` shows no example");
+    }
+}

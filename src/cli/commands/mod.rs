@@ -2,10 +2,14 @@
 
 pub mod build;
 pub mod bundle;
+pub mod completion;
 pub mod config;
 pub mod create;
 pub mod delete;
+pub mod doctor;
+pub mod explain;
 pub mod get;
+pub mod init;
 pub mod local;
 pub mod login;
 pub mod serve;

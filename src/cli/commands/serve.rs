@@ -1,13 +1,15 @@
 //! `flyte serve` and `flyte deploy`.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{describe, pair};
 use crate::cli::args::Serve;
 use crate::cli::printer::Printer;
-use crate::cli::{Failure, Host, Load};
+use crate::cli::{Error, Failure, Host, Load, scan};
 use crate::config::Given;
+use crate::serve::watch::Asked;
 use crate::serve::{App, Request};
 use crate::spec::image::Base;
 use crate::spec::{ImageSpec, ParameterValue};
@@ -38,7 +40,10 @@ pub fn run(
     }
     let settings = host.settings(&given)?;
     let load = Load {
-        file: args.file.clone(),
+        file: match &args.file {
+            Some(file) => file.clone(),
+            None => only_app(printer)?,
+        },
         which: args.environment.clone().into(),
         root_dir: args.root_dir.clone(),
         copy_style: args.copy_style.clone(),
@@ -86,6 +91,30 @@ pub async fn follow(app: &App, show: impl Fn(&str)) -> Result<(), crate::serve::
         }
     }
     Ok(())
+}
+
+/// The one file of this folder that declares apps.
+fn only_app(printer: &Printer) -> Result<PathBuf, Error> {
+    let mut found = scan::folder(Path::new("."));
+    if let [(path, _)] = found.as_mut_slice() {
+        let path = path.strip_prefix(".").unwrap_or(path).to_path_buf();
+        // The second process of a watch is not heard by anybody.
+        if Asked::here().is_none() {
+            printer.note(&format!("serving `{}`, the only app here", path.display()));
+        }
+        return Ok(path);
+    }
+    if found.is_empty() {
+        let folder = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
+        return Err(Error::NoApp { folder });
+    }
+    let name = |(path, _): &(PathBuf, _)| {
+        path.file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+    };
+    Err(Error::SeveralApps {
+        files: found.iter().filter_map(name).collect(),
+    })
 }
 
 fn apply(request: &mut Request, args: &Serve) -> Result<(), Failure> {

@@ -123,6 +123,15 @@ def test_an_exception_of_the_file_is_shown_with_its_traceback(flyte, files):
     assert done.returncode == 1
     assert "KeyError: 'key'" in done.stderr
     assert 'wrong.py", line 3' in done.stderr
+    assert "importlib" not in done.stderr
+
+
+def test_a_module_that_only_the_image_has_is_named(flyte, files):
+    files.write("imports.py", "import not_there.at_all\n")
+    done = flyte("serve", "imports.py")
+    assert done.returncode == 1
+    assert "ModuleNotFoundError" in done.stderr
+    assert "install `not_there` here, or import it inside of the function" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,430 @@
+//! Whether this machine, and the cluster in use, have what serving needs.
+//!
+//! Each check looks at the thing itself (the socket answers, the folder can be written), never at
+//! what ought to follow from something else. Nothing is started, installed or changed.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use connectrpc::client::{ClientTransport, full_body};
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use super::platform::{self, Launcher};
+use crate::config::{Endpoint, Home, Settings};
+use crate::error::with_causes;
+use crate::image::env::Toolchain;
+use crate::serve::size;
+use crate::sys::port_watch;
+
+/// How long a program or a server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Environments of a few apps with large packages.
+const COMFORTABLE_BYTES: u64 = 5_000_000_000;
+/// Below this not even a small environment fits.
+const LEAST_BYTES: u64 = 300_000_000;
+/// Signatures of upload addresses and sign-ins stop being believed at about five minutes.
+const MOST_SKEW: Duration = Duration::from_secs(240);
+/// Worth a word, since it grows.
+const SOME_SKEW: Duration = Duration::from_secs(30);
+/// Where the platform listens unless the port is taken: its page, and all apps by name.
+const PORTS: [u16; 2] = [32_100, 32_080];
+
+/// How a thing is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// As it should be.
+    Good,
+    /// Not there, and only some need it.
+    Absent,
+    /// Works, with a restriction or a risk.
+    Doubtful,
+    /// Serving fails because of it.
+    Broken,
+}
+
+impl State {
+    /// The word of a document.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Good => "ok",
+            Self::Absent => "absent",
+            Self::Doubtful => "warning",
+            Self::Broken => "broken",
+        }
+    }
+}
+
+/// What was found of one thing.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    pub name: &'static str,
+    pub state: State,
+    pub detail: String,
+    /// What mends it, where something is to be mended.
+    pub fix: Option<String>,
+}
+
+impl Finding {
+    pub fn good(name: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            name,
+            state: State::Good,
+            detail: detail.into(),
+            fix: None,
+        }
+    }
+
+    pub fn other(
+        name: &'static str,
+        state: State,
+        detail: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        Self {
+            name,
+            state,
+            detail: detail.into(),
+            fix: Some(fix.into()),
+        }
+    }
+}
+
+/// Looks at everything, in the order in which one thing needs the other.
+pub async fn look(settings: &Settings, toolchain: &Toolchain, launcher: &Launcher) -> Vec<Finding> {
+    let (uv, docker) = tokio::join!(uv(&toolchain.uv), docker());
+    let mut findings = vec![
+        python(toolchain),
+        uv,
+        config(settings),
+        home(&settings.home),
+        disk(&settings.home),
+    ];
+    match &settings.endpoint {
+        Endpoint::Local => {
+            let status = platform::status(&settings.home).await;
+            findings.extend(ports(status.is_some()));
+            findings.push(local_platform(status.as_ref(), launcher));
+            findings.push(kernel());
+        }
+        Endpoint::Remote(_) => findings.extend(cluster(settings).await),
+    }
+    findings.push(docker);
+    findings.push(registries());
+    findings
+}
+
+fn python(toolchain: &Toolchain) -> Finding {
+    let version = toolchain.python_version;
+    let detail = format!(
+        "{}.{} at {}",
+        version.major,
+        version.minor,
+        toolchain.python.display()
+    );
+    Finding::good("Python", detail)
+}
+
+async fn uv(program: &Path) -> Finding {
+    let fix = "pip install uv";
+    let asked = timeout(
+        PATIENCE,
+        Command::new(program)
+            .arg("--version")
+            .kill_on_drop(true)
+            .output(),
+    );
+    match asked.await {
+        Ok(Ok(output)) if output.status.success() => {
+            let text = String::from_utf8_lossy(&output.stdout);
+            let version = text.split_whitespace().nth(1).unwrap_or_default();
+            Finding::good("uv", format!("{version} at {}", program.display()))
+        }
+        Ok(Ok(output)) => {
+            let detail = format!("`{}` ended with {}", program.display(), output.status);
+            Finding::other("uv", State::Broken, detail, fix)
+        }
+        Ok(Err(error)) => {
+            let detail = format!("`{}` cannot be run: {error}", program.display());
+            Finding::other("uv", State::Broken, detail, fix)
+        }
+        Err(_) => {
+            let detail = format!("`{}` does not answer", program.display());
+            Finding::other("uv", State::Broken, detail, fix)
+        }
+    }
+}
+
+fn config(settings: &Settings) -> Finding {
+    let from = match &settings.source {
+        Some(path) => format!("from {}", path.display()),
+        None => "no configuration file".to_owned(),
+    };
+    Finding::good("config", format!("{from}; {}", settings.describe()))
+}
+
+/// The folder itself, or the nearest one above it that exists.
+fn existing(path: &Path) -> &Path {
+    path.ancestors()
+        .find(|folder| folder.exists())
+        .unwrap_or(Path::new("/"))
+}
+
+fn home(home: &Home) -> Finding {
+    let folder = existing(home.path());
+    match rustix::fs::access(folder, rustix::fs::Access::WRITE_OK) {
+        Ok(()) => Finding::good("home", home.path().display().to_string()),
+        Err(error) => Finding::other(
+            "home",
+            State::Broken,
+            format!("`{}` cannot be written: {error}", folder.display()),
+            "make it yours, or set `FLYTE_HOME` to a folder of yours",
+        ),
+    }
+}
+
+fn disk(home: &Home) -> Finding {
+    let folder = existing(home.path());
+    let stat = match rustix::fs::statvfs(folder) {
+        Ok(stat) => stat,
+        Err(error) => {
+            let detail = format!("the space at `{}` is not known: {error}", folder.display());
+            return Finding::other("disk", State::Doubtful, detail, "look with `df -h`");
+        }
+    };
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let detail = format!("{} free at {}", size(free), folder.display());
+    let fix = "free some; `flyte local reset` deletes all apps and environments, and `uv cache prune` \
+               what no environment uses";
+    match free {
+        free if free < LEAST_BYTES => Finding::other("disk", State::Broken, detail, fix),
+        free if free < COMFORTABLE_BYTES => Finding::other("disk", State::Doubtful, detail, fix),
+        _ => Finding::good("disk", detail),
+    }
+}
+
+fn ports(platform_runs: bool) -> Option<Finding> {
+    // The platform holds them itself.
+    if platform_runs {
+        return None;
+    }
+    let is_taken = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_err();
+    let taken: Vec<String> = PORTS
+        .iter()
+        .filter(|port| is_taken(port))
+        .map(u16::to_string)
+        .collect();
+    Some(if taken.is_empty() {
+        Finding::good("ports", "32080 and 32100 are free")
+    } else {
+        Finding::good(
+            "ports",
+            format!(
+                "{} taken by another program; the next free one is used",
+                taken.join(" and ")
+            ),
+        )
+    })
+}
+
+fn local_platform(status: Option<&serde_json::Value>, launcher: &Launcher) -> Finding {
+    let Some(status) = status else {
+        return Finding {
+            name: "platform",
+            state: State::Absent,
+            detail: "does not run; the first serve starts it".into(),
+            fix: None,
+        };
+    };
+    let apps = status["apps"].as_array().map_or(0, Vec::len);
+    let detail = format!(
+        "version {}, process {}, {apps} app{}",
+        status["version"].as_str().unwrap_or("?"),
+        status["pid"],
+        if apps == 1 { "" } else { "s" }
+    );
+    if status["build"].as_str() == Some(&launcher.build) {
+        Finding::good("platform", detail)
+    } else {
+        Finding::other(
+            "platform",
+            State::Doubtful,
+            format!("{detail}, of another build than this command"),
+            "the next serve replaces it and restarts its apps; `flyte local start` does so now",
+        )
+    }
+}
+
+fn kernel() -> Finding {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let release = release.trim();
+    match port_watch::available() {
+        Ok(()) => Finding::good(
+            "kernel",
+            format!("{release}; apps may declare the same port (seccomp notify)"),
+        ),
+        Err(error) => Finding::other(
+            "kernel",
+            State::Doubtful,
+            format!("{release} {error}; apps cannot be led to ports of their own")
+                .trim_start()
+                .to_owned(),
+            "let apps listen on `$PORT` (`env.get_port().port`), or give each app a port of its own",
+        ),
+    }
+}
+
+/// Whether the cluster answers, and whether its clock is ours.
+async fn cluster(settings: &Settings) -> Vec<Finding> {
+    let broken = |detail: String| {
+        let fix =
+            "check the endpoint in the configuration, the network and a proxy (`HTTPS_PROXY`)";
+        vec![Finding::other("cluster", State::Broken, detail, fix)]
+    };
+    let client = match platform::reach(settings).await {
+        Ok(client) => client,
+        Err(error) => return broken(with_causes(&error)),
+    };
+    let endpoint = client.transport().endpoint().to_owned();
+    let Ok(request) = http::Request::builder()
+        .uri(client.transport().base_uri())
+        .body(full_body(bytes::Bytes::new()))
+    else {
+        return broken(format!("`{endpoint}` is not an address"));
+    };
+    let started = Instant::now();
+    match timeout(PATIENCE, client.transport().send(request)).await {
+        Err(_) => broken(format!(
+            "{endpoint} does not answer within {} s",
+            PATIENCE.as_secs()
+        )),
+        Ok(Err(error)) => broken(format!("{endpoint} does not answer: {error}")),
+        Ok(Ok(answer)) => {
+            let took = started.elapsed().as_millis();
+            let mut findings = vec![Finding::good(
+                "cluster",
+                format!("{endpoint} answers after {took} ms"),
+            )];
+            findings.extend(
+                answer
+                    .headers()
+                    .get(http::header::DATE)
+                    .and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok())
+                    .map(clock),
+            );
+            findings
+        }
+    }
+}
+
+fn clock(theirs: SystemTime) -> Finding {
+    let ours = SystemTime::now();
+    let skew = ours
+        .duration_since(theirs)
+        .unwrap_or_else(|ahead| ahead.duration());
+    let direction = if ours > theirs { "ahead of" } else { "behind" };
+    let detail = format!("{} s {direction} the cluster's", skew.as_secs());
+    let fix = "set the clock, or let it be set (`timedatectl set-ntp true`)";
+    match skew {
+        skew if skew > MOST_SKEW => Finding::other("clock", State::Broken, detail, fix),
+        skew if skew > SOME_SKEW => Finding::other("clock", State::Doubtful, detail, fix),
+        // `Date` has whole seconds, so a second is nothing.
+        _ => Finding::good("clock", "the same as the cluster's"),
+    }
+}
+
+async fn docker() -> Finding {
+    let fix = "start Docker where an image needs a container (base images, Dockerfiles, commands); \
+               other images are built without";
+    let Ok(docker) = bollard::Docker::connect_with_defaults() else {
+        return Finding::other("Docker", State::Absent, "no socket", fix);
+    };
+    match timeout(PATIENCE, docker.version()).await {
+        Ok(Ok(version)) => {
+            let version = version.version.unwrap_or_default();
+            Finding::good("Docker", format!("engine {version}"))
+        }
+        Ok(Err(error)) => {
+            let text = error.to_string();
+            let is_refused = text.to_lowercase().contains("permission denied");
+            if is_refused {
+                let fix = "add yourself to the group `docker` (`sudo usermod -aG docker $USER`) and sign in again";
+                return Finding::other("Docker", State::Doubtful, text, fix);
+            }
+            Finding::other(
+                "Docker",
+                State::Absent,
+                format!("does not answer: {text}"),
+                fix,
+            )
+        }
+        Err(_) => Finding::other("Docker", State::Doubtful, "does not answer in time", fix),
+    }
+}
+
+/// Which registries `docker login` was done for. Credentials are not looked at.
+fn registries() -> Finding {
+    let absent = |detail: String| {
+        let fix = "`docker login REGISTRY`, where images are pushed for a cluster";
+        Finding::other("registry", State::Absent, detail, fix)
+    };
+    let folder = std::env::var_os("DOCKER_CONFIG")
+        .map(PathBuf::from)
+        .or_else(|| {
+            let user = std::env::var_os("HOME")?;
+            Some(PathBuf::from(user).join(".docker"))
+        });
+    let Some(path) = folder.map(|folder| folder.join("config.json")) else {
+        return absent("no login".into());
+    };
+    let Ok(text) = std::fs::read_to_string(&path) else {
+        return absent("no login".into());
+    };
+    let Ok(document) = serde_json::from_str::<serde_json::Value>(&text) else {
+        return Finding::other(
+            "registry",
+            State::Doubtful,
+            format!("`{}` is not JSON", path.display()),
+            "mend the file, or delete it and sign in again with `docker login REGISTRY`",
+        );
+    };
+    let names = |key: &str| {
+        let entries = document[key].as_object().into_iter().flatten();
+        entries
+            .map(|(name, _)| name.clone())
+            .collect::<Vec<String>>()
+    };
+    let mut known = [names("auths"), names("credHelpers")].concat();
+    known.sort();
+    known.dedup();
+    if known.is_empty() {
+        return absent(format!("no login in {}", path.display()));
+    }
+    Finding::good("registry", format!("login for {}", known.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_judged_by_how_far_it_is_off() {
+        for (seconds, expected) in [
+            (0, State::Good),
+            (60, State::Doubtful),
+            (600, State::Broken),
+        ] {
+            let theirs = SystemTime::now() - Duration::from_secs(seconds);
+            assert_eq!(clock(theirs).state, expected);
+            let theirs = SystemTime::now() + Duration::from_secs(seconds);
+            assert_eq!(clock(theirs).state, expected);
+        }
+        let ahead = clock(SystemTime::now() - Duration::from_secs(600));
+        assert!(
+            ahead.detail.contains("ahead of the cluster's"),
+            "{}",
+            ahead.detail
+        );
+    }
+}
