@@ -95,6 +95,15 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ),
     ("delete app", &["flyte delete app web"]),
     (
+        "create secret",
+        &[
+            "flyte create secret api-key",
+            "flyte create secret api-key --from-file key.txt --replace",
+        ],
+    ),
+    ("get secret", &["flyte get secret"]),
+    ("delete secret", &["flyte delete secret api-key"]),
+    (
         "bundle ls",
         &[
             "flyte bundle ls app.py",
