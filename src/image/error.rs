@@ -301,6 +301,12 @@ fn install_hints(tail: &[String], held_by: Option<&Path>) -> Vec<String> {
                 .into(),
         );
     }
+    if said("Unable to locate package") {
+        hints.push(
+            "the package has another name in this release of Debian: look it up at packages.debian.org"
+                .into(),
+        );
+    }
     if held_by.is_none() && said("No solution found") {
         hints.push("loosen or leave out a version that the lines above name".into());
     }

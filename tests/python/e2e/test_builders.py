@@ -1,0 +1,296 @@
+"""Every kind of layer with every builder: made, or refused by name; and what was made runs.
+
+The builders work with real parts: `uv`, the container engine of this machine, and a registry of its
+own. Both container builders start on one base image, which trusts whom this machine trusts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from containers import BASE, Engine
+from support import WEB, Project, get_json, until
+
+pytestmark = pytest.mark.skipif(
+    sys.version_info[:2] != (3, 11), reason="the base image has Python 3.11, as Debian 12 has"
+)
+
+PLAIN = 'flyte.Image.from_debian_base(name="layers", python_version="3.11")'
+SCRIPT = '# /// script\n# requires-python = ">=3.11"\n# dependencies = ["six"]\n# ///\n'
+PROJECT = """
+[project]
+name = "shelf"
+version = "1"
+requires-python = ">=3.11"
+dependencies = ["six"]
+"""
+
+NEEDS_SHELL = "`with_commands"
+NOT_HERE = "is a container image, which the environment builder cannot reproduce"
+
+# What is added to the image; what a program then sees in it, as an expression that is true; and who
+# refuses it, with a part of the words.
+LAYERS: dict[str, tuple[str, str, dict[str, str]]] = {
+    "pip": (f'{PLAIN}.with_pip_packages("six")', "__import__('six')", {}),
+    "requirements": (f'{PLAIN}.with_requirements("requirements.txt")', "__import__('six')", {}),
+    "uv_project": (f'{PLAIN}.with_uv_project("shelf/pyproject.toml")', "__import__('six')", {}),
+    "uv_script": (
+        'flyte.Image.from_uv_script("script.py", name="layers", python_version="3.11")',
+        "__import__('six')",
+        {},
+    ),
+    "env_vars": (
+        f'{PLAIN}.with_env_vars({{"A": "a b", "B": "$A-c"}})',
+        "__import__('os').environ['B'] == 'a b-c'",
+        {},
+    ),
+    "workdir": (
+        f'{PLAIN}.with_workdir("/srv/app")',
+        "__import__('os').getcwd().endswith('/srv/app')",
+        {},
+    ),
+    "source_file": (
+        f'{PLAIN}.with_source_file(Path("data.txt"), "/srv/")',
+        "open('/srv/data.txt').read() == 'data'",
+        {},
+    ),
+    "source_folder": (
+        f'{PLAIN}.with_source_folder(Path("web"), "/srv/web").with_dockerignore(Path(".dockerignore"))',
+        "__import__('os').listdir('/srv/web') == ['index.html']",
+        {},
+    ),
+    "apt": (
+        f'{PLAIN}.with_apt_packages("no-such-package-of-flyte-rs")',
+        "",
+        {
+            "environment": "cannot be installed without a container",
+            "oci": "with_apt_packages",
+            "docker": "Unable to locate package no-such-package-of-flyte-rs",
+        },
+    ),
+    "commands": (
+        f'{PLAIN}.with_commands(["mkdir -p /srv/made"])',
+        "__import__('os').path.isdir('/srv/made')",
+        {"environment": NEEDS_SHELL, "oci": NEEDS_SHELL},
+    ),
+    "pixi_project": (
+        f'{PLAIN}.with_pixi_project("pixi.toml")',
+        "",
+        # Docker would fetch pixi from a registry that not every machine reaches.
+        {"environment": "with_pixi_project", "oci": "with_pixi_project"},
+    ),
+    "dockerfile": (
+        'flyte.Image.from_dockerfile("docker/Dockerfile", None, "layers")',
+        "__import__('os').path.isfile('/srv/in')",
+        {"environment": "Dockerfile images need a container builder", "oci": "Dockerfile"},
+    ),
+    "base": (
+        'flyte.Image.from_base("{base}").clone(name="layers", extendable=True).with_env_vars({{"A": "1"}})',
+        "__import__('os').environ['A'] == '1'",
+        {"environment": NOT_HERE},
+    ),
+    "unknown_name": (
+        'flyte.Image.from_ref_name("gpu")',
+        "",
+        dict.fromkeys(("environment", "docker", "oci"), "no image is configured under the name `gpu`"),
+    ),
+}
+CASES = [
+    (layer, builder)
+    for layer in LAYERS
+    for builder in ("environment", "docker", "oci")
+    if (layer, builder) != ("pixi_project", "docker")
+]
+
+
+@dataclass
+class Workplace:
+    """A project with the files that layers name, and the parts that builders need."""
+
+    project: Project
+    engine: Engine
+    registry: str
+    base: str
+
+    def build(self, image: str, builder: str) -> subprocess.CompletedProcess[str]:
+        """Build the image of an app as a user does."""
+        base = self.pushed_base if builder == "oci" else self.base
+        image = image.replace("{base}", base).replace("{{", "{").replace("}}", "}")
+        self.project.write(
+            "app.py",
+            f"from pathlib import Path\nimport flyte, flyte.app\n"
+            f'env = flyte.app.AppEnvironment(name="layers", args="x", image={image})\n',
+        )
+        words = ("build", "app.py", "--output", "json")
+        return self.project.home.flyte(*words, cwd=self.project.folder, timeout=300, **self.settings(builder))
+
+    def settings(self, builder: str) -> dict[str, str]:
+        """Variables under which one builder works."""
+        variables = {
+            "FLYTE_IMAGE_BUILDER": builder,
+            "FLYTE_IMAGE_BASE": self.pushed_base if builder == "oci" else self.base,
+            "FLYTE_DOCKER_BUILD_NETWORK": "host",
+        }
+        if builder == "oci":
+            variables |= {"FLYTE_ADMIN_ENDPOINT": "http://localhost:1", "FLYTE_IMAGE_REGISTRY": self.registry}
+            variables |= {"FLYTE_TASK_PROJECT": "p", "FLYTE_TASK_DOMAIN": "d"}
+        return variables
+
+    @property
+    def pushed_base(self) -> str:
+        return f"{self.registry}/base:3.11"
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A registry of its own."""
+    program = shutil.which("docker-registry")
+    if program is None:
+        message = "no `docker-registry`; Debian's package has it"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = tmp_path_factory.mktemp("registry")
+    settings = folder / "registry.yml"
+    settings.write_text(
+        f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {folder}}}}}\n"
+        f"http: {{addr: '127.0.0.1:{port}'}}\n"
+    )
+    process = subprocess.Popen(
+        [program, "serve", settings], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+    def is_up() -> bool:
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", port)) == 0
+
+    until(is_up, 20, "the registry listens")
+    yield f"localhost:{port}"
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def base(engine: Engine, registry: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The base image with this machine's certificates, in the engine and in the registry."""
+    folder = tmp_path_factory.mktemp("base")
+    bundle = os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
+    shutil.copy(bundle, folder / "ca.crt")
+    (folder / "Dockerfile").write_text(
+        f"FROM {BASE}\nCOPY ca.crt /etc/ssl/certs/ca-certificates.crt\n"
+        "ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt\n"
+    )
+    tag = engine.build(f"flyte-test-trusting:{os.getpid()}", folder)
+    pushed = f"{registry}/base:3.11"
+    engine.run("tag", tag, pushed)
+    engine.run("push", "--quiet", pushed)
+    yield tag
+    engine.run("rmi", "--force", pushed, tag, check=False)
+
+
+@pytest.fixture
+def workplace(project: Project, engine: Engine, registry: str, base: str) -> Iterator[Workplace]:
+    for name, text in {
+        "requirements.txt": "six\n",
+        "script.py": SCRIPT,
+        "shelf/pyproject.toml": PROJECT,
+        "data.txt": "data",
+        "web/index.html": "<p>",
+        "web/left.log": "out",
+        ".dockerignore": "**/*.log\n",
+        "pixi.toml": '[workspace]\nname = "p"\nchannels = ["conda-forge"]\nplatforms = ["linux-64"]\n',
+        "docker/Dockerfile": f"FROM {base}\nCOPY in /srv/in\n",
+        "docker/in": "in",
+    }.items():
+        path = project.folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    yield Workplace(project, engine, registry, base)
+    uris = engine.run("images", "--format", "{{.Repository}}:{{.Tag}}").split()
+    engine.run("rmi", "--force", *[uri for uri in uris if "/layers:" in f"/{uri}"], check=False)
+
+
+@pytest.mark.parametrize(("layer", "builder"), CASES)
+def test_a_layer_is_made_or_refused_by_name(workplace: Workplace, layer: str, builder: str):
+    image, seen, refused = LAYERS[layer]
+    done = workplace.build(image, builder)
+    answer: Any = json.loads(done.stdout)
+    if builder in refused:
+        assert done.returncode != 0
+        error = answer["error"]
+        assert refused[builder] in "\n".join([error["message"], *error["log"]]), error
+        assert error["hints"], error
+        return
+    assert done.returncode == 0, done.stdout
+    made = answer["layers"]
+    assert (made["builder"], made["state"]) == (builder, "built")
+    again = json.loads(workplace.build(image, builder).stdout)["layers"]
+    assert (again["state"], again["uri"]) == ("reused", made["uri"])
+    if builder != "environment":
+        workplace.engine.run("run", "--rm", made["uri"], "python3", "-c", f"assert {seen}, 'not there'")
+
+
+APP = """
+import os, sys
+from pathlib import Path
+import flyte, flyte.app
+import web
+
+env = flyte.app.AppEnvironment(name="{name}", image={image})
+
+@env.server
+def serve():
+    import six
+    web.serve(lambda path: {{"word": os.environ["WORD"], "six": six.__version__, "user": os.getuid()}})
+
+if __name__ == "__main__":
+    print(flyte.serve(env).endpoint)
+"""
+DECLARED = f"{PLAIN}.with_pip_packages('six==1.16.0').with_env_vars({{'WORD': 'hello'}})"
+EXPECTED = {"word": "hello", "six": "1.16.0", "user": 1000}
+
+
+def answer_of(workplace: Workplace, name: str, image: str, builder: str) -> Any:
+    workplace.project.write("web.py", WEB)
+    workplace.project.write("served.py", APP.format(name=name, image=image))
+    done = workplace.project.run("served.py", timeout=300, **workplace.settings(builder))
+    assert done.returncode == 0, done.stderr
+    return get_json(done.stdout.strip())
+
+
+def test_what_docker_builds_is_served_and_answers(workplace: Workplace):
+    assert answer_of(workplace, "by-docker", DECLARED, "docker") == EXPECTED
+
+
+def test_what_is_built_without_an_engine_answers_the_same_in_one(workplace: Workplace, tmp_path: Path):
+    built = json.loads(workplace.build(DECLARED, "oci").stdout)["layers"]
+    assert built["builder"] == "oci"
+    # Fetched by the engine from the registry, as a cluster would.
+    assert workplace.engine.run("images", "--quiet", built["uri"]) == ""
+    assert answer_of(workplace, "by-oci", repr(built["uri"]), "auto") == EXPECTED
+    skopeo = shutil.which("skopeo")
+    if skopeo is None:
+        assert not os.environ.get("CI"), "no `skopeo`; Debian's package has it"
+        return
+    copy = [skopeo, "copy", "--src-tls-verify=false", f"docker://{built['uri']}", f"oci:{tmp_path}/copy:1"]
+    done = subprocess.run(copy, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_cheapest_builder_that_can_is_taken(workplace: Workplace):
+    shell = f"{PLAIN}.with_commands(['true'])"
+    assert json.loads(workplace.build(PLAIN, "auto").stdout)["layers"]["builder"] == "environment"
+    made = json.loads(workplace.build(shell, "auto").stdout)["layers"]
+    assert made["builder"] == "docker"
+    assert NEEDS_SHELL in made["why"]
