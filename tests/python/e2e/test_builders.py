@@ -6,14 +6,19 @@ own. Both container builders start on one base image, which trusts whom this mac
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
 import sys
+import tarfile
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +126,7 @@ class Workplace:
     engine: Engine
     registry: str
     base: str
+    settings_more: dict[str, str] = field(default_factory=dict)
 
     def build(self, image: str, builder: str) -> subprocess.CompletedProcess[str]:
         """Build the image of an app as a user does."""
@@ -144,7 +150,7 @@ class Workplace:
         if builder == "oci":
             variables |= {"FLYTE_ADMIN_ENDPOINT": "http://localhost:1", "FLYTE_IMAGE_REGISTRY": self.registry}
             variables |= {"FLYTE_TASK_PROJECT": "p", "FLYTE_TASK_DOMAIN": "d"}
-        return variables
+        return variables | self.settings_more
 
     @property
     def pushed_base(self) -> str:
@@ -152,7 +158,13 @@ class Workplace:
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def registry_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the registry keeps what it is sent."""
+    return tmp_path_factory.mktemp("registry")
+
+
+@pytest.fixture(scope="module")
+def registry(registry_folder: Path) -> Iterator[str]:
     """A registry of its own."""
     program = shutil.which("docker-registry")
     if program is None:
@@ -161,7 +173,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    folder = tmp_path_factory.mktemp("registry")
+    folder = registry_folder
     settings = folder / "registry.yml"
     settings.write_text(
         f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {folder}}}}}\n"
@@ -294,3 +306,49 @@ def test_the_cheapest_builder_that_can_is_taken(workplace: Workplace):
     made = json.loads(workplace.build(shell, "auto").stdout)["layers"]
     assert made["builder"] == "docker"
     assert NEEDS_SHELL in made["why"]
+
+
+def titles() -> bytes:
+    """The command lines of all processes of this machine."""
+    found = b""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found += path.read_bytes()
+    return found
+
+
+@pytest.mark.parametrize("builder", ["environment", "docker", "oci"])
+def test_no_secret_is_left_anywhere(
+    workplace: Workplace, registry_folder: Path, builder: str, tmp_path: Path
+):
+    """A planted value: not in the home, the image, the registry, what is printed, or a process title."""
+    planted = secrets.token_hex(16)
+    image = f"{PLAIN}.with_pip_packages('six', secret_mounts='build-token')"
+    if builder == "docker":
+        image += ".with_commands(['test ${{#BUILD_TOKEN}} = 32'], secret_mounts='build-token')"
+    workplace.settings_more = {"BUILD_TOKEN": planted}
+    seen = b""
+    with ThreadPoolExecutor() as pool:
+        building = pool.submit(workplace.build, image, builder)
+        while not building.done():
+            seen += titles()
+            time.sleep(0.05)
+    done = building.result()
+    assert done.returncode == 0, done.stdout
+    assert planted not in done.stdout + done.stderr
+    assert planted.encode() not in seen
+    made = json.loads(done.stdout)["layers"]["uri"]
+    folders = [workplace.project.home.path, registry_folder]
+    if builder != "environment":
+        workplace.engine.run("pull", "--quiet", made, check=False)
+        workplace.engine.run("save", "--output", str(tmp_path / "image.tar"), made)
+        with tarfile.open(tmp_path / "image.tar") as archive:
+            archive.extractall(tmp_path / "image", filter="data")
+        for layer in (tmp_path / "image").rglob("layer.tar"):
+            with tarfile.open(layer) as archive:
+                archive.extractall(layer.parent / "content", filter="tar")
+        folders.append(tmp_path / "image")
+        assert planted not in workplace.engine.run("history", "--no-trunc", made)
+        assert planted not in workplace.engine.run("inspect", made)
+    found = subprocess.run(["grep", "-rlaF", planted, *folders], capture_output=True, text=True)
+    assert found.stdout == ""
