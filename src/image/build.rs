@@ -1,5 +1,6 @@
 //! Carrying out a plan in a folder that is ours alone, under a lock that somebody else holds.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -19,10 +20,18 @@ use super::{python, sdk, system, uv};
 /// Makes a requirement of `flyte` by another package hold nothing: ours is put in afterwards.
 const OVERRIDES: &str = "flyte ; python_version < '0'\n";
 
+/// Where an environment is built, and the lock that keeps others away from there.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub env: &'a Path,
+    pub lock: &'a File,
+}
+
 /// One build in progress.
 struct Build<'a> {
     toolchain: &'a Toolchain,
     env: &'a Path,
+    lock: &'a File,
     /// Constraints on what may be installed.
     pins: Option<&'a Path>,
     progress: &'a Sink<'a>,
@@ -45,7 +54,7 @@ pub(super) async fn build(
     toolchain: &Toolchain,
     plan: Plan,
     pins: &Pins,
-    env: &Path,
+    place: Place<'_>,
     progress: &Sink<'_>,
 ) -> Result<Manifest, Error> {
     let mut notes = plan.notes;
@@ -63,16 +72,16 @@ pub(super) async fn build(
     for note in &notes {
         progress(Progress::Note(note));
     }
-    let build = Build::new(toolchain, env, pins.known(), progress)?;
+    let build = Build::new(toolchain, place, pins.known(), progress)?;
     build.venv(&choice.exe).await?;
     for step in &plan.steps {
         build.step(step).await?;
     }
     if build.pins.is_none() {
-        pins.keep(env)?;
+        pins.keep(place.env)?;
     }
     let (payload, copies, ignore) = (toolchain.sdk.clone(), plan.copies, plan.ignore);
-    let target = env.to_path_buf();
+    let target = place.env.to_path_buf();
     let sources = off_thread(move || {
         sdk::place(&payload, &target)?;
         snapshot(copies, &Sight::new(ignore), &target)
@@ -89,13 +98,13 @@ pub(super) async fn build(
 pub(super) async fn released(
     toolchain: &Toolchain,
     image: &Released,
-    env: &Path,
+    place: Place<'_>,
     progress: &Sink<'_>,
 ) -> Result<Manifest, Error> {
     let search = python::Search::from_environment();
     let asked = python::Asked::Minor(image.python);
     let choice = python::choose(toolchain, &search, &asked).await?;
-    let build = Build::new(toolchain, env, None, progress)?;
+    let build = Build::new(toolchain, place, None, progress)?;
     build.venv(&choice.exe).await?;
     let requirement = format!("flyte=={}", image.version);
     let mut command = uv::uv(&toolchain.uv, ["pip", "install", "--python"]);
@@ -133,7 +142,7 @@ fn snapshot(
 impl<'a> Build<'a> {
     fn new(
         toolchain: &'a Toolchain,
-        env: &'a Path,
+        Place { env, lock }: Place<'a>,
         pins: Option<&'a Path>,
         progress: &'a Sink<'a>,
     ) -> Result<Self, Error> {
@@ -144,6 +153,7 @@ impl<'a> Build<'a> {
         Ok(Self {
             toolchain,
             env,
+            lock,
             pins,
             progress,
             scratch,
@@ -285,8 +295,12 @@ impl<'a> Build<'a> {
         &self,
         step: String,
         installer: &'static str,
-        command: Command,
+        mut command: Command,
     ) -> Result<(), Error> {
+        // It shares the lock: where this process is killed and the installer is not, nobody else
+        // builds here before it has ended as well.
+        let lock = self.lock.try_clone();
+        command.stdin(lock.map_err(Error::store("share the lock of", self.env))?);
         let program = PathBuf::from(command.as_std().get_program());
         let outcome = uv::run(command, |line| (self.progress)(Progress::Line(line)))
             .await

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::build;
+use super::build::{self, Place};
 use super::error::Error;
 use super::hash::{DEFAULT_NAME, ImageHash, remembered_hash};
 use super::lock;
@@ -203,6 +203,13 @@ impl Slot {
         lock::exclusive(&self.path.with_extension("lock"), &wait).await
     }
 
+    pub(super) fn place<'a>(&'a self, lock: &'a File) -> Place<'a> {
+        Place {
+            env: &self.path,
+            lock,
+        }
+    }
+
     /// Where the environment waits while it is being replaced.
     fn replaced(&self) -> PathBuf {
         self.path.with_extension("old")
@@ -327,7 +334,7 @@ pub async fn ensure(
     if let (false, Some(environment)) = (force, slot.finished()) {
         return Ok(environment);
     }
-    let _lock = slot.lock(progress).await?;
+    let lock = slot.lock(progress).await?;
     // Whoever held the lock may have built it.
     if let (false, Some(environment)) = (force, slot.finished()) {
         return Ok(environment);
@@ -335,7 +342,7 @@ pub async fn ensure(
     let plan = Plan::new(image)?;
     let pins = Pins::of(&toolchain.home, &content, force);
     slot.clear()?;
-    let built = build::build(toolchain, plan, &pins, &slot.path, progress).await;
+    let built = build::build(toolchain, plan, &pins, slot.place(&lock), progress).await;
     settle(&slot, built)
 }
 

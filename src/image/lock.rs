@@ -21,7 +21,13 @@ pub(super) async fn exclusive(path: &Path, wait: &(dyn Fn() + Send + Sync)) -> R
     let folder = folder_of(path);
     std::fs::create_dir_all(&folder).map_err(Error::store("create", &folder))?;
     let mut options = File::options();
-    let file = options.create(true).write(true).truncate(false).open(path);
+    // Readable, since installers get it as their standard input.
+    let file = options
+        .create(true)
+        .read(true)
+        .write(true)
+        .truncate(false)
+        .open(path);
     let file = file.map_err(Error::store("open", path))?;
     let mut is_told = false;
     loop {

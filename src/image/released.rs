@@ -85,12 +85,12 @@ impl Released {
         if let Some(environment) = slot.finished() {
             return Ok(environment.path);
         }
-        let _lock = slot.lock(progress).await?;
+        let lock = slot.lock(progress).await?;
         if let Some(environment) = slot.finished() {
             return Ok(environment.path);
         }
         slot.clear()?;
-        let built = build::released(toolchain, self, &slot.path, progress).await;
+        let built = build::released(toolchain, self, slot.place(&lock), progress).await;
         Ok(env::settle(&slot, built)?.path)
     }
 }

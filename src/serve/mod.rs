@@ -38,7 +38,7 @@ use crate::spec::{AppSpec, CopyStyle};
 use crate::wire::app::status::DeploymentStatus;
 use crate::wire::build::Health;
 use crate::wire::status;
-use crate::{bundle, config, image, runtime};
+use crate::{bundle, config, image, runtime, wire};
 
 /// What the caller's interpreter knows and this core does not.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -264,6 +264,16 @@ impl Diagnostic for Error {
     }
 }
 
+/// Asks for the app before anything is made for it: nobody wants to build for minutes, and then
+/// hear that the cluster cannot be reached or wants a login.
+async fn knock(client: &client::Client, plan: &Plan) -> Result<(), Error> {
+    let id = wire::identifier(&plan.org, &plan.project, &plan.domain, &plan.target);
+    match client.get(&id).await {
+        Ok(_) | Err(client::Error::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// What serving works with: where to, and with which tools.
 #[derive(Clone)]
 pub struct Server {
@@ -297,6 +307,9 @@ impl Server {
         }
         let place = platform::place(&self.settings, &client, &self.launcher.build).await;
         let builder = self.settle(&mut plan, &place, &client);
+        if !plan.local {
+            Box::pin(knock(&client, &plan)).await?;
+        }
         let (code, images, ()) = tokio::try_join!(
             Box::pin(self.code(&client, &plan)),
             Box::pin(builder.images(&plan)),

@@ -131,7 +131,8 @@ def own(name: str, what: str) -> str:
 
 def open_app(page: Any, name: str) -> None:
     page.goto(path_of(name))
-    page.wait_for_function("document.getElementById('link').textContent === ''")
+    # Not `wait_for_function`: its polling evaluates text, which the page's policy forbids.
+    until(lambda: page.evaluate("document.getElementById('link').textContent") == "", 10, "the page is live")
 
 
 def endpoint(apps: Project) -> str:
@@ -396,7 +397,7 @@ def test_pages_are_small_and_stay_where_they_are(browser, base, apps):
             "}).observe({type: 'layout-shift', buffered: true});"
         )
         page.goto(path)
-        page.wait_for_function("performance.getEntriesByType('paint').length > 0")
+        until(lambda: page.evaluate("performance.getEntriesByType('paint').length") > 0, 10, "painted")
         sizes = "performance.getEntries().filter(e => e.decodedBodySize).map(e => e.decodedBodySize)"
         weights[path.rpartition("/")[2]] = sum(page.evaluate(sizes))
         assert page.evaluate("window.moved") < 0.01

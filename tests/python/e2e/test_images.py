@@ -66,6 +66,8 @@ def test_a_files_images_are_built_once_and_told(apps):
         "uri": "registry.example/app:1",
         "builder": None,
         "state": "as it is",
+        "why": None,
+        "sent": None,
         "notes": [],
     }
     assert {one["state"] for one in built(apps).values()} == {"reused", "as it is"}
@@ -176,7 +178,8 @@ def test_a_killed_build_leaves_nothing_that_counts(project, home):
         time.sleep(moments.uniform(0, took))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        done = subprocess.run(command, **where, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, **where, capture_output=True, text=True)
+        assert done.returncode == 0, (seed, done.stdout, done.stderr)
         assert json.loads(done.stdout)["killed"]["state"] in ("built", "reused"), seed
         check = "import six, idna, certifi, urllib3, packaging, click, attrs, markupsafe, flyte"
         subprocess.run([folder / "bin" / "python", "-c", check], check=True, cwd="/")
