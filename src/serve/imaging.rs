@@ -80,7 +80,7 @@ impl Server {
                 }
             }
         }
-        let workshop = self.workshop()?;
+        let workshop = self.builder().await.workshop()?;
         let several = wanted.len() > 1;
         let built: Vec<_> = stream::iter(wanted)
             .map(async |(image, names)| {
@@ -99,7 +99,7 @@ impl Server {
 
     /// What [`Server::build`] would find, without building.
     pub async fn peek(&self, order: Order) -> Result<BTreeMap<String, Made>, Error> {
-        let workshop = self.workshop()?;
+        let workshop = self.builder().await.workshop()?;
         let mut found = BTreeMap::new();
         for (name, image) in order.images {
             let made = match self.resolved(image, order.code.as_ref())? {

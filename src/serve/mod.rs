@@ -331,21 +331,41 @@ impl Server {
         Ok(app)
     }
 
-    /// Builds for a local platform where that one looks for environments, however it is reached.
+    /// Takes a plan to what stands behind the client; the answer builds images for it.
     fn settle(&self, plan: &mut Plan, place: &platform::Place, client: &client::Client) -> Self {
+        plan.local |= place.home.is_some();
+        if place.other_build {
+            self.report(Progress::Note(format!(
+                "{} runs another build of flyte-rs than this one",
+                client.endpoint()
+            )));
+        }
+        self.at(place)
+    }
+
+    /// The same, building for a local platform where that one looks for environments, however it is
+    /// reached.
+    fn at(&self, place: &platform::Place) -> Self {
         let mut builder = self.clone();
         if let Some(home) = &place.home {
-            plan.local = true;
             builder.settings.endpoint = Endpoint::Local;
             builder.toolchain.home = home.path().to_path_buf();
-            if place.other_build {
-                self.report(Progress::Note(format!(
-                    "{} runs another build of flyte-rs than this one",
-                    client.endpoint()
-                )));
-            }
         }
         builder
+    }
+
+    /// The same where nothing else is asked of the control plane, which need not answer.
+    async fn builder(&self) -> Self {
+        if self.settings.endpoint == Endpoint::Local {
+            return self.clone();
+        }
+        match platform::reach(&self.settings).await {
+            Ok(client) => {
+                self.at(&platform::place(&self.settings, &client, &self.launcher.build).await)
+            }
+            // Whoever deploys is told why.
+            Err(_) => self.clone(),
+        }
     }
 
     async fn bring_up(

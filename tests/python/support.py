@@ -119,6 +119,8 @@ class Home:
         self.path = path
         # How commands and scripts reach the platform, where that is not over its socket.
         self.through: dict[str, str] = {}
+        # Where the platform listens for that; it is closed by `local stop`.
+        self.listen = ""
 
     def environment(self, **more: str) -> dict[str, str]:
         """Variables of a user's shell that uses this home."""
@@ -132,6 +134,8 @@ class Home:
         self, *words: str | Path, cwd: Path | None = None, timeout: float = 60, **more: str
     ) -> subprocess.CompletedProcess[str]:
         """Run the command line as a user does."""
+        if self.listen and words[:2] == ("local", "start") and "--listen" not in words:
+            words = (*words, "--listen", self.listen)
         return subprocess.run(
             [Path(sys.executable).with_name("flyte"), *map(str, words)],
             env=self.environment(**more),

@@ -85,6 +85,7 @@ class Nginx:
         nginx = shutil.which("nginx") or "/usr/sbin/nginx"
         self.folder = folder
         upstream = home.json("local", "start", "--listen", "127.0.0.1:0")["listen"]
+        home.listen = upstream.removeprefix("http://")
         port = free_port()
         if tls:
             certificates(folder)
