@@ -173,7 +173,12 @@ fn existing(path: &Path) -> &Path {
 
 fn home(home: &Home) -> Finding {
     let folder = existing(home.path());
-    match rustix::fs::access(folder, rustix::fs::Access::WRITE_OK) {
+    let outcome = if folder.is_dir() {
+        rustix::fs::access(folder, rustix::fs::Access::WRITE_OK)
+    } else {
+        Err(rustix::io::Errno::NOTDIR)
+    };
+    match outcome {
         Ok(()) => Finding::good("home", home.path().display().to_string()),
         Err(error) => Finding::other(
             "home",
