@@ -62,8 +62,10 @@ class Shell:
             text=True,
             timeout=120,
         )
-        # Errors are shown where they are what is meant, and progress nowhere.
-        return done.returncode, done.stdout if done.returncode == 0 else done.stdout + done.stderr
+        if done.returncode == 0:
+            return 0, done.stdout
+        # What went well before the error is progress, which pages do not show.
+        return done.returncode, done.stdout + done.stderr[max(done.stderr.find("error:"), 0) :]
 
 
 def pattern(expected: str) -> re.Pattern[str]:
