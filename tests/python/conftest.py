@@ -45,11 +45,16 @@ def _remove(folder: Path) -> None:
     until(is_gone, 30, f"{folder} is gone")
 
 
+# They are about where apps go, which nothing may have decided before.
+DIRECT = ("test_settings", "test_config")
+
+
 @pytest.fixture(scope="module")
-def home() -> Iterator[Home]:
+def home(request: pytest.FixtureRequest) -> Iterator[Home]:
     """A home for all tests of a module."""
     home = Home(_scratch())
-    with pytest.MonkeyPatch.context() as patch, _between(home):
+    through = "" if request.module.__name__ in DIRECT else os.environ.get("FLYTE_TEST_THROUGH", "")
+    with pytest.MonkeyPatch.context() as patch, _between(home, through):
         # For what a test calls in its own process.
         for name, value in {"FLYTE_HOME": str(home.path), **home.through}.items():
             patch.setenv(name, value)
@@ -59,9 +64,8 @@ def home() -> Iterator[Home]:
 
 
 @contextmanager
-def _between(home: Home) -> Iterator[None]:
-    """What `FLYTE_TEST_THROUGH` says shall stand between the tests and the platform."""
-    through = os.environ.get("FLYTE_TEST_THROUGH")
+def _between(home: Home, through: str) -> Iterator[None]:
+    """What shall stand between the tests and the platform."""
     if not through:
         yield
         return
