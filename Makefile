@@ -97,8 +97,9 @@ bench-cluster: install
 bench-parameters: install
 	$(BIN)/python benches/parameters.py
 
-## bench-image: images beside the Docker Engine (needs docker, docker-registry and the base image)
+## bench-image: environments beside bare uv, images beside the Docker Engine (needs docker, docker-registry and the base image)
 bench-image: install
+	$(BIN)/python benches/environments.py
 	$(BIN)/python benches/image.py
 
 ## bench-cli: what a command costs before it does anything, beside the PyPI SDK
