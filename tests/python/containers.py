@@ -46,7 +46,8 @@ class Engine:
     def containers(self, home: Path | None = None) -> list[Any]:
         """The containers that replicas are, of one home or of all."""
         ids = self.run("ps", "--all", "--quiet", "--no-trunc", "--filter", "label=org.flyte.home").split()
-        found = json.loads(self.run("inspect", *ids)) if ids else []
+        # One may go between the two calls; the others are told all the same.
+        found = json.loads(self.run("inspect", *ids, check=False) or "[]") if ids else []
         return [one for one in found if home is None or _belongs(one, home)]
 
     def build(self, tag: str, folder: Path) -> str:
