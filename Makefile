@@ -12,7 +12,7 @@ SOURCES := $(shell find src proto python -type f -not -name '*.pyc' 2>/dev/null)
 # Packages of the `dev` group of pyproject.toml, which an installer of the machine may be too old to read.
 DEV := $(shell sed -n 's/^dev = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
 
-.PHONY: install serve stop test test-rust test-python fuzz check format bench bench-bundle bench-cluster bench-gateway bench-image bench-parameters bench-cli docs site test-wheels wheels clean
+.PHONY: install serve stop test test-rust test-python fuzz check format bench bench-bundle bench-cluster bench-gateway bench-image bench-parameters bench-cli soak docs site test-wheels wheels clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -105,6 +105,12 @@ bench-image: install
 ## bench-cli: what a command costs before it does anything, beside the PyPI SDK
 bench-cli: install
 	$(BIN)/python benches/cli.py
+
+HOURS ?= 2
+
+## soak: HOURS of a platform's life, and whether anything that it holds grows
+soak: install
+	$(BIN)/python benches/soak.py --hours $(HOURS)
 
 ## docs: write the pages that are made from the source
 docs: install

@@ -16,6 +16,10 @@ use crate::wire::app;
 /// Conditions kept for each app.
 const CONDITIONS_KEPT: u32 = 50;
 
+/// Revisions kept for each app, besides the one that takes traffic: more than anybody goes back by,
+/// and a loop that serves all day does not fill the disk.
+const REVISIONS_KEPT: i64 = 100;
+
 /// The newest layout of the database; older ones are brought up to it, newer ones refused.
 const SCHEMA_VERSION: i64 = 1;
 
@@ -372,6 +376,11 @@ fn next_revision(
         "INSERT INTO revisions (key, revision, app, created_at) VALUES (?1, ?2, ?3, ?4)",
         params![key.as_str(), latest, app.encode_to_vec(), now_ms()],
     )?;
+    transaction.execute(
+        "DELETE FROM revisions WHERE key = ?1 AND revision <= ?2
+         AND revision IS NOT (SELECT serving FROM apps WHERE key = ?1)",
+        params![key.as_str(), latest - REVISIONS_KEPT],
+    )?;
     Ok(latest.unsigned_abs())
 }
 
@@ -437,6 +446,25 @@ mod tests {
 
     fn key() -> AppKey {
         AppKey::of(&identifier("", "p", "d", "app"))
+    }
+
+    #[test]
+    fn old_revisions_are_forgotten_but_not_the_one_that_serves() {
+        let (_folder, store) = store();
+        let app = app::App::default();
+        store.create_app(&key(), 4000, &app).unwrap();
+        store.insert_revision(&key(), &app).unwrap();
+        store.set_serving(&key(), Some(2)).unwrap();
+        for _ in 0..=REVISIONS_KEPT {
+            store.insert_revision(&key(), &app).unwrap();
+        }
+
+        let kept = store.revisions(&key()).unwrap();
+
+        let numbers: Vec<Revision> = kept.iter().map(|row| row.revision).collect();
+        let newest = REVISIONS_KEPT.unsigned_abs() + 3;
+        let expected: Vec<Revision> = std::iter::once(2).chain(4..=newest).collect();
+        assert_eq!(numbers, expected);
     }
 
     #[test]
