@@ -77,9 +77,9 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format python tests examples benches docs/generate.py
 	$(BIN)/ruff check --fix python tests examples benches docs/generate.py
 
-## bench: every figure, each against a named peer
+## bench: every figure, each against a named peer, into benches/results.md; BENCHES="cli bundle" for some
 bench: install $(VENV)/.dev
-	for script in benches/[!_]*.py; do $(BIN)/python $$script || exit 1; done
+	PATH=$(BIN):$$PATH $(BIN)/python benches/suite.py $(BENCHES)
 
 ## bench-bundle: bundling, beside tar | zstd and the PyPI SDK
 bench-bundle: $(BIN)/python

@@ -22,7 +22,7 @@ import sys
 import time
 from pathlib import Path
 
-from _common import ROUNDS, Figure, peer_python, quiet, rounds, scratch_home, show
+from _common import ROUNDS, Figure, Limit, peer_python, quiet, rounds, scratch_home, show
 
 TIMEOUT_SECONDS = 60
 
@@ -118,7 +118,8 @@ def pypi_sdk(home: Path) -> Figure:
 def main() -> None:
     with scratch_home() as home:
         hand = rounds("by hand: python -m http.server until 200", by_hand)
-        show("Bringing an app up", hand, [ours(home), pypi_sdk(home)])
+        own = ours(home)
+        show("Bringing an app up", hand, [own, pypi_sdk(home)], {own.name: Limit(more=60)})
 
 
 if __name__ == "__main__":
