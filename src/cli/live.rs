@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressFinish, ProgressStyle};
 
-use super::printer::{DIM, GREEN, YELLOW, finished, locked, paint};
+use super::printer::{DIM, GREEN, RED, YELLOW, locked, paint, took_text};
 use super::timings::Timings;
 use crate::serve::{Progress, Reporter, Step, size};
 
@@ -44,8 +44,8 @@ impl Screen {
         match progress {
             Progress::Started(step) => self.begin(step),
             Progress::Finished { step, detail, took } => {
-                let mark = paint("✓", GREEN);
-                self.say(&format!("{mark} {}", finished(step, &detail, took)));
+                let (mark, took) = (paint("✓", GREEN), paint(&took_text(step, took), DIM));
+                self.say(&format!("{mark} {:<9} {detail}{took}", step.title()));
                 self.end(step);
             }
             Progress::Note(text) => self.say(&format!("{} {text}", paint("note:", YELLOW))),
@@ -115,6 +115,15 @@ impl Screen {
         }
         if done >= total {
             self.upload = None;
+        }
+    }
+}
+
+impl Drop for Screen {
+    /// What is under way when nobody reports any more is where it failed; why, the error tells.
+    fn drop(&mut self) {
+        for step in self.under_way.keys() {
+            self.say(&format!("{} {}", paint("✗", RED), step.title()));
         }
     }
 }

@@ -170,10 +170,11 @@ impl Printer {
             State::Doubtful => paint_for(&stdout, "!", YELLOW),
             State::Broken => paint_for(&stdout, "✗", RED),
         };
-        out(&format!("{mark} {:<9} {}", finding.name, finding.detail));
+        let detail = hanging(&finding.detail, 12);
+        out(&format!("{mark} {:<9} {detail}", finding.name));
         if let Some(fix) = &finding.fix {
             let arrow = paint_for(&stdout, "fix:", CYAN);
-            out(&format!("            {arrow} {fix}"));
+            out(&format!("            {arrow} {}", hanging(fix, 17)));
         }
     }
 
@@ -256,6 +257,33 @@ fn width() -> Option<usize> {
     Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
+/// Text behind an indent of so many columns; on a terminal its later lines keep to the indent.
+fn hanging(text: &str, indent: usize) -> String {
+    match width() {
+        Some(columns) => wrapped(text, indent, columns.saturating_sub(indent).max(20)),
+        None => text.to_owned(),
+    }
+}
+
+/// Lines of at most `columns`, where words allow it.
+fn wrapped(text: &str, indent: usize, columns: usize) -> String {
+    let (mut told, mut used) = (String::new(), 0);
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if used > 0 && used + 1 + length > columns {
+            told.push('\n');
+            told.push_str(&" ".repeat(indent));
+            used = 0;
+        } else if used > 0 {
+            told.push(' ');
+            used += 1;
+        }
+        told.push_str(word);
+        used += length;
+    }
+    told
+}
+
 /// At most `columns` letters; what is cut is marked.
 pub(super) fn cut(text: &str, columns: usize) -> String {
     if text.chars().count() <= columns {
@@ -297,14 +325,18 @@ pub fn duration(took: Duration) -> String {
     }
 }
 
-pub(super) fn finished(step: Step, detail: &str, took: Duration) -> String {
-    let took = match step {
+fn finished(step: Step, detail: &str, took: Duration) -> String {
+    format!("{:<9} {detail}{}", step.title(), took_text(step, took))
+}
+
+/// What a step took, to be set behind it; making a URL takes no time.
+pub(super) fn took_text(step: Step, took: Duration) -> String {
+    match step {
         Step::Url => String::new(),
         Step::Bundle | Step::Image | Step::Deploy | Step::Activate => {
             format!("  ({})", duration(took))
         }
-    };
-    format!("{:<9} {detail}{took}", step.title())
+    }
 }
 
 /// One line for each step as it ends, and where the time went.
@@ -399,6 +431,13 @@ mod tests {
             "URL       http://localhost:1"
         );
         assert_eq!(duration(Duration::from_millis(1500)), "1.5 s");
+    }
+
+    #[test]
+    fn long_text_is_broken_between_words() {
+        assert_eq!(wrapped("one two three", 2, 8), "one two\n  three");
+        assert_eq!(wrapped("unbreakable word", 2, 4), "unbreakable\n  word");
+        assert_eq!(wrapped("short", 2, 20), "short");
     }
 
     #[test]
