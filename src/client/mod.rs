@@ -20,7 +20,7 @@ use connectrpc::ErrorCode;
 use connectrpc::client::ClientConfig;
 
 use crate::auth::Credentials;
-use crate::wire::{app, auth, cluster, common, dataproxy};
+use crate::wire::{app, auth, cluster, common, dataproxy, status};
 use call::{Caller, Failed, Repeat, RequestId, backoff};
 
 pub use error::Error;
@@ -211,7 +211,7 @@ impl Client {
 
     async fn replace(&self, mut app: app::App) -> Result<app::App, Error> {
         let stored = self.get(&app.metadata.id).await?;
-        if is_same(&stored, &app) {
+        if is_same(&stored, &app) && !status::is_failing(&stored) {
             return Ok(stored); // the first try had come through after all
         }
         app.metadata.modify(|meta| {

@@ -153,8 +153,12 @@ impl Platform {
         let store = &self.workshop.store;
         let revision = match store.app(&key)? {
             Some(row) => match self.same_revision(&row, &app)? {
-                Some(_) if row.desired_active => return self.view(&key),
                 Some(revision) => {
+                    // What crashes again and again is not left to its pauses once someone asks.
+                    let view = self.view(&key)?;
+                    if row.desired_active && !status::is_failing(&view) {
+                        return Ok(view);
+                    }
                     store.set_desired(&key, true)?;
                     revision
                 }

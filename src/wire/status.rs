@@ -24,6 +24,15 @@ pub fn condition_status(condition: &app::Condition) -> DeploymentStatus {
         .unwrap_or(DeploymentStatus::DEPLOYMENT_STATUS_UNSPECIFIED)
 }
 
+/// Whether an app has failed since it last served, so that serving the same again means: try again.
+pub fn is_failing(app: &app::App) -> bool {
+    let conditions = app.status.conditions.iter().rev();
+    conditions
+        .map(condition_status)
+        .take_while(|state| !is_active(*state))
+        .any(|state| state == DeploymentStatus::DEPLOYMENT_STATUS_FAILED)
+}
+
 /// What a condition says beyond the state, such as `SCALED_TO_ZERO`.
 pub fn substate(condition: &app::Condition) -> Option<&'static str> {
     let substate = condition.substate.as_known()?;

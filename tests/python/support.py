@@ -7,6 +7,7 @@ module of tests is through, its platform is ended and must have left nothing beh
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -200,7 +201,23 @@ class Home:
         by_name = "http://localhost:" + status["by_name"].rpartition(":")[2]
         listening = [status["console"], by_name, *(app["endpoint"] for app in status["apps"])]
         answering = [url for url in listening if not refuses(url)]
+        # Another platform of this machine may have taken a port in the meantime.
+        answering = [url for url in answering if self.listens(url)]
         assert not answering, answering
+
+    def listens(self, url: str) -> bool:
+        """Whether a process with this home in its environment listens there."""
+        port = f"{urlsplit(url).port or 80:04X}"
+        tables = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+        rows = [line.split() for table in tables for line in table.read_text().splitlines()[1:]]
+        sockets = {f"socket:[{row[9]}]" for row in rows if row[1].endswith(f":{port}") and row[3] == "0A"}
+        own = f"FLYTE_HOME={self.path}".encode()
+        for process in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if process.name.isdigit() and own in (process / "environ").read_bytes().split(b"\0"):
+                    if any(os.readlink(file) in sockets for file in (process / "fd").iterdir()):
+                        return True
+        return False
 
 
 class Project:

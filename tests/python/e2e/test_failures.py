@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import time
 
 import pytest
@@ -177,6 +179,42 @@ def test_a_crash_is_told_in_the_apps_log_and_state(project, home):
     log = home.flyte("get", "logs", "crashes").stdout
     assert "flyte: the process exited with code 3" in log and "starting it again" in log
     home.flyte("delete", "app", "crashes")
+
+
+def test_serving_an_app_again_that_keeps_crashing_tries_at_once(project, home):
+    project.write(
+        "main.py",
+        """
+        import os, pathlib, threading, time
+        import flyte, flyte.app
+        import web
+
+        env = flyte.app.AppEnvironment(name="unwell", env_vars={"ILL": os.environ["ILL"]})
+
+        @env.server
+        def server():
+            if pathlib.Path(os.environ["ILL"]).exists():
+                os._exit(3)
+            web.serve(lambda path: os._exit(4) if path == "/end" else "up")
+
+        if __name__ == "__main__":
+            print(flyte.serve(env).endpoint)
+        """,
+    )
+    ill = project.folder / "ill"
+    first = project.run(ILL=str(ill))
+    assert first.returncode == 0, first.stderr
+    endpoint = first.stdout.split()[-1]
+    ill.touch()
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        get(endpoint + "/end")
+
+    until(lambda: "in 6400 ms" in home.flyte("get", "logs", "unwell").stdout, 60, "a long pause")
+    ill.unlink()
+    again = project.run(ILL=str(ill))
+    assert again.returncode == 0, again.stderr
+    assert get(endpoint)[0] == 200
+    home.flyte("delete", "app", "unwell")
 
 
 def test_another_port(fails):
