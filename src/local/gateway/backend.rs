@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use super::body::{Upload, UploadWatch};
 use super::headers::{Head, for_h2};
 use super::meter::Visit;
-use super::wire::{Wire, connect, is_open};
+use super::wire::{Wire, connect, is_open, was_reset};
 
 /// Longest rest of a connection that is used again. Below the shortest keep-alive of common app
 /// servers (gunicorn 2 s, uvicorn and node 5 s), so that they do not hang up while we pick up; a
@@ -425,6 +425,11 @@ pub(super) enum Failure {
         outgoing: Box<Outgoing>,
         cause: Cause,
     },
+    /// The app closed a new connection before it had read the request, as it does when it is killed.
+    Unread {
+        outgoing: Box<Outgoing>,
+        cause: Cause,
+    },
     /// The app may have seen it.
     BrokenOff { cause: Cause },
 }
@@ -454,8 +459,11 @@ impl InFlight {
                 Ok((response, connection, upload)) => {
                     return Ok((response, self.lease(connection, upload)));
                 }
-                Err(Failure::NotSent { outgoing: same, .. }) => outgoing = *same,
-                Err(broken) => return Err(broken),
+                Err(
+                    Failure::NotSent { outgoing: same, .. }
+                    | Failure::Unread { outgoing: same, .. },
+                ) => outgoing = *same,
+                Err(broken @ Failure::BrokenOff { .. }) => return Err(broken),
             }
         }
         let connection = match self.connection().await {
@@ -499,11 +507,11 @@ async fn attempt(
     *request.method_mut() = head.method;
     *request.uri_mut() = head.uri;
     *request.headers_mut() = head.headers;
-    let (sent, reused) = match &mut connection {
-        Connection::Own(own) => (own.sender.try_send_request(request).await, own.reused),
+    let sent = match &mut connection {
+        Connection::Own(own) => own.sender.try_send_request(request).await,
         Connection::Shared(sender) => {
             for_h2(&mut request);
-            (sender.try_send_request(request).await, false)
+            sender.try_send_request(request).await
         }
     };
     let mut failed = match sent {
@@ -512,25 +520,33 @@ async fn attempt(
     };
     let untold = failed.take_message().is_some();
     let error = failed.into_error();
-    let again = untold || (reused && may_repeat(&copy.method, bodiless, &error));
+    let (reused, unread) = match &connection {
+        Connection::Own(own) => (own.reused, is_reset(&error) || was_reset(&own.socket)),
+        Connection::Shared(_) => (false, false),
+    };
+    let lost = unread || error.is_incomplete_message() || error.is_canceled();
+    let again = lost && may_repeat(&copy.method, bodiless, reused, unread);
     let cause = error.into();
-    match watch.reclaim().filter(|_| again) {
-        Some(body) => {
-            let outgoing = Box::new(Outgoing { head: copy, body });
-            Err(Failure::NotSent { outgoing, cause })
-        }
-        None => Err(Failure::BrokenOff { cause }),
-    }
+    let Some(body) = watch.reclaim().filter(|_| untold || again) else {
+        return Err(Failure::BrokenOff { cause });
+    };
+    let outgoing = Box::new(Outgoing { head: copy, body });
+    Err(if untold {
+        Failure::NotSent { outgoing, cause }
+    } else {
+        Failure::Unread { outgoing, cause }
+    })
 }
 
-/// Whether a request may be sent again after a reused connection was lost without a response.
+/// Whether a request may be sent again after its connection was lost without a response.
 ///
-/// Idempotent requests always may (RFC 9110, section 9.2.2). Others only without a body and after
-/// a *reset*: that is what the kernel sends when the app closed before it read the request, while
-/// an app that read it and then died or hung up ends the stream in order.
-fn may_repeat(method: &Method, bodiless: bool, error: &hyper::Error) -> bool {
-    let lost = error.is_incomplete_message() || error.is_canceled() || is_reset(error);
-    lost && (method.is_idempotent() || (bodiless && is_reset(error)))
+/// Any connection may be lost *unread*: the kernel resets it when the app closed before it read the
+/// request, while an app that read it and then died or hung up ends the stream in order. Idempotent
+/// requests may also be sent again where a kept-alive connection just ended (RFC 9110, section 9.2.2),
+/// but not where a new one did, for a request that kills the app would kill all replicas in turn.
+fn may_repeat(method: &Method, bodiless: bool, reused: bool, unread: bool) -> bool {
+    let idempotent = method.is_idempotent();
+    (unread && (idempotent || bodiless)) || (reused && idempotent)
 }
 
 fn is_reset(error: &hyper::Error) -> bool {

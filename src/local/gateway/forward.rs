@@ -102,16 +102,23 @@ impl Site {
                     lease.accompany(visit.take(), response.status());
                     return self.pass_on(response, lease, client);
                 }
-                Err(Failure::BrokenOff { cause }) => {
-                    tracing::warn!(?backend, %cause, ?client_id, "app broke off a request");
-                    return Err(Refusal::broken_off());
-                }
                 Err(Failure::NotSent {
                     outgoing: same,
                     cause,
                 }) => {
                     outgoing = *same;
                     cause
+                }
+                Err(Failure::Unread {
+                    outgoing: same,
+                    cause,
+                }) if !trouble.is_with(&backend) => {
+                    outgoing = *same;
+                    cause
+                }
+                Err(Failure::Unread { cause, .. } | Failure::BrokenOff { cause }) => {
+                    tracing::warn!(?backend, %cause, ?client_id, "app broke off a request");
+                    return Err(Refusal::broken_off());
                 }
             };
             let Some(pause) = trouble.next_pause(&backend, Instant::now()) else {

@@ -240,6 +240,11 @@ impl Carrier {
             drop(slot);
             let cause = match failure {
                 Lost::NotSent(cause) => cause,
+                Lost::Broken {
+                    cause,
+                    unread: true,
+                    ..
+                } if asked.may_repeat(true) && !trouble.is_with(&backend) => cause,
                 Lost::Broken { cause, .. } => {
                     let id = &asked.request_id;
                     tracing::warn!(?backend, %cause, ?id, "app broke off a request");
@@ -270,7 +275,8 @@ impl Carrier {
         let talk = async {
             if let Some(mut wire) = slot.backend().take_wire(asked.method == Method::Other) {
                 match relay.begin(&mut wire, outbox, asked).await {
-                    Err(Lost::Broken { reset, early, .. }) if early && asked.may_repeat(reset) => {}
+                    Err(Lost::Broken { unread, early, .. })
+                        if early && asked.may_repeat(unread) => {}
                     other => return other.map(|answer| (wire, answer)),
                 }
             }

@@ -14,6 +14,10 @@ use super::refusal::reasonable_id;
 /// More headers than this are for hyper.
 const MOST_HEADERS: usize = 64;
 
+/// What servers read at once at the least (Go 4 KiB, Python and Node more); the head grows a little on
+/// its way.
+const READ_AT_ONCE: usize = 3 * 1024;
+
 /// What a buffer begins with.
 pub(super) enum Request {
     Whole(Asked),
@@ -47,10 +51,12 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    /// Whether it may be sent again after a kept-alive connection was lost without an answer; see
-    /// `backend::may_repeat`.
-    pub(super) fn may_repeat(&self, reset: bool) -> bool {
-        self.method != Method::Other || (self.body.is_none_or(|length| length == 0) && reset)
+    /// Whether it may be sent again after a connection was lost without an answer; see
+    /// `backend::may_repeat`. With a body it may where it is so small that servers read all of it or
+    /// nothing.
+    pub(super) fn may_repeat(&self, unread: bool) -> bool {
+        let bodiless = self.body.is_none_or(|length| length == 0);
+        self.method != Method::Other || (unread && (bodiless || self.length <= READ_AT_ONCE))
     }
 }
 

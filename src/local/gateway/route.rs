@@ -26,6 +26,10 @@ const UNREACHABLE_BUDGET: Duration = Duration::from_secs(2);
 /// How long a request waits while every replica has as many as it may.
 const BUSY_PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long a request waits for the successor of a replica that has ended, which may take its place
+/// only after what is left of another one was cleared away.
+const SUCCESSOR_PATIENCE: Duration = Duration::from_secs(30);
+
 /// Pause before the first repetition; each later one is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
@@ -135,7 +139,7 @@ impl Route {
         trouble: &Trouble,
     ) -> Result<InFlight, Refusal> {
         let first = self.shared.queued.load(Ordering::Acquire) == 0;
-        match self.look(first, arrived, arrived, trouble) {
+        match self.look(first, arrived, trouble) {
             Look::Enter(slot) => return Ok(slot),
             Look::Refuse(refusal) => return Err(refusal),
             Look::Wait { .. } => {}
@@ -147,13 +151,12 @@ impl Route {
 
     async fn wait(&self, arrived: Instant, trouble: &Trouble) -> Result<InFlight, Refusal> {
         let mut changes = self.shared.changed.subscribe();
-        let unreachable_at = Instant::now() + UNREACHABLE_BUDGET;
         let queue = Queue::join(&self.shared);
         let mut first = queue.ahead == 0;
         loop {
             let mut freed = std::pin::pin!(self.shared.freed.notified());
             freed.as_mut().enable();
-            let (until, in_vain) = match self.look(first, arrived, unreachable_at, trouble) {
+            let (until, in_vain) = match self.look(first, arrived, trouble) {
                 Look::Enter(slot) => {
                     drop(queue);
                     // Whoever is woken in vain goes to the end of the line.
@@ -209,13 +212,7 @@ impl Route {
     }
 
     /// Where there is a line for places, only the `first` in it may take one.
-    fn look(
-        &self,
-        first: bool,
-        arrived: Instant,
-        unreachable_at: Instant,
-        trouble: &Trouble,
-    ) -> Look {
+    fn look(&self, first: bool, arrived: Instant, trouble: &Trouble) -> Look {
         match &**self.shared.current.load() {
             Target::Backends(backends) => {
                 if !first && backends.iter().any(|one| one.is_bounded()) {
@@ -228,8 +225,8 @@ impl Route {
                     }
                     // Retired but still the target: its successor is about to be named.
                     None => Look::Wait {
-                        until: unreachable_at,
-                        in_vain: Refusal::unreachable(),
+                        until: arrived + SUCCESSOR_PATIENCE,
+                        in_vain: Refusal::starting(SUCCESSOR_PATIENCE),
                     },
                 }
             }
@@ -326,7 +323,7 @@ impl Trouble {
         (now < since + UNREACHABLE_BUDGET).then_some(pause)
     }
 
-    fn is_with(&self, backend: &Arc<Backend>) -> bool {
+    pub(super) fn is_with(&self, backend: &Arc<Backend>) -> bool {
         self.with.iter().any(|(one, _)| Arc::ptr_eq(one, backend))
     }
 }
@@ -382,13 +379,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_retired_target_is_given_up_after_the_budget() {
-        let retired = backend();
+    async fn the_successor_of_a_retired_target_is_waited_for_with_patience() {
+        let (retired, successor) = (backend(), backend());
         retired.retire();
         let route = Route::new(Target::Backends(vec![retired]));
-        let began = Instant::now();
-        assert!(route.admit(began, &Trouble::default()).await.is_err());
-        assert!(began.elapsed() >= UNREACHABLE_BUDGET);
+        let long_ago = Instant::now().checked_sub(SUCCESSOR_PATIENCE).unwrap();
+        assert!(route.admit(long_ago, &Trouble::default()).await.is_err());
+        let waiting = {
+            let route = route.clone();
+            tokio::spawn(async move { admitted(&route).await })
+        };
+        route.knocked().await;
+        route.set(Target::Backends(vec![successor.clone()]));
+        let slot = waiting.await.unwrap();
+        assert!(Arc::ptr_eq(slot.backend(), &successor));
     }
 
     #[test]

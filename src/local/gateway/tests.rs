@@ -608,6 +608,70 @@ async fn a_post_without_a_body_is_sent_again_when_nobody_read_it() {
     assert_eq!(app.connections.load(Ordering::SeqCst), 4);
 }
 
+/// Hangs up on its first `count` connections without having read what came, as the system does for a
+/// process that was killed.
+async fn killed_at_first(count: usize) -> App {
+    let left = AtomicUsize::new(count);
+    App::raw(move |mut stream: TcpStream| {
+        let dies = left
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                left.checked_sub(1)
+            })
+            .is_ok();
+        async move {
+            if dies {
+                let _ = stream.peek(&mut [0; 1]).await;
+            } else {
+                let _ = stream.read(&mut [0; 4096]).await;
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+                stream.write_all(answer).await.unwrap();
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_nobody_read_is_sent_again() {
+    // With `te`, which is not for the short way, or without.
+    for special in [false, true] {
+        for body in ["", "small"] {
+            let app = killed_at_first(1).await;
+            let listener = listen(app.target()).await;
+            let mut request = reqwest::Client::new().post(url(&listener, "/"));
+            if special {
+                request = request.header("te", "trailers");
+            }
+            let response = request.body(body).send().await.unwrap();
+            // What streams is gone when it was sent; only the short way still has it.
+            let whole = !special || body.is_empty();
+            assert_eq!(response.status().is_success(), whole, "{special} {body}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_large_post_is_not_sent_again() {
+    let app = killed_at_first(1).await;
+    let listener = listen(app.target()).await;
+    let request = reqwest::Client::new().post(url(&listener, "/"));
+    let response = request.body("x".repeat(8000)).send().await.unwrap();
+    assert_eq!(error_code(response).await, "app.broken_off");
+}
+
+#[tokio::test]
+async fn an_app_that_never_reads_is_given_up_soon() {
+    let app = killed_at_first(usize::MAX).await;
+    let listener = listen(app.target()).await;
+    for special in ["x", "te"] {
+        let before = app.connections.load(Ordering::SeqCst);
+        let request = reqwest::Client::new().get(url(&listener, "/"));
+        let response = request.header(special, "trailers").send().await.unwrap();
+        assert_eq!(error_code(response).await, "app.broken_off");
+        assert_eq!(app.connections.load(Ordering::SeqCst), before + 2);
+    }
+}
+
 /// Answers one request per connection and closes it without having said so.
 async fn curt(mut stream: TcpStream) {
     read_until(&mut stream, "\r\n\r\n").await;

@@ -28,6 +28,14 @@ pub(super) fn is_open(socket: impl AsFd) -> bool {
     matches!(peeked, Err(rustix::io::Errno::WOULDBLOCK))
 }
 
+/// Whether the app's side closed the connection before it had read all that was sent.
+///
+/// That is what the kernel resets a connection for; what was read to its end, and then not answered,
+/// ends in order. A reader that comes late sees the end first and the reset only here.
+pub(super) fn was_reset(socket: impl AsFd) -> bool {
+    matches!(rustix::net::sockopt::socket_error(socket), Ok(Err(_)))
+}
+
 /// A bare connection to the app, for requests that go the short way.
 pub(super) struct Wire {
     pub(super) stream: TcpStream,
@@ -41,8 +49,8 @@ pub(super) enum Lost {
     /// The app may have seen it.
     Broken {
         cause: Cause,
-        /// The app closed before it read the request; see `backend::may_repeat`.
-        reset: bool,
+        /// The app closed before it had read the request; see `backend::may_repeat`.
+        unread: bool,
         /// A kept-alive connection that was lost before any answer.
         early: bool,
     },
@@ -67,7 +75,7 @@ impl Wire {
         );
         Lost::Broken {
             cause: error.into(),
-            reset,
+            unread: !seen && (reset || was_reset(&self.stream)),
             early: self.reused && !seen,
         }
     }

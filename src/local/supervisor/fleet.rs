@@ -13,6 +13,7 @@ use futures::future::select_all;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::app::{Process, Workshop};
 use super::diagnose::Failure;
@@ -91,6 +92,7 @@ pub struct Member {
     pub since: Instant,
     backend: Arc<Backend>,
     folder: Folder,
+    _lookout: AbortOnDropHandle<()>,
 }
 
 /// How a start went.
@@ -352,18 +354,31 @@ async fn start(yard: Yard, order: Order, cancel: CancellationToken) -> Outcome {
         () = cancel.cancelled() => Err(cancelled()),
     };
     match outcome {
-        Ok(address) => Ok(Member {
-            backend: backend(app, &yard.route, address),
-            replica,
-            since: Instant::now(),
-            folder: order.folder,
-        }),
+        Ok(address) => {
+            let backend = backend(app, &yard.route, address);
+            Ok(Member {
+                _lookout: retire_when_ended(&replica, &backend),
+                backend,
+                replica,
+                since: Instant::now(),
+                folder: order.folder,
+            })
+        }
         Err(failure) => {
             replica.stop(FAILED_GRACE).await;
             order.folder.leave(false).await;
             Err(failure)
         }
     }
+}
+
+/// Turns requests away from a replica in the moment of its death, however busy the app's task is.
+fn retire_when_ended(replica: &Replica, backend: &Arc<Backend>) -> AbortOnDropHandle<()> {
+    let (ended, backend) = (replica.ended(), Arc::clone(backend));
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        ended.await;
+        backend.retire();
+    }))
 }
 
 /// Makes the environment of an image where it is missing, which may take a while.

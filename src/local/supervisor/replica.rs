@@ -99,14 +99,16 @@ impl Replica {
     }
 
     /// Resolves when it has ended.
-    pub async fn ended(&self) -> Ending {
+    pub fn ended(&self) -> impl Future<Output = Ending> + use<> {
         let mut ending = self.ending.clone();
-        // Whoever waits for it sends before dropping the sender.
-        let ended = ending.wait_for(Option::is_some).await;
-        ended
-            .ok()
-            .and_then(|ending| *ending)
-            .unwrap_or(Ending::Signalled(9))
+        async move {
+            // Whoever waits for it sends before dropping the sender.
+            let ended = ending.wait_for(Option::is_some).await;
+            ended
+                .ok()
+                .and_then(|ending| *ending)
+                .unwrap_or(Ending::Signalled(9))
+        }
     }
 
     pub fn has_ended(&self) -> bool {

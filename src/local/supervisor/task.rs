@@ -25,7 +25,9 @@ const START_PATIENCE: Duration = Duration::from_secs(60);
 /// The first pause before a crashed app is started again; doubles up to the longest.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
-/// An app that served for this long starts its backoff anew when it crashes.
+/// An app that served for this many times its pause begins its backoff anew when it crashes.
+const SERVED_WELL: u32 = 10;
+/// Longer than this need none have served for it.
 const STABLE_AFTER: Duration = Duration::from_secs(60);
 /// Crashes in a row before the app counts as failed; it is started again all the same.
 const CRASHES_TOLERATED: u32 = 5;
@@ -315,7 +317,7 @@ impl Task {
         self.live.send_modify(|live| live.crashes += 1);
         // Nobody shall be sent there while it is found out why.
         self.lead();
-        if member.since.elapsed() >= STABLE_AFTER {
+        if member.since.elapsed() >= (self.backoff() * SERVED_WELL).min(STABLE_AFTER) {
             self.crashes = 0;
         }
         let failure = member.bury().await;
@@ -332,9 +334,7 @@ impl Task {
         let Some(mut fleet) = self.serving.take() else {
             return;
         };
-        let pause = FIRST_BACKOFF
-            .saturating_mul(1 << self.crashes.min(16))
-            .min(LONGEST_BACKOFF);
+        let pause = self.backoff();
         self.crashes += 1;
         let revision = fleet.revision;
         let out_of_memory = cause.substate == Substate::OOM_KILLED;
@@ -369,6 +369,13 @@ impl Task {
         }
         self.start_one(&mut fleet, pause);
         self.serving = Some(fleet);
+    }
+
+    /// The pause before the next start.
+    fn backoff(&self) -> Duration {
+        FIRST_BACKOFF
+            .saturating_mul(1 << self.crashes.min(16))
+            .min(LONGEST_BACKOFF)
     }
 
     fn is_asleep(&self) -> bool {
