@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -119,6 +120,13 @@ def peer_python() -> Path:
         install = [str(python), "-m", "pip", "install", "--quiet", f"flyte=={PEER_VERSION}"]
         subprocess.run(install, check=True, stdout=sys.stderr)
     return python
+
+
+def free_port() -> int:
+    """A port of loopback that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from _common import quiet, scratch_home
+from _common import free_port, quiet, scratch_home
 
 ROUNDS = 5
 SECONDS = 3
@@ -83,12 +82,6 @@ http://127.0.0.1:{port} {{
     reverse_proxy 127.0.0.1:{upstream}
 }}
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def build_upstream(home: Path) -> Path:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from _common import Figure, quiet, rounds, scratch_home, show
+from _common import Figure, free_port, quiet, rounds, scratch_home, show
 
 TIMEOUT_SECONDS = 60
 HANGS_AFTER_SECONDS = 5
@@ -132,14 +132,6 @@ def event_stream(port: int) -> Iterator[None]:
         yield
     finally:
         connection.close()
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def by_hand(name: str, python: Path, server: Server) -> Figure:

@@ -52,8 +52,9 @@ def hooks(
             refusal = refuse(name) if refuse is not None else None
             if refusal is not None:
                 raise refusal
-            # Dunder look-ups are probes of the import system and of tools, not slips of the hand.
-            hint = "" if name.startswith("__") else suggestion(name, [*names, *submodules])
+            # Private names are probes of the import system and of tools, not slips of the hand; they
+            # come with each `from flyte import _native`, and what finds suggestions is slow to import.
+            hint = "" if name.startswith("_") else suggestion(name, [*names, *submodules])
             raise AttributeError(f"module `{package}` has no attribute `{name}`{hint}", name=name)
         # Kept as a plain global, so that the next look-up does not come here.
         setattr(sys.modules[package], name, value)

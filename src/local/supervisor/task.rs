@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
 use super::app::{Command, Live, record};
-use super::diagnose::Failure;
+use super::diagnose::{Ending, Failure};
 use super::fleet::{self, Event, Fleet, Folders, Member, Outcome, Yard};
 use super::logs::Record;
 use crate::error::{Code, with_causes};
@@ -25,10 +25,10 @@ const START_PATIENCE: Duration = Duration::from_secs(60);
 /// The first pause before a crashed app is started again; doubles up to the longest.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
-/// An app that served for this many times its pause begins its backoff anew when it crashes.
-const SERVED_WELL: u32 = 10;
-/// Longer than this need none have served for it.
+/// An app that served for this long starts its backoff anew when it crashes.
 const STABLE_AFTER: Duration = Duration::from_secs(60);
+/// The same for one that somebody killed: no crash of its own, unless it never got to serve.
+const STABLE_UNTIL_KILLED_AFTER: Duration = Duration::from_secs(1);
 /// Crashes in a row before the app counts as failed; it is started again all the same.
 const CRASHES_TOLERATED: u32 = 5;
 /// How often the number of replicas is thought about.
@@ -317,7 +317,11 @@ impl Task {
         self.live.send_modify(|live| live.crashes += 1);
         // Nobody shall be sent there while it is found out why.
         self.lead();
-        if member.since.elapsed() >= (self.backoff() * SERVED_WELL).min(STABLE_AFTER) {
+        let stable = match member.replica.ended().await {
+            Ending::Signalled(9) => STABLE_UNTIL_KILLED_AFTER,
+            Ending::Signalled(_) | Ending::Exited(_) | Ending::OutOfMemory { .. } => STABLE_AFTER,
+        };
+        if member.since.elapsed() >= stable {
             self.crashes = 0;
         }
         let failure = member.bury().await;
@@ -334,7 +338,9 @@ impl Task {
         let Some(mut fleet) = self.serving.take() else {
             return;
         };
-        let pause = self.backoff();
+        let pause = FIRST_BACKOFF
+            .saturating_mul(1 << self.crashes.min(16))
+            .min(LONGEST_BACKOFF);
         self.crashes += 1;
         let revision = fleet.revision;
         let out_of_memory = cause.substate == Substate::OOM_KILLED;
@@ -369,13 +375,6 @@ impl Task {
         }
         self.start_one(&mut fleet, pause);
         self.serving = Some(fleet);
-    }
-
-    /// The pause before the next start.
-    fn backoff(&self) -> Duration {
-        FIRST_BACKOFF
-            .saturating_mul(1 << self.crashes.min(16))
-            .min(LONGEST_BACKOFF)
     }
 
     fn is_asleep(&self) -> bool {
