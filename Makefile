@@ -12,7 +12,7 @@ SOURCES := $(shell find src proto python -type f -not -name '*.pyc' 2>/dev/null)
 # Packages of the `dev` group of pyproject.toml, which an installer of the machine may be too old to read.
 DEV := $(shell sed -n 's/^dev = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
 
-.PHONY: install serve stop test test-rust test-python fuzz check format bench bench-bundle bench-cluster bench-gateway bench-image bench-parameters bench-cli soak docs site test-wheels wheels clean
+.PHONY: install serve stop test test-rust test-python fuzz check format bench bench-bundle bench-cluster bench-gateway bench-image bench-parameters bench-traffic bench-cli soak docs site test-wheels wheels clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -88,6 +88,10 @@ bench-bundle: $(BIN)/python
 ## bench-gateway: the gateway beside nginx (needs nginx and wrk)
 bench-gateway: install
 	$(BIN)/python benches/gateway.py
+
+## bench-traffic: rollouts under load, cold starts, streams that last, 200 apps at zero, hot reload
+bench-traffic: install
+	for name in rollouts cold_start streams many_apps watch; do $(BIN)/python benches/$$name.py || exit 1; done
 
 ## bench-cluster: serving over TCP beside the PyPI SDK, on one platform
 bench-cluster: install

@@ -1,11 +1,12 @@
 """The gateway beside nginx: requests per second and what it adds, in front of one and the same upstream.
 
 The upstream is a real app of a real platform, a small Rust server that answers with 1 KB. wrk asks
-it through the gateway, through nginx with one worker, through haproxy and Caddy where they are
-installed, and directly, in turns, so that whatever else the machine does is shared by all. Keep-alive
-everywhere; first 64 connections, then one.
+it through the gateway, through nginx with one worker, through haproxy with one thread, through Caddy, and
+directly, in turns, so that whatever else the machine does is shared by all. Keep-alive everywhere; first
+64 connections, then one. What a proxy adds is its time less that of the direct way in the same round.
 
-Needs `nginx` and `wrk` (Debian: `apt-get install nginx-light wrk`).
+Needs `nginx` and `wrk`, and for all of it `haproxy` and `caddy` (Debian: `apt-get install nginx-light wrk
+haproxy caddy`).
 """
 
 from __future__ import annotations
@@ -117,6 +118,7 @@ def proxies(home: Path, upstream: int) -> Iterator[dict[str, str]]:
         ("Caddy", CADDY, ["caddy", "run", "--adapter", "caddyfile", "--config"]),
     ):
         if not shutil.which(words[0]):
+            print(f"without {name}: `{words[0]}` not found (Debian: apt-get install {words[0]})")
             continue
         port = free_port()
         config = home / f"{words[0]}.conf"
@@ -162,17 +164,22 @@ def compare(urls: dict[str, str], connections: int) -> None:
     for _ in range(ROUNDS):
         for name, url in urls.items():
             runs[name].append(Run(url, connections))
-    peer = runs["nginx, 1 worker"]
+    peer, direct = runs["nginx, 1 worker"], runs["direct"]
     print(f"\n{connections} connection(s), {ROUNDS} rounds of {SECONDS} s in turns; medians")
-    print(f"{'':<20}{'req/s':>10}{'min':>10}{'max':>10}{'p50 us':>9}{'p99 us':>9}{'of nginx':>10}{'p99':>7}")
+    titles = ("req/s", "min", "max", "p50 us", "p99 us", "of nginx")
+    print(f"{'':<20}" + "".join(f"{title:>10}" for title in titles) + f"{'p99 added':>11}{'of nginx':>10}")
     for name, own in runs.items():
         rates = [run.rate for run in own]
         rate = statistics.median(one.rate / other.rate for one, other in zip(own, peer, strict=True))
-        p99 = statistics.median(one.p99 / other.p99 for one, other in zip(own, peer, strict=True))
+        added, peers = (
+            statistics.median(one.p99 - other.p99 for one, other in zip(runs_, direct, strict=True))
+            for runs_ in (own, peer)
+        )
+        share = f"{added / peers:>9.2f}x" if own is not direct and peers > 0 else f"{'':>10}"
         print(
             f"{name:<20}{statistics.median(rates):>10.0f}{min(rates):>10.0f}{max(rates):>10.0f}"
-            f"{statistics.median(run.median for run in own):>9.0f}"
-            f"{statistics.median(run.p99 for run in own):>9.0f}{rate:>9.2f}x{p99:>6.2f}x"
+            f"{statistics.median(run.median for run in own):>10.0f}"
+            f"{statistics.median(run.p99 for run in own):>10.0f}{rate:>9.2f}x{added:>11.0f}{share}"
         )
     sys.stdout.flush()
 
@@ -180,7 +187,7 @@ def compare(urls: dict[str, str], connections: int) -> None:
 def main() -> None:
     missing = [name for name in ("nginx", "wrk", "cargo") if not shutil.which(name)]
     if missing:
-        print(f"skipped: {', '.join(missing)} not found (Debian: apt-get install nginx-light wrk)")
+        print(f"not run: {', '.join(missing)} not found (Debian: apt-get install nginx-light wrk cargo)")
         return
     with scratch_home() as home:
         endpoint, upstream = serve(home, build_upstream(home))

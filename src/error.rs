@@ -155,6 +155,7 @@ codes! {
     ClientProtocol = "client.protocol", Internal, "an answer could not be understood";
     LocalStart = "local.start_failed", Unavailable, "the local platform did not start";
     LocalStore = "local.store", Internal, "the local platform's database failed";
+    LocalTrust = "local.trust", Unavailable, "the authority for TLS could not be made, or nothing could be made to trust it";
     LocalPort = "local.port_taken", Conflict, "an app's port is used by another program";
     AppNotFound = "app.not_found", NotFound, "there is no app of that name";
     AppExited = "app.exited", App, "the app's process ended before it served";

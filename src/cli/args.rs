@@ -520,6 +520,21 @@ pub enum LocalWhat {
         #[arg(short = 'n', long, default_value_t = 50, value_name = "N")]
         tail: usize,
     },
+    /// Let apps answer over TLS too, and make this machine's programs trust them
+    Trust {
+        /// Vouch for this domain of an app, and names below it, too
+        #[arg(long, value_name = "NAME")]
+        domain: Vec<String>,
+        /// Only in browsers, which takes no rights of root
+        #[arg(long, conflicts_with = "remove")]
+        browsers: bool,
+        /// Only print where the certificate is; nothing is made to trust it
+        #[arg(long, conflicts_with_all = ["remove", "browsers"])]
+        print: bool,
+        /// Undo it, and delete the key
+        #[arg(long, conflicts_with = "domain")]
+        remove: bool,
+    },
     /// Delete all apps, environments and bundles of this machine
     Reset {
         /// Do not ask

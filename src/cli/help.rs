@@ -131,6 +131,16 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         &["flyte local status", "flyte local status --output json"],
     ),
     ("local logs", &["flyte local logs --tail 200"]),
+    (
+        "local trust",
+        &[
+            "flyte local trust",
+            "flyte local trust --domain shop.example",
+            "flyte local trust --browsers",
+            "flyte local trust --print",
+            "flyte local trust --remove",
+        ],
+    ),
     ("local reset", &["flyte local reset --yes"]),
     ("doctor", &["flyte doctor", "flyte doctor --output json"]),
     (

@@ -83,6 +83,11 @@ impl Home {
         self.0.join("secrets")
     }
 
+    /// The authority that vouches for apps over TLS, if there is one; mode 0700.
+    pub fn tls(&self) -> PathBuf {
+        self.0.join("tls")
+    }
+
     /// Run folders and logs of each app.
     pub fn apps(&self) -> PathBuf {
         self.0.join("apps")

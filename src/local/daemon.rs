@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
 use super::api::{Api, Door, Signer};
+use super::authority::Authority;
 use super::console::Console;
 use super::gateway::{self, NameListener, Names};
 use super::platform::{Platform, Refused};
@@ -102,7 +103,8 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let store = Store::open(&home.database())?;
     let io = |path: PathBuf| move |source| Error::Io { path, source };
     let names = Arc::new(Names::default());
-    let by_name = name_listener(&home, Arc::clone(&names)).await?;
+    let authority = Arc::new(Authority::at(home.tls()));
+    let by_name = name_listener(&home, &names, &authority).await?;
     let door = Arc::new(Door::default());
     let containers = Arc::new(Containers::new(&home, &mark, by_name.port()));
     containers.sweep().await;
@@ -115,7 +117,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
         names_port: known_names(by_name.port()),
         containers,
     };
-    let platform = Platform::new(setting, store, names, by_name.port());
+    let platform = Platform::new(setting, store, names, by_name.port(), authority);
     let platform = Arc::new(platform.map_err(io(home.path().into()))?);
     let console = console_listener(&home)
         .await
@@ -252,16 +254,21 @@ async fn console_listener(home: &Home) -> std::io::Result<TcpListener> {
 }
 
 /// The listener for all apps by name, at the port it had before.
-async fn name_listener(home: &Home, names: Arc<Names>) -> Result<NameListener, Error> {
+async fn name_listener(
+    home: &Home,
+    names: &Arc<Names>,
+    authority: &Arc<Authority>,
+) -> Result<NameListener, Error> {
     let note = home.run().join("names.port");
     for port in candidates(&note, NAMES_PORT) {
-        if let Ok(listener) = NameListener::bind(Some(port), Arc::clone(&names)).await {
+        let bound = NameListener::bind(Some(port), Arc::clone(names), authority).await;
+        if let Ok(listener) = bound {
             let noted = std::fs::write(&note, listener.port().to_string());
             noted.map_err(|source| Error::Io { path: note, source })?;
             return Ok(listener);
         }
     }
-    Ok(NameListener::bind(None, names).await?)
+    Ok(NameListener::bind(None, Arc::clone(names), authority).await?)
 }
 
 /// `port`, as soon as this machine's resolver is seen to lead names below `localhost` to itself. Some

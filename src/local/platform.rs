@@ -17,6 +17,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard, broadcast};
 pub use people::Portrait;
 pub use samples::{EVERY as SAMPLE_EVERY, KEPT as SAMPLES_KEPT, Sample};
 
+use super::authority::Authority;
 use super::gateway::{self, AppListener, Names, Route, Target};
 use super::store::{self, AppKey, AppRow, RevisionRow, Store};
 use super::supervisor::app::{AppHandle, Change, Command, Workshop};
@@ -57,6 +58,8 @@ pub struct Platform {
     changing: std::sync::Mutex<HashMap<AppKey, Arc<Mutex<()>>>>,
     /// Where all apps answer by name.
     names_port: u16,
+    /// Vouches for apps where TLS is spoken.
+    authority: Arc<Authority>,
     /// How the traffic went lately.
     samples: samples::Samples,
 }
@@ -68,8 +71,10 @@ impl Platform {
         store: Store,
         names: Arc<Names>,
         names_port: u16,
+        authority: Arc<Authority>,
     ) -> std::io::Result<Self> {
         Ok(Self {
+            authority,
             workshop: Workshop {
                 setting,
                 store: Arc::new(store),
@@ -416,7 +421,7 @@ impl Platform {
         let route = Route::new(Target::Starting {
             patience: Duration::from_secs(60),
         });
-        AppListener::bind(port, route).await
+        AppListener::bind(port, route, &self.authority).await
     }
 }
 

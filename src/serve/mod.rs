@@ -16,6 +16,7 @@ mod pickles;
 pub mod plan;
 pub mod platform;
 mod secrets;
+pub mod trust;
 pub mod watch;
 
 use std::collections::BTreeMap;

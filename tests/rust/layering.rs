@@ -24,6 +24,7 @@ const LAYERS: &[&[&str]] = &[
 /// The same inside `local`.
 const LOCAL: &[&[&str]] = &[
     &["store"],
+    &["authority"],
     &["gateway"],
     &["supervisor"],
     &["platform"],

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, IsTerminal};
 use std::net::SocketAddr;
+use std::path::Path;
 
 use super::readable;
 use crate::cli::args::{Local, LocalWhat};
@@ -9,6 +10,7 @@ use crate::cli::printer::{self, Printer};
 use crate::cli::{Failure, Host};
 use crate::config::{Given, Home};
 use crate::serve::platform;
+use crate::serve::trust::{Outcome, Place, Trust};
 
 pub fn run(
     host: &impl Host,
@@ -58,6 +60,21 @@ pub fn run(
                 printer.line(line);
             }
             Ok(())
+        }
+        LocalWhat::Trust {
+            domain,
+            browsers,
+            print,
+            remove,
+        } => {
+            let own = Trust::of(&home);
+            if remove {
+                distrust(printer, &own)
+            } else if print {
+                certificate(printer, &own, &domain)
+            } else {
+                trust(printer, &own, &domain, browsers)
+            }
         }
         LocalWhat::Reset { yes } => reset(host, printer, &home, yes),
     }
@@ -120,6 +137,65 @@ fn status(host: &impl Host, printer: &Printer, home: &Home) -> Result<(), Failur
         printer.table(&["NAME", "STATUS", "REVISION", "ENDPOINT"], &rows);
     }
     Ok(())
+}
+
+fn trust(
+    printer: &Printer,
+    trust: &Trust,
+    domains: &[String],
+    browsers: bool,
+) -> Result<(), Failure> {
+    let places = trust.install(domains, browsers)?;
+    let certificate = trust.certificate(&[])?;
+    show_places(printer, "trusted by", &places, Some(&certificate));
+    printer.note("apps answer over TLS at the ports they have: write `https` for `http`");
+    Ok(())
+}
+
+fn certificate(printer: &Printer, trust: &Trust, domains: &[String]) -> Result<(), Failure> {
+    let certificate = trust.certificate(domains)?;
+    if printer.is_json() {
+        printer.json(&serde_json::json!({"certificate": certificate}));
+    } else {
+        printer.line(&certificate.display().to_string());
+    }
+    Ok(())
+}
+
+fn distrust(printer: &Printer, trust: &Trust) -> Result<(), Failure> {
+    let places = trust.remove()?;
+    if places.is_none() {
+        printer.note("there is no authority to remove");
+    }
+    let places = places.unwrap_or_default();
+    show_places(printer, "no longer trusted by", &places, None);
+    Ok(())
+}
+
+/// What became of each place; those that were left out are told with what to do about them.
+fn show_places(printer: &Printer, done: &str, places: &[Place], certificate: Option<&Path>) {
+    if printer.is_json() {
+        let places: Vec<serde_json::Value> = places.iter().map(document).collect();
+        printer.json(&serde_json::json!({"certificate": certificate, "places": places}));
+        return;
+    }
+    for place in places {
+        match &place.outcome {
+            Outcome::Done => printer.line(&format!("{done} {}", place.name)),
+            Outcome::Failed { reason, step } => {
+                printer.note(&format!("{}: {reason}; {step}", place.name));
+            }
+        }
+    }
+}
+
+fn document(place: &Place) -> serde_json::Value {
+    match &place.outcome {
+        Outcome::Done => serde_json::json!({"place": place.name, "done": true}),
+        Outcome::Failed { reason, step } => serde_json::json!({
+            "place": place.name, "done": false, "reason": reason, "step": step,
+        }),
+    }
 }
 
 fn reset(host: &impl Host, printer: &Printer, home: &Home, yes: bool) -> Result<(), Failure> {

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::header::SEC_WEBSOCKET_ACCEPT;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Incoming};
@@ -15,6 +16,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::super::authority::Authority;
 use super::backend::{Failure, InFlight, Lease, Outgoing};
 use super::body::Download;
 use super::headers::{Ends, Head, clean_response};
@@ -30,6 +32,8 @@ pub(super) type Answer = Response<Either<Download, Full<Bytes>>>;
 #[derive(Clone)]
 pub(super) struct Site {
     pub(super) routing: Routing,
+    /// Vouches for this machine's names where TLS is spoken.
+    pub(super) authority: Arc<Authority>,
     /// Upgraded connections outlive their request; the listener waits for them here.
     pub(super) tunnels: TaskTracker,
     /// Cancelled when the listener closes.
@@ -92,15 +96,19 @@ impl Site {
         let arrived = Instant::now();
         let client = hyper::upgrade::on(&mut request);
         let mut outgoing = prepare(request, ends)?;
+        let by_connect = outgoing.head.by_connect;
         let client = outgoing.head.wants_upgrade().then_some(client);
         let mut trouble = Trouble::default();
         loop {
             let slot = route.admit(arrived, &trouble).await?;
+            if client.is_some() && slot.backend().speaks_h2() {
+                return Err(Refusal::no_upgrades());
+            }
             let backend = Arc::clone(slot.backend());
             let cause = match send(slot, outgoing).await? {
                 Ok((response, mut lease)) => {
                     lease.accompany(visit.take(), response.status());
-                    return self.pass_on(response, lease, client);
+                    return self.pass_on(response, lease, client, by_connect);
                 }
                 Err(Failure::NotSent {
                     outgoing: same,
@@ -135,14 +143,22 @@ impl Site {
         mut response: Response<Incoming>,
         lease: Lease,
         client: Option<OnUpgrade>,
+        by_connect: bool,
     ) -> Result<Answer, Refusal> {
         let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        clean_response(response.headers_mut(), switching);
+        if by_connect && !switching && response.status().is_success() {
+            // Over HTTP/2 any success would mean that the tunnel is there.
+            return Err(Refusal::no_socket());
+        }
+        clean_response(response.headers_mut(), switching && !by_connect);
         *response.version_mut() = Version::HTTP_11;
         if !switching {
             return Ok(response.map(|body| Either::Left(Download::new(body, lease))));
         }
         let client = client.ok_or_else(Refusal::broken_off)?;
+        if by_connect {
+            response.headers_mut().remove(SEC_WEBSOCKET_ACCEPT);
+        }
         let app = hyper::upgrade::on(&mut response);
         let closing = self.closing.clone();
         self.tunnels.spawn(async move {
@@ -152,7 +168,12 @@ impl Site {
             }
             drop(lease);
         });
-        Ok(response.map(|_| Either::Right(Full::default())))
+        let mut answer = response.map(|_| Either::Right(Full::default()));
+        if by_connect {
+            // Nothing is switched there: the stream itself becomes the tunnel.
+            *answer.status_mut() = StatusCode::OK;
+        }
+        Ok(answer)
     }
 }
 

@@ -3,13 +3,19 @@
 //! Headers that speak about one connection end here; `trailer` and `te: trailers` stay, because
 //! trailers pass through. `host` stays as the client sent it. Pure functions over header maps.
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 
+use base64::Engine;
+
 use http::header::{
-    self, CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE,
+    self, CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, SEC_WEBSOCKET_KEY, TE,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+
+use hyper::ext::Protocol;
 
 use super::refusal::Refusal;
 
@@ -32,6 +38,14 @@ static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-prot
 pub(super) struct Ends {
     pub(super) client: SocketAddr,
     pub(super) gateway: SocketAddr,
+    /// Whether it is one of TLS.
+    pub(super) secure: bool,
+}
+
+impl Ends {
+    fn scheme(&self) -> &'static str {
+        if self.secure { "https" } else { "http" }
+    }
 }
 
 /// The head of a request as it is sent on; cheap enough to copy for a second try.
@@ -40,12 +54,15 @@ pub(super) struct Head {
     pub(super) method: Method,
     pub(super) uri: Uri,
     pub(super) headers: HeaderMap,
+    /// Whether a WebSocket was asked for as HTTP/2 does it; the app is asked as HTTP/1.1 does.
+    pub(super) by_connect: bool,
 }
 
 impl Head {
     /// Turns what a client sent into what the app shall see.
     pub(super) fn for_app(parts: http::request::Parts, ends: Ends) -> Result<Self, Refusal> {
-        if parts.method == Method::CONNECT {
+        let by_connect = asks_for_web_socket(&parts);
+        if parts.method == Method::CONNECT && !by_connect {
             return Err(Refusal::no_tunnels());
         }
         let upgrade = wanted_upgrade(&parts);
@@ -55,15 +72,25 @@ impl Head {
         if let Some(protocol) = upgrade {
             announce_upgrade(&mut headers, protocol);
         }
+        if by_connect {
+            announce_upgrade(&mut headers, HeaderValue::from_static("websocket"));
+            headers.insert(SEC_WEBSOCKET_KEY, new_socket_key());
+        }
+        join_cookies(&mut headers);
         if trailers {
             headers.insert(TE, HeaderValue::from_static("trailers"));
         }
         settle_host(&mut headers, parts.uri.authority(), parts.version, ends)?;
-        add_forwarded(&mut headers, ends.client.ip());
+        add_forwarded(&mut headers, ends);
         Ok(Self {
-            method: parts.method,
+            method: if by_connect {
+                Method::GET
+            } else {
+                parts.method
+            },
             uri: origin_form(parts.uri),
             headers,
+            by_connect,
         })
     }
 
@@ -114,6 +141,36 @@ fn wanted_upgrade(parts: &http::request::Parts) -> Option<HeaderValue> {
         && lists(&parts.headers, &CONNECTION, "upgrade")
         && !lists(&parts.headers, &UPGRADE, "h2c");
     wanted.then(|| protocol.clone())
+}
+
+/// RFC 8441: HTTP/2 has no upgrades, but a CONNECT that names a protocol.
+fn asks_for_web_socket(parts: &http::request::Parts) -> bool {
+    let protocol = parts.extensions.get::<Protocol>();
+    parts.method == Method::CONNECT
+        && protocol.is_some_and(|protocol| protocol.as_str().eq_ignore_ascii_case("websocket"))
+}
+
+/// What HTTP/2 leaves out, and an app's library wants to see: any 16 bytes.
+fn new_socket_key() -> HeaderValue {
+    let hasher = RandomState::new();
+    let bytes = [hasher.hash_one(1), hasher.hash_one(2)].map(u64::to_ne_bytes);
+    let key = base64::engine::general_purpose::STANDARD.encode(bytes.concat());
+    HeaderValue::try_from(key).unwrap_or(HeaderValue::from_static("AAAAAAAAAAAAAAAAAAAAAA=="))
+}
+
+/// HTTP/2 lets cookies come one by one; HTTP/1.1 knows one header of them (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let all: Vec<&[u8]> = headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if all.len() < 2 {
+        return;
+    }
+    if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+        headers.insert(COOKIE, joined);
+    }
 }
 
 fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
@@ -174,19 +231,24 @@ fn origin_form(uri: Uri) -> Uri {
 }
 
 /// Adds this hop. Host and scheme of an outer proxy are kept: it knows the public address.
-fn add_forwarded(headers: &mut HeaderMap, client: IpAddr) {
+fn add_forwarded(headers: &mut HeaderMap, ends: Ends) {
+    let client = ends.client.ip();
     let host = headers.get(HOST).cloned();
     append_to_list(headers, &X_FORWARDED_FOR, &client.to_string());
-    append_to_list(headers, &FORWARDED, &forwarded(client, host.as_ref()));
+    append_to_list(
+        headers,
+        &FORWARDED,
+        &forwarded(client, host.as_ref(), ends.scheme()),
+    );
     if let Some(host) = host {
         headers.entry(&X_FORWARDED_HOST).or_insert(host);
     }
     headers
         .entry(&X_FORWARDED_PROTO)
-        .or_insert(HeaderValue::from_static("http"));
+        .or_insert(HeaderValue::from_static(ends.scheme()));
 }
 
-fn forwarded(client: IpAddr, host: Option<&HeaderValue>) -> String {
+fn forwarded(client: IpAddr, host: Option<&HeaderValue>, scheme: &str) -> String {
     let by_whom = match client {
         IpAddr::V4(address) => format!("for={address}"),
         IpAddr::V6(address) => format!("for=\"[{address}]\""),
@@ -195,8 +257,8 @@ fn forwarded(client: IpAddr, host: Option<&HeaderValue>) -> String {
         .and_then(|host| host.to_str().ok())
         .filter(|host| !host.contains(['"', '\\']));
     match host {
-        Some(host) => format!("{by_whom};host=\"{host}\";proto=http"),
-        None => format!("{by_whom};proto=http"),
+        Some(host) => format!("{by_whom};host=\"{host}\";proto={scheme}"),
+        None => format!("{by_whom};proto={scheme}"),
     }
 }
 
@@ -214,6 +276,7 @@ mod tests {
         Ends {
             client: "[::1]:40000".parse().unwrap(),
             gateway: "[::1]:8080".parse().unwrap(),
+            secure: false,
         }
     }
 
@@ -242,6 +305,17 @@ mod tests {
             head.headers["forwarded"],
             "for=\"[::1]\";host=\"localhost:8080\";proto=http"
         );
+    }
+
+    #[test]
+    fn cookies_that_came_one_by_one_are_one_header() {
+        let request = Request::get("/")
+            .header("host", "a")
+            .header("cookie", "a=1")
+            .header("cookie", "b=2; c=3");
+        let head = head(request).unwrap();
+        let all: Vec<_> = head.headers.get_all("cookie").iter().collect();
+        assert_eq!(all, ["a=1; b=2; c=3"]);
     }
 
     #[test]

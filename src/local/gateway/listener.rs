@@ -14,10 +14,12 @@ use std::time::Duration;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::super::authority::Authority;
 use super::Error;
 use super::forward::{Routing, Site};
 use super::headers::Ends;
@@ -26,12 +28,19 @@ use super::names::Names;
 use super::plain::{self, HEADER_READ_TIMEOUT};
 use super::rewind::Rewind;
 use super::route::Route;
+use crate::error::with_causes;
 
 /// What a connection of HTTP/2 begins with, where that was agreed on before.
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How much of the preface tells that it is one.
 const H2_SIGN: usize = b"PRI * HTTP/2".len();
+
+/// What a connection of TLS begins with: a record of the handshake.
+const TLS_SIGN: u8 = 22;
+
+/// Time to agree on a TLS connection.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time that requests get to end after the listener was closed.
 const CLOSE_GRACE: Duration = Duration::from_secs(3);
@@ -53,12 +62,18 @@ pub struct AppListener {
 impl AppListener {
     /// Opens `port`, or one that the system chooses, on the loopback addresses of this machine.
     ///
+    /// TLS is spoken at the same port as soon as there is an authority.
+    ///
     /// # Errors
     ///
     /// [`Error::PortTaken`] when another program listens there on either address,
     /// [`Error::PortForbidden`] when the user may not, [`Error::Listen`] for anything else.
-    pub async fn bind(port: Option<u16>, route: Route) -> Result<Self, Error> {
-        let door = Door::open(port, Routing::One(route.clone())).await?;
+    pub async fn bind(
+        port: Option<u16>,
+        route: Route,
+        authority: &Arc<Authority>,
+    ) -> Result<Self, Error> {
+        let door = Door::open(port, Routing::One(route.clone()), authority).await?;
         Ok(Self { route, door })
     }
 
@@ -88,8 +103,12 @@ pub struct NameListener {
 
 impl NameListener {
     /// Opens `port`, or one that the system chooses; errors are those of [`AppListener::bind`].
-    pub async fn bind(port: Option<u16>, names: Arc<Names>) -> Result<Self, Error> {
-        let door = Door::open(port, Routing::ByName(names)).await?;
+    pub async fn bind(
+        port: Option<u16>,
+        names: Arc<Names>,
+        authority: &Arc<Authority>,
+    ) -> Result<Self, Error> {
+        let door = Door::open(port, Routing::ByName(names), authority).await?;
         Ok(Self { door })
     }
 
@@ -115,7 +134,11 @@ struct Door {
 }
 
 impl Door {
-    async fn open(port: Option<u16>, routing: Routing) -> Result<Self, Error> {
+    async fn open(
+        port: Option<u16>,
+        routing: Routing,
+        authority: &Arc<Authority>,
+    ) -> Result<Self, Error> {
         let lane = lane::handle();
         // Sockets belong to the runtime that they were made on.
         let listening = lane.spawn(async move {
@@ -131,6 +154,7 @@ impl Door {
             port,
             site: Site {
                 routing,
+                authority: Arc::clone(authority),
                 tunnels: TaskTracker::new(),
                 closing: CancellationToken::new(),
             },
@@ -245,13 +269,20 @@ async fn serve(stream: TcpStream, client: SocketAddr, site: Site, cut: Cancellat
     }) else {
         return;
     };
-    let ends = Ends { client, gateway };
+    let ends = Ends {
+        client,
+        gateway,
+        secure: false,
+    };
     let served = async {
         if let Some(rest) = plain::serve(stream, ends, &site).await {
             let is_h2 = rest.before.len() >= H2_SIGN
                 && rest.before.iter().zip(H2_PREFACE).all(|(a, b)| a == b);
-            let stream = TokioIo::new(Rewind::new(rest.before, rest.stream));
-            if is_h2 {
+            let is_tls = rest.before.first() == Some(&TLS_SIGN);
+            let stream = Rewind::new(rest.before, rest.stream);
+            if is_tls {
+                serve_tls(stream, ends, site).await;
+            } else if is_h2 {
                 serve_h2(stream, ends, site).await;
             } else {
                 serve_h1(stream, ends, site).await;
@@ -264,7 +295,40 @@ async fn serve(stream: TcpStream, client: SocketAddr, site: Site, cut: Cancellat
     }
 }
 
-async fn serve_h1(stream: TokioIo<Rewind>, ends: Ends, site: Site) {
+/// Without an authority nobody can be vouched for, and the connection ends.
+async fn serve_tls(stream: Rewind, ends: Ends, site: Site) {
+    let acceptor = match site.authority.acceptor() {
+        Ok(Some(acceptor)) => acceptor,
+        Ok(None) => {
+            tracing::debug!("TLS was asked for; `flyte local trust` makes it possible");
+            return;
+        }
+        Err(error) => {
+            tracing::warn!(error = %with_causes(&error), "TLS cannot be spoken");
+            return;
+        }
+    };
+    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await
+    else {
+        return;
+    };
+    let ends = Ends {
+        secure: true,
+        ..ends
+    };
+    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+        serve_h2(stream, ends, site).await;
+    } else {
+        serve_h1(stream, ends, site).await;
+    }
+}
+
+/// What is spoken on: a bare connection, or one of TLS.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for T {}
+
+async fn serve_h1(stream: impl Stream, ends: Ends, site: Site) {
     let closing = site.closing.clone();
     let service = service_fn(move |request| {
         let site = site.clone();
@@ -273,7 +337,7 @@ async fn serve_h1(stream: TokioIo<Rewind>, ends: Ends, site: Site) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_READ_TIMEOUT)
-        .serve_connection(stream, service)
+        .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = pin!(connection);
     tokio::select! {
@@ -283,7 +347,7 @@ async fn serve_h1(stream: TokioIo<Rewind>, ends: Ends, site: Site) {
     drop(connection.await);
 }
 
-async fn serve_h2(stream: TokioIo<Rewind>, ends: Ends, site: Site) {
+async fn serve_h2(stream: impl Stream, ends: Ends, site: Site) {
     let closing = site.closing.clone();
     let service = service_fn(move |request| {
         let site = site.clone();
@@ -292,7 +356,9 @@ async fn serve_h2(stream: TokioIo<Rewind>, ends: Ends, site: Site) {
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .adaptive_window(true)
-        .serve_connection(stream, service);
+        // WebSockets of browsers that have one connection for all.
+        .enable_connect_protocol()
+        .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     tokio::select! {
         _ = connection.as_mut() => return,

@@ -89,6 +89,21 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, "app.not_found", message)
     }
 
+    pub(super) fn no_upgrades() -> Self {
+        let message =
+            "the app is spoken to in HTTP/2 (`h2c`), over which WebSockets are not passed on";
+        Self::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "app.bad_request",
+            message.to_owned(),
+        )
+    }
+
+    pub(super) fn no_socket() -> Self {
+        let message = "the app answered without opening the WebSocket".to_owned();
+        Self::new(StatusCode::BAD_GATEWAY, "app.broken_off", message)
+    }
+
     pub(super) fn no_tunnels() -> Self {
         let message = "the method `CONNECT` is not served here".to_owned();
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "app.bad_request", message)

@@ -250,6 +250,7 @@ mod tests {
         Ends {
             client: "127.0.0.1:40000".parse().unwrap(),
             gateway: "127.0.0.1:8080".parse().unwrap(),
+            secure: false,
         }
     }
 

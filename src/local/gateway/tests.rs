@@ -25,10 +25,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::super::authority::Authority;
 use super::{AppListener, Backend, Error, Route, Target};
 use crate::error::{Code, Diagnostic};
 
 mod protocols;
+mod secure;
 
 /// An app on a free port; dropping it cuts all of its connections, like a killed process.
 struct App {
@@ -101,10 +103,16 @@ impl Drop for App {
     }
 }
 
+fn nobody_vouches() -> Arc<Authority> {
+    Arc::new(Authority::at("/nowhere".into()))
+}
+
 async fn listen(target: Target) -> AppListener {
     // Tests ask with a client that wants one, if only for `http:`.
     crate::tls::install();
-    AppListener::bind(None, Route::new(target)).await.unwrap()
+    AppListener::bind(None, Route::new(target), &nobody_vouches())
+        .await
+        .unwrap()
 }
 
 fn url(listener: &AppListener, path: &str) -> String {
@@ -821,7 +829,10 @@ async fn a_taken_port_is_named() {
         let other = TcpListener::bind(host).await.unwrap();
         let port = other.local_addr().unwrap().port();
         let route = Route::new(nobody().await);
-        let error = AppListener::bind(Some(port), route).await.err().unwrap();
+        let error = AppListener::bind(Some(port), route, &nobody_vouches())
+            .await
+            .err()
+            .unwrap();
         assert!(matches!(error, Error::PortTaken { .. }), "{error:?}");
         assert_eq!(error.code(), Code::LocalPort);
         assert!(error.to_string().contains(&port.to_string()));
@@ -842,7 +853,7 @@ async fn closing_frees_the_port_and_can_be_repeated() {
     let refused = client.get(url(&listener, "/")).send().await;
     assert!(refused.unwrap_err().is_connect());
     let route = listener.route().clone();
-    let again = AppListener::bind(Some(listener.port()), route)
+    let again = AppListener::bind(Some(listener.port()), route, &nobody_vouches())
         .await
         .unwrap();
     let response = client.get(url(&again, "/")).send().await.unwrap();

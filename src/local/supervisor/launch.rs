@@ -170,6 +170,7 @@ pub fn prepare(
         revision,
         declared_port,
         memory_limit: memory::limit(container),
+        cores: memory::cores(container),
         secret_files,
         what,
     })

@@ -19,24 +19,28 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// The memory that a container may have, in bytes: its limit, else what it asked for.
 pub fn limit(container: &core::Container) -> Option<u64> {
-    let resources = &container.resources;
-    let of = |entries: &[core::resources::ResourceEntry]| {
-        let entry = entries
-            .iter()
-            .find(|entry| entry.name.as_known() == Some(ResourceName::MEMORY))?;
-        bytes(&entry.value)
-    };
-    of(&resources.limits).or_else(|| of(&resources.requests))
+    declared(container, ResourceName::MEMORY).and_then(bytes)
 }
 
-/// Billionths of a core that a container may use, where it has a limit.
+/// The cores that a container may use: its limit, else what it asked for.
+pub fn cores(container: &core::Container) -> Option<f64> {
+    declared(container, ResourceName::CPU)
+        .and_then(quantity)
+        .filter(|cores| *cores > 0.0)
+}
+
+/// The same in billionths of a core.
 pub fn nano_cpus(container: &core::Container) -> Option<i64> {
-    let entries = &container.resources.limits;
-    let entry = entries
-        .iter()
-        .find(|entry| entry.name.as_known() == Some(ResourceName::CPU))?;
     #[expect(clippy::cast_possible_truncation, reason = "`as` saturates")]
-    quantity(&entry.value).map(|cores| (cores * 1e9) as i64)
+    cores(container).map(|cores| (cores * 1e9) as i64)
+}
+
+/// A resource's limit, else what was asked for, which is the limit then.
+fn declared(container: &core::Container, name: ResourceName) -> Option<&str> {
+    let resources = &container.resources;
+    let all = resources.limits.iter().chain(&resources.requests);
+    let mut named = all.filter(|entry| entry.name.as_known() == Some(name));
+    named.next().map(|entry| entry.value.as_str())
 }
 
 /// A quantity of Kubernetes, rounded down to bytes.
@@ -104,14 +108,26 @@ pub fn kill_if_over(leader: i32, limit: u64, exceeded: &AtomicU64) -> bool {
 #[cfg(target_os = "linux")]
 pub fn used_by(pid: i32) -> u64 {
     let page = rustix::param::page_size() as u64;
-    let own = std::fs::read_to_string(format!("/proc/{pid}/statm"))
-        .ok()
-        .and_then(|text| {
-            let mut fields = text.split(' ').skip(1).map(str::parse::<u64>);
-            let (resident, shared) = (fields.next()?.ok()?, fields.next()?.ok()?);
-            Some(resident.saturating_sub(shared) * page)
-        });
-    own.unwrap_or(0) + children(pid).into_iter().map(used_by).sum::<u64>()
+    let own = |pid: i32| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+        let mut fields = text.split(' ').skip(1).map(str::parse::<u64>);
+        let (resident, shared) = (fields.next()?.ok()?, fields.next()?.ok()?);
+        Some(resident.saturating_sub(shared) * page)
+    };
+    family(pid).into_iter().filter_map(own).sum()
+}
+
+/// A process and its descendants.
+#[cfg(target_os = "linux")]
+pub fn family(pid: i32) -> Vec<i32> {
+    let mut all = vec![pid];
+    let mut looked_at = 0;
+    while let Some(pid) = all.get(looked_at) {
+        let more = children(*pid);
+        all.extend(more);
+        looked_at += 1;
+    }
+    all
 }
 
 #[cfg(target_os = "linux")]

@@ -14,6 +14,7 @@ pub mod secrets;
 pub mod spawner;
 pub mod sweep;
 
+mod cpu;
 mod fleet;
 mod idle;
 mod process;

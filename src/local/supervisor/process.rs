@@ -26,7 +26,7 @@ use super::diagnose::{Ending, Failure};
 use super::replica::Launch;
 use super::spawner::Spawner;
 use super::vessel::{Ear, Launched, Signs, Vessel};
-use super::{idle, memory, sweep};
+use super::{cpu, idle, memory, sweep};
 use crate::error::Code;
 use crate::sys::port_watch;
 
@@ -46,8 +46,8 @@ struct Group {
     memory_limit: Option<u64>,
     /// The memory for which it was killed.
     exceeded: Arc<AtomicU64>,
-    /// Looks after its memory for as long as it is there.
-    _guard: Option<AbortOnDropHandle<()>>,
+    /// Look after its memory and its processor time for as long as it is there.
+    _guards: [Option<AbortOnDropHandle<()>>; 2],
 }
 
 /// Starts the process; whether it serves is seen later.
@@ -74,7 +74,9 @@ pub async fn start(
     let leader = i32::try_from(child.id()).unwrap_or(i32::MAX);
     let exceeded = Arc::new(AtomicU64::new(0));
     let limit = launch.memory_limit;
-    let guard = limit.map(|limit| memory::guard(leader, limit, Arc::clone(&exceeded)));
+    let memory = limit.map(|limit| memory::guard(leader, limit, Arc::clone(&exceeded)));
+    let cores = launch.cores.filter(|cores| cpu::is_less_than_all(*cores));
+    let cpu = cores.map(|cores| cpu::guard(leader, cores));
     let (sender, signs) = mpsc::unbounded_channel();
     tokio::spawn(listen(ours, launch.declared_port, assigned.port(), sender));
     let output = Receiver::from_owned_fd(reader.into()).map_err(failed)?;
@@ -89,7 +91,10 @@ pub async fn start(
             assigned,
             memory_limit: limit,
             exceeded,
-            _guard: guard.map(|guard| AbortOnDropHandle::new(tokio::spawn(guard))),
+            _guards: [
+                memory.map(|guard| AbortOnDropHandle::new(tokio::spawn(guard))),
+                cpu.map(|guard| AbortOnDropHandle::new(tokio::spawn(guard))),
+            ],
         }),
     })
 }

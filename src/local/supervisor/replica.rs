@@ -30,6 +30,8 @@ pub struct Launch {
     pub declared_port: u16,
     /// Bytes; more than that ends it.
     pub memory_limit: Option<u64>,
+    /// It is held to that.
+    pub cores: Option<f64>,
     pub what: What,
 }
 

@@ -207,7 +207,9 @@ async fn one_port_serves_all_apps_by_name() {
     let names = Arc::new(Names::default());
     names.publish("p/d/one", &["one-p-d.localhost".to_owned()], &first);
     names.publish("p/d/two", &["shop.example".to_owned()], &second);
-    let listener = NameListener::bind(None, names).await.unwrap();
+    let listener = NameListener::bind(None, names, &nobody_vouches())
+        .await
+        .unwrap();
     let client = reqwest::Client::new();
     let port = listener.port();
     for (host, seen) in [

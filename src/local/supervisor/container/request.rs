@@ -129,6 +129,7 @@ mod tests {
             revision: 1,
             declared_port: 8080,
             memory_limit: Some(1 << 20),
+            cores: None,
             secret_files: None,
             what: What::Container(order.clone()),
         };
