@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from support import Home, Project, get
+from support import WEB, Home, Project, get
 
 GRPC = """
 import json
@@ -95,6 +95,7 @@ if __name__ == "__main__":
 @pytest.fixture
 def secure(fresh_home: Home, tmp_path: Path) -> tuple[Home, str, str]:
     project = Project(tmp_path, fresh_home)
+    project.write("web.py", WEB)
     project.write("main.py", PLAIN)
     endpoint = project.result()
     by_name = fresh_home.status()["by_name"]
@@ -124,8 +125,8 @@ def test_apps_answer_over_tls_once_there_is_an_authority(secure: tuple[Home, str
     for url in (f"https://localhost:{port}/x", f"https://127.0.0.1:{port}/x", named):
         words = ["curl", "-sS", "--noproxy", "*", "--cacert", certificate, "-w", " %{http_version}", url]
         asked = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
-        assert asked.stdout == "here /x 2", (url, asked.stderr)
-    assert get(endpoint + "/x") == (200, "here /x"), "without TLS it answers as before"
+        assert asked.stdout == '"here /x" 2', (url, asked.stderr)
+    assert get(endpoint + "/x") == (200, '"here /x"'), "without TLS it answers as before"
 
     assert home.flyte("local", "trust", "--remove").returncode == 0
     assert not Path(certificate).exists()
