@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from _common import free_port, quiet, scratch_home
+from _common import Figure, Limit, free_port, keep, quiet, scratch_home
 
 ROUNDS = 5
 SECONDS = 3
@@ -182,6 +182,28 @@ def compare(urls: dict[str, str], connections: int) -> None:
             f"{statistics.median(run.p99 for run in own):>10.0f}{rate:>9.2f}x{added:>11.0f}{share}"
         )
     sys.stdout.flush()
+    hand_over(f"The gateway beside other proxies, {connections} connection(s)", runs)
+
+
+def hand_over(title: str, runs: dict[str, list[Run]]) -> None:
+    """Keep the figures; the peer of all is nginx."""
+
+    def figures(name: str) -> tuple[Figure, Figure]:
+        pairs = zip(runs[name], runs["direct"], strict=True)
+        return (
+            Figure(f"{name}, rate", [run.rate for run in runs[name]], "req/s"),
+            Figure(f"{name}, added at p99", [own.p99 - direct.p99 for own, direct in pairs], "us"),
+        )
+
+    peers = figures("nginx, 1 worker")
+    for peer in peers:
+        keep(title, peer, None, None)
+    for name in runs:
+        if name in ("nginx, 1 worker", "direct"):
+            continue
+        asked = (Limit(least=1.0), Limit(times=1.0)) if name == "gateway" else (None, None)
+        for figure, peer, limit in zip(figures(name), peers, asked, strict=True):
+            keep(title, figure, peer, limit)
 
 
 def main() -> None:

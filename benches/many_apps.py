@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _common import ROUNDS, Figure, quiet, scratch_home, show
+from _common import ROUNDS, Figure, keep, quiet, scratch_home, show
 
 APPS = 200
 SECONDS = 30
@@ -93,6 +93,9 @@ class Platform:
             f"{when}: {count} apps at zero, {memory:.1f} MiB resident, "
             f"{percent:.2f} % of a core in {seconds:.0f} s"
         )
+        title = f"{count} apps at zero, {when}"
+        keep(title, Figure("memory of the platform", [memory], "MiB"), None, None)
+        keep(title, Figure("processor time of the platform", [percent], "% of a core"), None, None)
         wrong = []
         if memory > MOST_MEMORY_MIB:
             wrong.append(f"{when}: more than {MOST_MEMORY_MIB} MiB")

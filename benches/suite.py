@@ -40,6 +40,7 @@ BENCHES = [
     "gateway",
     "cold_start",
     "rollouts",
+    "streams",
     "many_apps",
     "parameters",
     "startup",

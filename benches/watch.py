@@ -19,9 +19,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from _common import Figure, free_port, quiet, rounds, scratch_home, show
+from _common import Figure, Limit, free_port, quiet, rounds, scratch_home, show
 
 TIMEOUT_SECONDS = 60
+# What it may take more than a restart by hand.
+MOST_ADDED_MS = 100
 HANGS_AFTER_SECONDS = 5
 # People look at the answer before they save again; meanwhile the declaration is read.
 SECONDS_BETWEEN_SAVES = 0.8
@@ -208,6 +210,10 @@ def reloading(python: Path, server: Server) -> Figure:
             process.wait()
 
 
+def limits(*figures: Figure) -> dict[str, Limit]:
+    return {figure.name: Limit(more=MOST_ADDED_MS) for figure in figures}
+
+
 def main() -> None:
     with scratch_home() as home:
         server = Server(home / "plain", PLAIN)
@@ -215,7 +221,7 @@ def main() -> None:
             ours = rounds("flyte serve --watch", lambda: server.change(port))
         (plain,) = home.glob("envs/*/bin/python")
         hand = by_hand("by hand: kill, python server.py", plain, server)
-        show("From a save to the new answer, http.server", hand, [ours])
+        met = show("From a save to the new answer, http.server", hand, [ours], limits(ours))
 
         server = Server(home / "fastapi", FASTAPI)
         with watching(home, server, "fastapi", '.with_pip_packages("fastapi", "uvicorn")') as port:
@@ -225,7 +231,8 @@ def main() -> None:
         (python,) = set(home.glob("envs/*/bin/python")) - {plain}
         hand = by_hand("by hand: kill, python server.py", python, server)
         others = [ours, streaming, reloading(python, server)]
-        show("From a save to the new answer, FastAPI", hand, others)
+        met &= show("From a save to the new answer, FastAPI", hand, others, limits(ours, streaming))
+    sys.exit(not met)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ use futures::future::BoxFuture;
 
 use super::container::{Containers, Order};
 use super::diagnose::Failure;
+use super::entry;
 use super::memory;
 use super::process::Program;
 use super::replica::{Launch, What};
@@ -206,7 +207,7 @@ fn start(
     let arguments = arguments(app, container, raw_data);
     let (program, own) = match setting.fserve.split_first() {
         Some((program, own)) if environment.foreign => (program, own),
-        Some(_) | None => return (environment.path.join("bin/fserve"), arguments),
+        Some(_) | None => return entry::command(&environment.path, arguments),
     };
     let mut all = own.to_vec();
     if !is_fserve(container) {

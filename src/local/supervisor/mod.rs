@@ -15,6 +15,7 @@ pub mod spawner;
 pub mod sweep;
 
 mod cpu;
+mod entry;
 mod fleet;
 mod idle;
 mod process;

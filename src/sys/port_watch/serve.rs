@@ -76,6 +76,9 @@ pub async fn serve(listener: OwnedFd, rewrite: Rewrite, events: UnboundedSender<
     }
 }
 
+/// No address of TCP is longer.
+const LONGEST: usize = size_of::<libc::sockaddr_in6>();
+
 struct Watch {
     fd: AsyncFd<OwnedFd>,
     sizes: Sizes,
@@ -166,9 +169,11 @@ impl Watch {
     fn connect(&self, held: &Notification) -> Result<Answer, Errno> {
         let families = [AddressFamily::INET, AddressFamily::INET6];
         // What cannot be read is no call of ours; the kernel says what is wrong with it.
-        let wanted = families
-            .into_iter()
-            .find_map(|family| self.wanted_address(held, family).ok().flatten());
+        let read = self.address_bytes(held).ok().flatten();
+        let wanted = read.and_then(|(buffer, length)| {
+            let parse = |family| parse_address(&buffer[..length], family);
+            families.into_iter().find_map(parse)
+        });
         let own = |wanted: &SocketAddr| {
             let ip = wanted.ip().to_canonical();
             wanted.port() == self.rewrite.declared && (ip.is_loopback() || ip.is_unspecified())
@@ -221,17 +226,23 @@ impl Watch {
         held: &Notification,
         family: AddressFamily,
     ) -> Result<Option<SocketAddr>, Errno> {
+        let read = self.address_bytes(held)?;
+        Ok(read.and_then(|(buffer, length)| parse_address(&buffer[..length], family)))
+    }
+
+    /// The address as the app wrote it, and how much of it there is.
+    fn address_bytes(&self, held: &Notification) -> Result<Option<([u8; LONGEST], usize)>, Errno> {
         let memory = File::open(format!("/proc/{}/mem", held.tid)).map_err(|e| errno_of(&e))?;
         self.still_held(held)?;
-        let mut buffer = [0; size_of::<libc::sockaddr_in6>()];
+        let mut buffer = [0; LONGEST];
         let Ok(length @ 0..=128) = usize::try_from(held.args[2] as i32) else {
             return Ok(None);
         };
-        let bytes = &mut buffer[..length.min(size_of::<libc::sockaddr_in6>())];
+        let length = length.min(LONGEST);
         memory
-            .read_exact_at(bytes, held.args[1])
+            .read_exact_at(&mut buffer[..length], held.args[1])
             .map_err(|_| Errno::FAULT)?;
-        Ok(parse_address(bytes, family))
+        Ok(Some((buffer, length)))
     }
 
     /// Binds the socket where we want it, and tells where that is.
