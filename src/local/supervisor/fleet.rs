@@ -13,7 +13,7 @@ use futures::future::select_all;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::app::{Process, Workshop};
 use super::diagnose::Failure;
@@ -93,6 +93,38 @@ pub struct Member {
     backend: Arc<Backend>,
     folder: Folder,
     _lookout: AbortOnDropHandle<()>,
+}
+
+/// Replicas that finish what they have begun. Nobody waits for them before the app ends; then they
+/// have to be gone, since an app of the same name may use their folders next.
+#[derive(Default)]
+pub struct Leaving {
+    tasks: TaskTracker,
+    hurry: CancellationToken,
+}
+
+impl Leaving {
+    pub fn let_go(&self, member: Member, replaced: bool) {
+        let hurry = self.hurry.clone();
+        self.tasks.spawn(member.retire(replaced, hurry));
+    }
+
+    /// Lets all members finish what they have begun.
+    pub fn let_all_go(&self, mut fleet: Fleet, replaced: bool) {
+        for member in std::mem::take(&mut fleet.members) {
+            self.let_go(member, replaced);
+        }
+        // What is still starting never had a request.
+        self.tasks.spawn(fleet.end());
+    }
+
+    /// Ends them, whatever they have begun.
+    pub async fn end(&mut self) {
+        let Self { tasks, hurry } = std::mem::take(self);
+        hurry.cancel();
+        tasks.close();
+        tasks.wait().await;
+    }
 }
 
 /// How a start went.
@@ -263,15 +295,6 @@ impl Fleet {
         self.members.split_off(count.min(self.members.len()))
     }
 
-    /// Lets all members finish what they have begun, without being waited for.
-    pub fn retire(mut self, replaced: bool) {
-        for member in std::mem::take(&mut self.members) {
-            tokio::spawn(member.retire(replaced));
-        }
-        // What is still starting never had a request.
-        tokio::spawn(self.end());
-    }
-
     /// Ends everything, now.
     pub async fn end(mut self) {
         self.cancel.cancel();
@@ -292,15 +315,18 @@ impl Fleet {
 }
 
 impl Member {
-    /// Lets it finish what it has begun, then ends it.
-    pub async fn retire(self, replaced: bool) {
+    /// Lets it finish what it has begun, unless that is to hurry, then ends it.
+    async fn retire(self, replaced: bool, hurry: CancellationToken) {
         self.backend.retire();
         let drained = tokio::time::timeout(DRAIN_GRACE, self.backend.drained());
-        if drained.await.is_err() {
-            tracing::info!(
-                replica = self.replica.name,
-                "requests did not finish in time"
-            );
+        tokio::select! {
+            drained = drained => if drained.is_err() {
+                tracing::info!(
+                    replica = self.replica.name,
+                    "requests did not finish in time"
+                );
+            },
+            () = hurry.cancelled() => {}
         }
         self.replica.stop(STOP_GRACE).await;
         self.folder.leave(replaced).await;

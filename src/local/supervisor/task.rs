@@ -12,7 +12,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::app::{Command, Live, record};
 use super::diagnose::{Ending, Failure};
-use super::fleet::{self, Event, Fleet, Folders, Member, Outcome, Yard};
+use super::fleet::{self, Event, Fleet, Folders, Leaving, Outcome, Yard};
 use super::logs::Record;
 use crate::error::{Code, with_causes};
 use crate::local::gateway::{AppListener, Target};
@@ -44,6 +44,7 @@ pub(super) struct Task {
     serving: Option<Fleet>,
     /// The revision that shall have it.
     rising: Option<Fleet>,
+    leaving: Leaving,
     folders: Folders,
     crashes: u32,
     /// Replicas started so far, which numbers them.
@@ -58,6 +59,7 @@ impl Task {
             live,
             serving: None,
             rising: None,
+            leaving: Leaving::default(),
             folders: Folders::default(),
             crashes: 0,
             started: 0,
@@ -196,7 +198,7 @@ impl Task {
         );
         if let Some(old) = old {
             let replaced = old.revision != revision;
-            old.retire(replaced);
+            self.leaving.let_all_go(old, replaced);
         }
     }
 
@@ -432,7 +434,7 @@ impl Task {
             self.lead();
             self.note(revision, ACTIVE, substate, &serving(revision, wanted));
             for member in leaving {
-                tokio::spawn(Member::retire(member, false));
+                self.leaving.let_go(member, false);
             }
         }
     }
@@ -491,9 +493,13 @@ impl Task {
 
     async fn end_processes(&mut self) {
         self.end_rising().await;
-        if let Some(fleet) = self.serving.take() {
-            fleet.end().await;
-        }
+        let serving = self.serving.take();
+        let serving = async {
+            if let Some(fleet) = serving {
+                fleet.end().await;
+            }
+        };
+        tokio::join!(serving, self.leaving.end());
         self.show_live();
     }
 

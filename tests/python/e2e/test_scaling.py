@@ -202,3 +202,29 @@ def test_an_app_that_takes_too_much_memory_is_killed_and_says_so(project, home):
     failure = project.failure()
     assert failure["code"] == "app.out_of_memory", failure
     assert "may have 150 MiB" in failure["message"]
+
+
+def test_an_app_uses_no_more_of_a_processor_than_it_may(project, home):
+    project.write(
+        "main.py",
+        """
+        import json, time
+        import flyte, flyte.app
+        from web import serve
+
+        env = flyte.app.AppEnvironment(name="slowed", resources=flyte.Resources(cpu="200m"))
+
+        def answer(path):
+            began, used = time.monotonic(), time.process_time()
+            while time.monotonic() < began + 2:
+                pass
+            return (time.process_time() - used) / (time.monotonic() - began)
+
+        env.server(lambda: serve(answer))
+
+        if __name__ == "__main__":
+            print(json.dumps(flyte.serve(env).endpoint))
+        """,
+    )
+    # A busy machine may give it less.
+    assert get_json(project.result()) < 0.35

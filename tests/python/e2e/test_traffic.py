@@ -220,6 +220,19 @@ def test_the_replaced_revision_is_gone_when_it_has_finished(traffic, endpoint, h
     until(lambda: home.replicas("traffic") == [home.pid("traffic")], 15)
 
 
+def test_a_deactivated_app_leaves_no_replica_of_an_earlier_revision(traffic, endpoint, home):
+    traffic.result("main.py", "listened to")
+    connection = connect(endpoint)
+    connection.request("GET", "/stream")
+    assert connection.getresponse().read(5) == b"line0"
+    traffic.result("main.py", "the one after it")
+    assert len(home.replicas("traffic")) == 2, "the stream is under way, so its replica stays"
+    assert home.flyte("update", "app", "traffic", "--deactivate", "--wait").returncode == 0
+    assert home.replicas("traffic") == []
+    connection.close()
+    traffic.result()
+
+
 def test_requests_wait_while_a_crashed_app_comes_back(traffic, endpoint, home):
     import os
     import signal
