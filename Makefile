@@ -12,7 +12,7 @@ SOURCES := $(shell find src proto python -type f -not -name '*.pyc' 2>/dev/null)
 # Packages of the `dev` group of pyproject.toml, which an installer of the machine may be too old to read.
 DEV := $(shell sed -n 's/^dev = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
 
-.PHONY: install serve stop test test-rust test-python fuzz check format bench bench-bundle bench-cluster bench-gateway bench-image bench-parameters bench-traffic bench-cli soak docs site test-wheels wheels clean
+.PHONY: install serve stop test test-rust test-python fuzz audit check format bench bench-bundle bench-cluster bench-gateway bench-image bench-parameters bench-traffic bench-cli soak docs site test-wheels wheels clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -59,8 +59,12 @@ fuzz:
 		cargo +nightly fuzz run --fuzz-dir tests/fuzz --sanitizer none $$target -- \
 			-max_total_time=$(FUZZ_SECONDS) -timeout=10 || exit 1; done
 
-## check: format, lints, types, layering
-check: install $(VENV)/.dev
+## audit: licences and sources of crates, and what is known against them and against Python packages (needs cargo-deny and cargo-audit)
+audit: $(BIN)/python
+	.ci/audit
+
+## check: format, lints, types, layering, audit; AUDIT_OFFLINE=1 where the lists of advisories cannot be reached
+check: install $(VENV)/.dev audit
 	cargo fmt --check
 	cargo clippy --quiet --all-targets -- -D warnings
 	cargo clippy --quiet --all-targets --features python -- -D warnings

@@ -7,5 +7,6 @@
     reason = "helpers of tests, which clippy does not take for tests"
 )]
 
+mod audits;
 mod codes;
 mod layering;
