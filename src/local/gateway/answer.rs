@@ -158,6 +158,18 @@ impl Relay {
     }
 }
 
+/// What is made of an answer's head.
+#[cfg(fuzzing)]
+pub(super) fn head(bytes: &[u8], to_head: bool) -> Option<(Vec<u8>, usize)> {
+    let mut relay = Relay {
+        read: bytes.to_vec(),
+        head: Vec::new(),
+    };
+    let answer = relay.parse(to_head).ok()??;
+    let behind = relay.read.len() - answer.head;
+    Some((relay.head, bytes.len() - behind))
+}
+
 /// Follows a body to its end.
 enum Follow {
     Left(u64),

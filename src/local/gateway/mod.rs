@@ -18,6 +18,8 @@ mod backend;
 mod body;
 mod chunks;
 mod forward;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod headers;
 mod lane;
 mod listener;
