@@ -234,6 +234,16 @@ pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
         }
         source = cause.source();
     }
+    printable(text)
+}
+
+/// A message without what commands a terminal, or turns the direction of text: parts of it may be a
+/// server's, and Python prints it as it is.
+fn printable(mut text: String) -> String {
+    text.retain(|c| {
+        let turns = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        !turns && (!c.is_control() || c == '\n' || c == '\t')
+    });
     text
 }
 
@@ -253,6 +263,12 @@ mod tests {
                 "{code}"
             );
         }
+    }
+
+    #[test]
+    fn what_a_server_said_commands_no_terminal() {
+        let error = std::io::Error::other("no\u{1b}]52;c;ZWNobw==\u{7} such\r\n\tapp\u{202e}");
+        assert_eq!(with_causes(&error), "no]52;c;ZWNobw== such\n\tapp");
     }
 
     #[test]

@@ -228,6 +228,20 @@ mod tests {
     }
 
     #[test]
+    fn nobody_is_believed_by_accident() {
+        assert!(!Trust::default().skip_verify);
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let judge = |whom| {
+            let provider = install();
+            let checked = Checked { provider, whom };
+            checked.verify_server_cert(made.cert.der(), &[], &name, &[], UnixTime::now())
+        };
+        assert!(judge(Whom::TheSystems).is_err());
+        assert!(judge(Whom::Anybody).is_ok());
+    }
+
+    #[test]
     fn a_certificate_is_taken_and_both_protocols_are_offered() {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let file = tempfile::NamedTempFile::new().unwrap();

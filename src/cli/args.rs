@@ -535,6 +535,15 @@ pub enum LocalWhat {
         #[arg(long, conflicts_with = "domain")]
         remove: bool,
     },
+    /// Remove what nobody uses any more; the platform does so by itself when it becomes too much
+    Prune {
+        /// Only show what would go
+        #[arg(long)]
+        dry_run: bool,
+        /// All that is not in use, whatever `local.prune_max_size` and `local.prune_unused_days` say
+        #[arg(long)]
+        all: bool,
+    },
     /// Delete all apps, environments and bundles of this machine
     Reset {
         /// Do not ask

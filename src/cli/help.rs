@@ -141,6 +141,10 @@ const EXAMPLES: &[(&str, &[&str])] = &[
             "flyte local trust --remove",
         ],
     ),
+    (
+        "local prune",
+        &["flyte local prune --dry-run", "flyte local prune --all"],
+    ),
     ("local reset", &["flyte local reset --yes"]),
     ("doctor", &["flyte doctor", "flyte doctor --output json"]),
     (

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressFinish, ProgressStyle};
 
 use super::printer::{DIM, GREEN, RED, YELLOW, locked, paint, took_text};
+use super::tame::tame;
 use super::timings::Timings;
 use crate::serve::{Progress, Reporter, Step, size};
 
@@ -49,7 +50,7 @@ impl Screen {
                 self.end(step);
             }
             Progress::Note(text) => self.say(&format!("{} {text}", paint("note:", YELLOW))),
-            Progress::Line(text) => self.fold(text),
+            Progress::Line(text) => self.fold(&text),
             Progress::Sent { done, total } => self.sent(done, total),
         }
         for line in ending.unwrap_or_default() {
@@ -82,11 +83,12 @@ impl Screen {
     /// A line that stays, above those that move.
     fn say(&self, text: &str) {
         // A terminal that went away has nobody to be told.
-        let _ = self.lines.println(text);
+        let _ = self.lines.println(tame(text));
     }
 
     /// Only an installer writes many lines; what else is told replaces what was told before.
-    fn fold(&mut self, text: String) {
+    fn fold(&mut self, text: &str) {
+        let text = tame(text);
         if let Some(image) = self.under_way.get_mut(&Step::Image) {
             image.folded.push_back(text);
             if image.folded.len() > FOLDED {

@@ -14,6 +14,7 @@ mod live;
 pub mod printer;
 mod reference;
 mod scan;
+mod tame;
 mod timings;
 pub mod watching;
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::args::Output;
 use super::live;
+use super::tame::tame;
 use super::timings::Timings;
 use crate::error::Code;
 use crate::serve::checkup::{Finding, State};
@@ -95,13 +96,13 @@ impl Printer {
         } else {
             paint("✗", RED)
         };
-        eprintln!("{mark} {text}");
+        err(&format!("{mark} {text}"));
     }
 
     /// Lines of somebody else's under a note.
     pub fn quoted(&self, lines: &[String]) {
         for line in lines {
-            eprintln!("  {line}");
+            err(&format!("  {line}"));
         }
     }
 
@@ -180,7 +181,7 @@ impl Printer {
 
     /// Something the user should know that is not the result.
     pub fn note(&self, text: &str) {
-        eprintln!("{text}");
+        err(text);
     }
 
     /// A failure with all that is known of it.
@@ -194,18 +195,15 @@ impl Printer {
             }}));
             return;
         }
-        eprintln!("{} {message}", paint("error:", RED));
+        err(&format!("{} {message}", paint("error:", RED)));
         if !log.is_empty() {
-            eprintln!("last log lines:");
+            err("last log lines:");
             self.quoted(log);
         }
         for hint in hints {
-            eprintln!("{} {hint}", paint("hint:", CYAN));
+            err(&format!("{} {hint}", paint("hint:", CYAN)));
         }
-        eprintln!(
-            "{}",
-            paint(&format!("`flyte explain {code}` tells more"), DIM)
-        );
+        err(&paint(&format!("`flyte explain {code}` tells more"), DIM));
     }
 
     /// An exception as Python renders it.
@@ -213,7 +211,7 @@ impl Printer {
         if self.is_json() {
             self.json(&serde_json::json!({"error": {"code": "exception", "message": text}}));
         } else {
-            eprintln!("{}", text.trim_end());
+            err(text.trim_end());
         }
     }
 }
@@ -312,7 +310,20 @@ fn fit(widths: &mut [usize], columns: usize) {
 
 /// Writes a line; a reader that went away (`| head`) is not an error of ours.
 fn out(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
+    show(&mut std::io::stdout(), text);
+}
+
+fn err(text: &str) {
+    show(&mut std::io::stderr(), text);
+}
+
+/// A terminal obeys what it is shown; a file or a program gets the text as it is.
+fn show(target: &mut (impl Write + IsTerminal), text: &str) {
+    let _ = if target.is_terminal() {
+        writeln!(target, "{}", tame(text))
+    } else {
+        writeln!(target, "{text}")
+    };
 }
 
 /// `312 ms`, `1.5 s`.
@@ -346,15 +357,15 @@ pub fn plain() -> Reporter {
         let ending = locked(&timings).take(&progress);
         match progress {
             Progress::Finished { step, detail, took } => {
-                eprintln!("{}", finished(step, &detail, took));
+                err(&finished(step, &detail, took));
             }
-            Progress::Note(text) => eprintln!("note: {text}"),
-            Progress::Line(text) => eprintln!("          {text}"),
+            Progress::Note(text) => err(&format!("note: {text}")),
+            Progress::Line(text) => err(&format!("          {text}")),
             // Without a terminal there is nothing that a moving line could replace.
             Progress::Started(_) | Progress::Sent { .. } => {}
         }
         for line in ending.unwrap_or_default() {
-            eprintln!("{line}");
+            err(&line);
         }
     })
 }
@@ -385,7 +396,7 @@ pub fn for_library() -> Reporter {
         return live::reporter();
     }
     Arc::new(|progress| match progress {
-        Progress::Note(text) => eprintln!("flyte: {text}"),
+        Progress::Note(text) => err(&format!("flyte: {text}")),
         Progress::Started(_)
         | Progress::Finished { .. }
         | Progress::Line(_)
@@ -395,7 +406,7 @@ pub fn for_library() -> Reporter {
 
 /// Says something to the person in front of the terminal while a command waits.
 pub fn prompt(text: &str) {
-    eprintln!("flyte: {text}");
+    err(&format!("flyte: {text}"));
 }
 
 /// Shows nothing.

@@ -16,6 +16,8 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    #[error("configuration file `{}` belongs to user {owner}, and nobody named it", path.display())]
+    NotOwned { path: PathBuf, owner: u32 },
     #[error("cannot write `{}`", path.display())]
     Unwritable {
         path: PathBuf,
@@ -49,6 +51,10 @@ pub enum Error {
         "endpoint `{value}` is not of the form `host:port`, `dns:///host`, `http://host` or `https://host`"
     )]
     Endpoint { value: String },
+    #[error("`local.prune_max_size` is `{value}`, which is no size")]
+    Size { value: String },
+    #[error("`local.prune_unused_days` is `{value}`, which is no number of days")]
+    Days { value: String },
     #[error("no home folder: neither `FLYTE_HOME` nor `HOME` is set")]
     NoHome,
     #[error("`admin.authType` is `{value}`, which is none of `{}`", known.join("`, `"))]
@@ -73,6 +79,7 @@ impl Diagnostic for Error {
         match self {
             Self::Missing { .. }
             | Self::Unreadable { .. }
+            | Self::NotOwned { .. }
             | Self::Unwritable { .. }
             | Self::Exists { .. }
             | Self::Syntax { .. }
@@ -80,6 +87,8 @@ impl Diagnostic for Error {
             | Self::Shape { .. }
             | Self::Variable { .. }
             | Self::Endpoint { .. }
+            | Self::Size { .. }
+            | Self::Days { .. }
             | Self::NoHome
             | Self::AuthType { .. }
             | Self::Incomplete { .. }
@@ -100,11 +109,17 @@ impl Diagnostic for Error {
                 close(did_you_mean(key, names.chain(keys::SECTIONS)))
             }
             Self::AuthType { close: found, .. } => close(*found),
+            Self::Size { .. } => vec!["such as `10GB`, `512MiB` or `off`".into()],
+            Self::Days { .. } => vec!["such as `30`, or `off`".into()],
             Self::NoHome => vec!["set `FLYTE_HOME` to a folder of yours".into()],
             Self::Missing { .. } => vec![
                 "without a configuration file the local platform is used; leave the path out for that"
                     .into(),
                 "`flyte create config` writes one".into(),
+            ],
+            Self::NotOwned { path, .. } => vec![
+                "a configuration can run programs as you; read it before you use it".into(),
+                format!("`--config {path}`, or `FLYTECTL_CONFIG={path}`, uses it", path = path.display()),
             ],
             Self::Exists { .. } => vec!["`--force` replaces it".into()],
             Self::ApiKey { .. } => {

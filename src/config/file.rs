@@ -16,7 +16,11 @@ pub(super) type File = BTreeMap<&'static str, Value>;
 ///
 /// A file that a variable names is meant, so it need not look like one of ours, or even exist: what
 /// is wrong with it is told when it is read.
-pub(super) fn search(home: &Home) -> Option<PathBuf> {
+///
+/// One that was found without being named has to be this user's, or root's: a program that it names
+/// (`admin.command`) is run, and tokens go to the endpoint that it names. In a folder that others
+/// write to, such as `/tmp`, anybody could lay it out for whoever comes by.
+pub(super) fn search(home: &Home) -> Result<Option<PathBuf>, Error> {
     let current = std::env::current_dir().unwrap_or_default();
     let variable = |name| {
         std::env::var_os(name)
@@ -33,12 +37,28 @@ pub(super) fn search(home: &Home) -> Option<PathBuf> {
         Some(home.path().join("config.yaml")),
     ];
     let there = |path: &PathBuf| path.is_file() && speaks_of_flyte(path);
-    near.into_iter()
-        .flatten()
-        .find(there)
-        .or_else(|| variable("UCTL_CONFIG"))
-        .or_else(|| variable("FLYTECTL_CONFIG"))
-        .or_else(|| far.into_iter().flatten().find(there))
+    if let Some(found) = near.into_iter().flatten().find(there) {
+        return trusted(found).map(Some);
+    }
+    let named = variable("UCTL_CONFIG").or_else(|| variable("FLYTECTL_CONFIG"));
+    if named.is_some() {
+        return Ok(named);
+    }
+    let found = far.into_iter().flatten().find(there);
+    found.map(trusted).transpose()
+}
+
+/// The file, unless somebody else wrote it.
+fn trusted(path: PathBuf) -> Result<PathBuf, Error> {
+    use std::os::unix::fs::MetadataExt;
+    let user = rustix::process::geteuid().as_raw();
+    // Whoever became root by `sudo` is still the owner of what is their own.
+    let before = std::env::var("SUDO_UID").ok().filter(|_| user == 0);
+    let owner = std::fs::metadata(&path).map_or(user, |there| there.uid());
+    if owner == user || owner == 0 || before.is_some_and(|uid| uid == owner.to_string()) {
+        return Ok(path);
+    }
+    Err(Error::NotOwned { path, owner })
 }
 
 /// A `config.yaml` of some other program in the current folder is not ours. One that is no YAML

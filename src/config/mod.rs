@@ -11,6 +11,7 @@ mod keys;
 mod login;
 mod secret;
 mod sources;
+mod upkeep;
 mod write;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ pub use home::Home;
 pub use login::{Login, Mode};
 pub use secret::Secret;
 pub use sources::{Entry, Origin, Value};
+pub use upkeep::Upkeep;
 pub use write::write;
 
 use crate::tls::Trust;
@@ -105,6 +107,7 @@ pub struct Settings {
     /// How often a call that may be repeated is repeated.
     pub retries: u32,
     pub image: ImageSettings,
+    pub upkeep: Upkeep,
     /// Each value in force and where it came from, without secrets.
     pub entries: Vec<Entry>,
 }
@@ -116,7 +119,10 @@ impl Settings {
             Some(path) => Home::at(path.clone()),
             None => Home::from_environment()?,
         };
-        let source = given.config_path.clone().or_else(|| file::search(&home));
+        let source = match &given.config_path {
+            Some(path) => Some(path.clone()),
+            None => file::search(&home)?,
+        };
         let file = match &source {
             Some(path) if path.is_file() => file::read(path)?,
             Some(path) => return Err(Error::Missing { path: path.clone() }),
@@ -146,6 +152,10 @@ impl Settings {
             refs: sources.table(keys::IMAGE_REFS, &given.images)?,
             base: sources.text(keys::BASE, None)?,
         };
+        let upkeep = Upkeep::read(
+            sources.text(keys::PRUNE_SIZE, None)?.as_deref(),
+            sources.text(keys::PRUNE_DAYS, None)?.as_deref(),
+        )?;
         Ok(Self {
             org: scope.org,
             project: scope.project,
@@ -159,6 +169,7 @@ impl Settings {
             proxy,
             login,
             image,
+            upkeep,
         })
     }
 

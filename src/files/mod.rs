@@ -13,7 +13,7 @@ pub mod watch;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -52,6 +52,8 @@ pub enum Error {
     },
     #[error("`{path}` is in the way of an entry of `{archive}`")]
     InTheWay { path: PathBuf, archive: PathBuf },
+    #[error("`{path}` is not a folder of user {user}, who would keep private things there")]
+    NotOwned { path: PathBuf, user: u32 },
 }
 
 impl Error {
@@ -71,7 +73,8 @@ impl Diagnostic for Error {
             Self::Io { .. }
             | Self::UnknownFormat { .. }
             | Self::CutShort { .. }
-            | Self::InTheWay { .. } => Code::BundleIo,
+            | Self::InTheWay { .. }
+            | Self::NotOwned { .. } => Code::BundleIo,
             Self::UnsafeEntry { .. } | Self::TooLarge { .. } => Code::BundleUnsafe,
         }
     }
@@ -86,6 +89,10 @@ impl Diagnostic for Error {
                     path.display()
                 )]
             }
+            Self::NotOwned { path, .. } => vec![format!(
+                "remove `{}` if it is nothing you know, or set `FLYTE_HOME` to a folder of yours",
+                path.display()
+            )],
             Self::UnknownFormat { .. } | Self::UnsafeEntry { .. } | Self::TooLarge { .. } => {
                 Vec::new()
             }
@@ -99,7 +106,8 @@ impl Diagnostic for Error {
             | Self::UnknownFormat { .. }
             | Self::UnsafeEntry { .. }
             | Self::TooLarge { .. }
-            | Self::InTheWay { .. } => Retry::Never,
+            | Self::InTheWay { .. }
+            | Self::NotOwned { .. } => Retry::Never,
         }
     }
 }
@@ -234,6 +242,67 @@ fn write_beside(
     Ok(())
 }
 
+/// Makes a folder, and those above it that are missing, which nobody else may enter, whatever the
+/// umask says. One that is there is closed to others.
+pub fn private_folder(path: &Path) -> Result<(), Error> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(Error::io("create", path))?;
+    let there = fs::metadata(path).map_err(Error::io("look at", path))?;
+    let open_to_others = there.mode() & 0o077;
+    if open_to_others != 0 {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+            .map_err(Error::io("set the mode of", path))?;
+    }
+    Ok(())
+}
+
+/// The same for a folder whose place others can write to, such as the temporary folder: what
+/// somebody else put there, be it a link, is refused.
+pub fn own_folder(path: &Path) -> Result<(), Error> {
+    let made = fs::DirBuilder::new().mode(0o700).create(path);
+    match made {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(Error::io("create", path)(error));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    if !is_own_folder(path) {
+        return Err(Error::NotOwned {
+            path: path.to_path_buf(),
+            user: rustix::process::geteuid().as_raw(),
+        });
+    }
+    private_folder(path)
+}
+
+/// Whether a folder, and no link to one, is there and belongs to this user.
+pub fn is_own_folder(path: &Path) -> bool {
+    let user = rustix::process::geteuid().as_raw();
+    fs::symlink_metadata(path).is_ok_and(|there| there.is_dir() && there.uid() == user)
+}
+
+/// Says that what lies at `path` was used just now; tells whether it is there. By its path and not by
+/// a descriptor: what was moved away meanwhile is not there to be used.
+pub fn touch(path: &Path) -> bool {
+    let now = rustix::fs::Timespec {
+        tv_sec: 0,
+        tv_nsec: rustix::fs::UTIME_NOW,
+    };
+    let times = rustix::fs::Timestamps {
+        last_access: now,
+        last_modification: now,
+    };
+    let flags = rustix::fs::AtFlags::empty();
+    // One that cannot be touched is there all the same.
+    !matches!(
+        rustix::fs::utimensat(rustix::fs::CWD, path, &times, flags),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR)
+    )
+}
+
 /// The folder that holds `path`, `.` for a bare name.
 fn folder_of(path: &Path) -> &Path {
     match path.parent() {
@@ -267,7 +336,7 @@ pub fn lock_exclusive(path: &Path) -> Result<FileLock, Error> {
 }
 
 /// The same without waiting; `None` if somebody else holds the lock.
-fn try_lock_exclusive(path: &Path) -> Result<Option<FileLock>, Error> {
+pub fn try_lock_exclusive(path: &Path) -> Result<Option<FileLock>, Error> {
     let file = open_to_lock(path)?;
     let locked = rustix::io::retry_on_intr(|| {
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
@@ -328,6 +397,48 @@ mod tests {
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o640);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_private_folder_is_closed_whatever_was_there() {
+        let scratch = tempfile::tempdir().unwrap();
+        let open = scratch.path().join("open");
+        fs::create_dir(&open).unwrap();
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+        let inner = open.join("a/b");
+        for path in [&open, &inner] {
+            private_folder(path).unwrap();
+            own_folder(path).unwrap();
+            assert_eq!(fs::metadata(path).unwrap().mode() & 0o777, 0o700);
+        }
+        assert_eq!(fs::metadata(open.join("a")).unwrap().mode() & 0o077, 0);
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_an_own_folder_is_refused() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (elsewhere, link) = (scratch.path().join("mine"), scratch.path().join("link"));
+        fs::create_dir(&elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &link).unwrap();
+        let refused = own_folder(&link).unwrap_err();
+        assert!(matches!(refused, Error::NotOwned { .. }), "{refused}");
+    }
+
+    #[test]
+    fn touching_tells_what_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("used");
+        assert!(!touch(&path));
+        fs::write(&path, "").unwrap();
+        let past = std::time::SystemTime::UNIX_EPOCH;
+        File::options()
+            .append(true)
+            .open(&path)
+            .unwrap()
+            .set_modified(past)
+            .unwrap();
+        assert!(touch(&path));
+        assert!(fs::metadata(&path).unwrap().modified().unwrap() > past);
     }
 
     fn is_free(path: &Path) -> bool {

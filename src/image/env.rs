@@ -18,6 +18,7 @@ use super::hash::{DEFAULT_NAME, ImageHash, remembered_hash};
 use super::lock;
 use super::pins::Pins;
 use super::plan::{self, Plan};
+use crate::files;
 use crate::spec::{Image, PythonVersion};
 
 /// Registry part of the URI of an environment.
@@ -191,6 +192,10 @@ impl Slot {
 
     pub(super) fn finished(&self) -> Option<Environment> {
         let manifest = complete(&self.path)?;
+        // What was used lately is not tidied away; what just was has to be built again.
+        if !files::touch(&self.path.join(MARKER)) {
+            return None;
+        }
         Some(self.environment(true, manifest.notes))
     }
 

@@ -34,7 +34,7 @@ impl Pins {
 
     /// The file of constraints, where the image was resolved before.
     pub(super) fn known(&self) -> Option<&Path> {
-        (!self.anew && self.path.is_file()).then_some(self.path.as_path())
+        (!self.anew && files::touch(&self.path)).then_some(self.path.as_path())
     }
 
     /// Keeps the versions that the environment at `env` holds.

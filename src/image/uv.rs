@@ -88,14 +88,50 @@ pub(super) fn uv(
     arguments: impl IntoIterator<Item = impl Into<OsString>>,
 ) -> Command {
     let mut command = clean(program);
+    let (arguments, secret) = without_passwords(arguments.into_iter().map(Into::into));
     command
-        .args(arguments.into_iter().map(Into::into))
+        .args(arguments)
+        .envs(secret)
         .env("UV_NO_PROGRESS", "1")
         .env("NO_COLOR", "1")
         .env("UV_LINK_MODE", "hardlink")
         .env("UV_PYTHON_DOWNLOADS", "never")
         .env("UV_PYTHON_INSTALL_BIN", "0");
     command
+}
+
+/// Every user of the machine sees command lines, and nobody else's environment: indexes whose address
+/// holds a password go there, with those beside them, for an option wins over its variable.
+fn without_passwords(
+    arguments: impl Iterator<Item = OsString>,
+) -> (Vec<OsString>, Vec<(&'static str, String)>) {
+    let mut plain: Vec<OsString> = arguments.collect();
+    let mut secret = Vec::new();
+    for (option, variable) in INDEXES {
+        let places = plain.iter().zip(plain.iter().skip(1)).enumerate();
+        let urls: Vec<(usize, String)> = places
+            .filter(|(_, (word, _))| *word == option)
+            .filter_map(|(place, (_, url))| Some((place, url.to_str()?.to_owned())))
+            .collect();
+        if urls.iter().any(|(_, url)| has_password(url)) {
+            for (place, _) in urls.iter().rev() {
+                plain.drain(*place..*place + 2);
+            }
+            let urls: Vec<String> = urls.into_iter().map(|(_, url)| url).collect();
+            secret.push((variable, urls.join(" ")));
+        }
+    }
+    (plain, secret)
+}
+
+/// Options of `uv` that name indexes, and the variables that say the same.
+const INDEXES: [(&str, &str); 2] = [
+    ("--index-url", "UV_INDEX_URL"),
+    ("--extra-index-url", "UV_EXTRA_INDEX_URL"),
+];
+
+fn has_password(url: &str) -> bool {
+    url::Url::parse(url).is_ok_and(|url| url.password().is_some() || !url.username().is_empty())
 }
 
 /// How a program ended.
@@ -170,6 +206,32 @@ async fn read_lines(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn indexes_with_a_password_stay_out_of_the_command_line() {
+        let words = [
+            "pip",
+            "install",
+            "--index-url",
+            "https://plain/simple",
+            "--extra-index-url",
+            "https://me:hunter2@b/simple",
+            "six",
+            "--extra-index-url",
+            "https://c/simple",
+        ];
+        let (plain, secret) = without_passwords(words.into_iter().map(OsString::from));
+        let expected = [
+            "pip",
+            "install",
+            "--index-url",
+            "https://plain/simple",
+            "six",
+        ];
+        assert_eq!(plain, expected);
+        let extra = "https://me:hunter2@b/simple https://c/simple".to_owned();
+        assert_eq!(secret, [("UV_EXTRA_INDEX_URL", extra)]);
+    }
 
     fn shell(script: &str) -> Command {
         let mut command = clean(Path::new("/bin/sh"));

@@ -1,35 +1,49 @@
 //! The platform's process: one for each home, started on demand, ended on request.
 
+mod socket;
+
 use std::fs::{File, OpenOptions};
 use std::net::Ipv4Addr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
+use tokio_util::task::AbortOnDropHandle;
+
+use socket::OwnSocket;
 
 use super::api::{Api, Door, Signer};
 use super::authority::Authority;
 use super::console::Console;
 use super::gateway::{self, NameListener, Names};
 use super::platform::{Platform, Refused};
+use super::prune::{self, Pruner};
 use super::store::{self, Store};
 use super::supervisor::container::Containers;
 use super::supervisor::launch::{Environments, Setting};
 use super::supervisor::{secrets, sweep};
-use crate::config::Home;
+use crate::config::{Home, Upkeep};
 use crate::error::{Code, Diagnostic, with_causes};
-use crate::tls;
+use crate::{files, sys, tls};
 
 /// Where the console is looked for first; the next free port is taken when it is not free.
 const CONSOLE_PORT: u16 = 32_100;
 
 /// The same for the port at which all apps answer by name.
 const NAMES_PORT: u16 = 32_080;
+
+/// When unused things are looked for first: not while apps are brought back, nor in the first serve
+/// call of whoever started the platform.
+const TIDIED_FIRST: Duration = Duration::from_secs(60);
+
+/// How often after that.
+const TIDIED_EVERY: Duration = Duration::from_secs(6 * 3600);
 
 /// Ports tried before any will do.
 const PORT_TRIES: u16 = 20;
@@ -46,6 +60,8 @@ pub enum Error {
         source: std::io::Error,
     },
     #[error(transparent)]
+    Files(#[from] files::Error),
+    #[error(transparent)]
     Store(#[from] store::Error),
     #[error(transparent)]
     Restore(#[from] Refused),
@@ -56,7 +72,7 @@ pub enum Error {
 impl Diagnostic for Error {
     fn code(&self) -> Code {
         match self {
-            Self::Running { .. } | Self::Io { .. } => Code::LocalStart,
+            Self::Running { .. } | Self::Io { .. } | Self::Files(_) => Code::LocalStart,
             Self::Store(error) => error.code(),
             Self::Gateway(error) => error.code(),
             Self::Restore(_) => Code::LocalStore,
@@ -66,6 +82,7 @@ impl Diagnostic for Error {
     fn hints(&self) -> Vec<String> {
         match self {
             Self::Running { .. } => vec!["`flyte local status` shows it".into()],
+            Self::Files(error) => error.hints(),
             Self::Store(error) => error.hints(),
             Self::Gateway(error) => error.hints(),
             Self::Io { .. } | Self::Restore(_) => Vec::new(),
@@ -81,6 +98,8 @@ pub struct Options {
     pub environments: Arc<dyn Environments>,
     /// The command that runs this build's `fserve`.
     pub fserve: Vec<String>,
+    /// What is removed by itself.
+    pub upkeep: Upkeep,
 }
 
 /// Runs the platform until it is told to end by a signal or over its socket.
@@ -88,10 +107,15 @@ pub async fn run(options: Options) -> Result<(), Error> {
     // The client that asks health paths is not made without one, though it never speaks TLS.
     tls::install();
     let home = options.home;
-    private_folder(home.path())?;
-    private_folder(&home.run())?;
+    // It holds what seals secrets, and apps of the same user run beside it.
+    sys::conceal().map_err(|source| Error::Io {
+        path: "/proc/self".into(),
+        source,
+    })?;
+    files::private_folder(home.path())?;
+    files::private_folder(&home.run())?;
     if let Some(folder) = home.socket().parent() {
-        private_folder(folder)?;
+        files::own_folder(folder)?;
     }
     let lock = single_instance(&home)?;
     let mark = mark(&home);
@@ -100,6 +124,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     if swept > 0 {
         tracing::warn!(swept, "ended processes that an earlier platform left");
     }
+    prune::remove_left_behind(&home);
     let store = Store::open(&home.database())?;
     let io = |path: PathBuf| move |source| Error::Io { path, source };
     let names = Arc::new(Names::default());
@@ -127,7 +152,10 @@ pub async fn run(options: Options) -> Result<(), Error> {
         .local_addr()
         .map_err(io("console port".into()))?
         .port();
+    let pruner = platform.pruner(options.upkeep);
+    let _tidying = AbortOnDropHandle::new(tokio::spawn(keep_tidy(pruner.clone())));
     let api = Api {
+        pruner,
         platform: Arc::clone(&platform),
         home: home.clone(),
         build: options.build,
@@ -140,7 +168,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     // Before the apps, some of which ask for the way back.
     api.reopen().await;
     platform.restore().await?;
-    let socket = listen(&home.socket())?;
+    let socket = OwnSocket::bind(&home.socket())?;
     tracing::info!(pid = std::process::id(), home = %home.path().display(), "platform is up");
     let door = Arc::clone(&api.door);
     serve(api, socket, pages, console).await;
@@ -156,7 +184,31 @@ pub async fn run(options: Options) -> Result<(), Error> {
     Ok(())
 }
 
-async fn serve(api: Api, socket: UnixListener, pages: Console, console: TcpListener) {
+/// Removes what nobody uses, early on and then at long intervals.
+async fn keep_tidy(pruner: Pruner) {
+    let mut next = tokio::time::Instant::now() + TIDIED_FIRST;
+    loop {
+        tokio::time::sleep_until(next).await;
+        next += TIDIED_EVERY;
+        let pruner = pruner.clone();
+        let tidy = move || {
+            if let Err(error) = prune::turn_log(&pruner.home.platform_log()) {
+                tracing::warn!(%error, "cannot begin a new log");
+            }
+            pruner.run(prune::Order::default())
+        };
+        match tokio::task::spawn_blocking(tidy).await {
+            Ok(Ok(report)) => {
+                let (removed, bytes) = (report.removed.len(), report.freed_bytes);
+                tracing::info!(removed, bytes, kept = report.kept_bytes, "tidied up");
+            }
+            Ok(Err(error)) => tracing::error!(error = %with_causes(&error), "cannot tidy up"),
+            Err(error) => tracing::error!(%error, "cannot tidy up"),
+        }
+    }
+}
+
+async fn serve(api: Api, socket: OwnSocket, pages: Console, console: TcpListener) {
     let stop = Arc::clone(&api.stop);
     let services = axum::serve(socket, api.router());
     let pages = axum::serve(console, pages.router());
@@ -186,26 +238,13 @@ async fn asked_to_end(stop: &Notify) {
         _ = interrupt.recv() => {}
     }
     // The answer to `/local/stop` is still on its way.
-    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
 }
 
 /// What marks the processes of this home's apps.
 fn mark(home: &Home) -> String {
     let hash = blake3::hash(home.path().as_os_str().as_encoded_bytes()).to_hex();
     hash[..16].to_owned()
-}
-
-fn private_folder(path: &Path) -> Result<(), Error> {
-    let io = |source| Error::Io {
-        path: path.to_path_buf(),
-        source,
-    };
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(io)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).map_err(io)
 }
 
 /// Held for as long as the process lives; the kernel gives it back whatever ends it.
@@ -222,19 +261,6 @@ fn single_instance(home: &Home) -> Result<File, Error> {
         home: home.path().to_path_buf(),
     })?;
     Ok(file)
-}
-
-/// The lock is held, so a socket that lies there is nobody's.
-fn listen(path: &Path) -> Result<UnixListener, Error> {
-    let io = |source| Error::Io {
-        path: path.to_path_buf(),
-        source,
-    };
-    let _ = std::fs::remove_file(path);
-    let listener = UnixListener::bind(path).map_err(io)?;
-    // The folder admits nobody else, so there is no moment in which others could connect.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(io)?;
-    Ok(listener)
 }
 
 /// The console's listener, at the port it had before: people keep the address of a page.

@@ -19,10 +19,12 @@ pub use samples::{EVERY as SAMPLE_EVERY, KEPT as SAMPLES_KEPT, Sample};
 
 use super::authority::Authority;
 use super::gateway::{self, AppListener, Names, Route, Target};
+use super::prune::{Gate, Pruner};
 use super::store::{self, AppKey, AppRow, RevisionRow, Store};
 use super::supervisor::app::{AppHandle, Change, Command, Workshop};
 use super::supervisor::launch::{self, Setting};
 use super::supervisor::spawner::Spawner;
+use crate::config::Upkeep;
 use crate::error::{Diagnostic, with_causes};
 use crate::wire::app::spec::DesiredState;
 use crate::wire::app::status::{DeploymentStatus, Substate};
@@ -33,6 +35,8 @@ use crate::wire::{app, common, status};
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 /// Changes that a slow watcher may fall behind before it has to look again.
 const CHANGES_BACKLOG: usize = 1024;
+/// Locks of apps that nobody changes are forgotten above this number.
+const LOCKS_KEPT: usize = 1024;
 /// How long an app's port, taken by another program, is tried for before it is given up.
 const PORT_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -62,6 +66,8 @@ pub struct Platform {
     authority: Arc<Authority>,
     /// How the traffic went lately.
     samples: samples::Samples,
+    /// Passed by all that files a revision; closed while what is unused goes.
+    gate: Gate,
 }
 
 impl Platform {
@@ -86,7 +92,19 @@ impl Platform {
             changing: std::sync::Mutex::default(),
             names_port,
             samples: samples::Samples::default(),
+            gate: Gate::default(),
         })
+    }
+
+    /// What tidies this platform's home.
+    pub fn pruner(&self, upkeep: Upkeep) -> Pruner {
+        Pruner {
+            home: self.workshop.setting.home.clone(),
+            store: Arc::clone(&self.workshop.store),
+            environments: Arc::clone(&self.workshop.setting.environments),
+            upkeep,
+            gate: Arc::clone(&self.gate),
+        }
     }
 
     /// Changes from now on.
@@ -136,13 +154,14 @@ impl Platform {
     }
 
     async fn change(&self, key: &AppKey) -> OwnedMutexGuard<()> {
-        let lock = Arc::clone(
-            self.changing
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .entry(key.clone())
-                .or_default(),
-        );
+        let lock = {
+            let mut changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+            // Clients may name any number of apps that are not there, or not any more.
+            if changing.len() >= LOCKS_KEPT {
+                changing.retain(|_, lock| Arc::strong_count(lock) > 1);
+            }
+            Arc::clone(changing.entry(key.clone()).or_default())
+        };
         lock.lock_owned().await
     }
 
@@ -151,6 +170,7 @@ impl Platform {
         check(&app)?;
         let key = AppKey::of(&app.metadata.id);
         let _changing = self.change(&key).await;
+        let _open = self.gate.read().await;
         self.check_names(&key, &app)?;
         app.status = buffa::MessageField::none();
         app.spec

@@ -583,7 +583,12 @@ fn run_platform(py: Python<'_>) -> PyResult<()> {
             .enable_all()
             .build()?;
         runtime
-            .block_on(platform::run(toolchain, settings.home, launcher))
+            .block_on(platform::run(
+                toolchain,
+                settings.home,
+                settings.upkeep,
+                launcher,
+            ))
             .map_err(|error| to_python(&error))
     })
 }

@@ -126,6 +126,8 @@ fn fserve_prepare(py: Python<'_>, argv: Vec<String>) -> PyResult<Bound<'_, PyAny
     if channel.0.is_some() {
         sys::die_with_parent(rustix::process::Signal::KILL)?;
         sys::no_new_privs()?;
+        // Where the system has none, the user's other processes are as open to it as ever.
+        sys::fence()?;
     }
     let watched = watch_ports(&channel);
     let prepared = py.detach(|| {

@@ -16,12 +16,14 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::auth::Credentials;
 use crate::client::{Client, Transport};
-use crate::config::{Endpoint, Home, Settings};
+use crate::config::{Endpoint, Home, Settings, Upkeep};
 use crate::error::{Code, Diagnostic};
 use crate::files::{self, FileLock};
 use crate::image::env::Toolchain;
 use crate::image::{self, Released};
 use crate::local::daemon;
+use crate::local::prune::{Gate, Order, Pruner, Report};
+use crate::local::store::Store;
 use crate::local::supervisor::diagnose::Failure;
 use crate::local::supervisor::launch::{self, Environment, Environments};
 use crate::net::{self, Http};
@@ -64,6 +66,8 @@ pub enum Error {
     NotRunning,
     #[error("the port for other clients did not open: {0}")]
     Listen(String),
+    #[error("what is unused was not removed: {0}")]
+    Prune(String),
     #[error(transparent)]
     Net(#[from] net::Error),
     #[error(transparent)]
@@ -78,6 +82,7 @@ impl Diagnostic for Error {
             Self::Io { .. } | Self::Ended { .. } | Self::Silent { .. } | Self::Listen(_) => {
                 Code::LocalStart
             }
+            Self::Prune(_) => Code::LocalStore,
             Self::NotRunning => Code::ClientUnavailable,
             Self::Endpoint { .. } => Code::ConfigInvalid,
             Self::Net(error) => error.code(),
@@ -98,7 +103,7 @@ impl Diagnostic for Error {
             Self::Listen(_) => {
                 vec!["another program may have that port; `--listen` takes any other".into()]
             }
-            Self::Io { .. } | Self::Endpoint { .. } => Vec::new(),
+            Self::Io { .. } | Self::Endpoint { .. } | Self::Prune(_) => Vec::new(),
         }
     }
 
@@ -110,6 +115,7 @@ impl Diagnostic for Error {
             | Self::NotRunning
             | Self::Net(_)
             | Self::Listen(_)
+            | Self::Prune(_)
             | Self::Files(_)
             | Self::Daemon(_) => Vec::new(),
         }
@@ -165,8 +171,16 @@ fn connect_remote(settings: &Settings, uri: &str) -> Result<Client, Error> {
 
 /// A client of the platform that runs for `home`, if one does.
 pub async fn running(home: &Home) -> Option<Client> {
-    let client = Client::new(Transport::unix(&home.socket()));
+    let client = local(home)?;
     build(&client).await.map(|_| client)
+}
+
+/// A client of whoever listens on the home's socket; `None` where it lies in no folder of this user.
+/// A platform closes that folder to others, so the socket in it is the user's own.
+fn local(home: &Home) -> Option<Client> {
+    let socket = home.socket();
+    let is_own = socket.parent().is_some_and(files::is_own_folder);
+    is_own.then(|| Client::new(Transport::unix(&socket)))
 }
 
 async fn connect_local(
@@ -175,8 +189,8 @@ async fn connect_local(
     other: OtherBuild,
     note: &(dyn Fn(&str) + Send + Sync),
 ) -> Result<Client, Error> {
-    let client = Client::new(Transport::unix(&home.socket()));
     if home.socket().exists()
+        && let Some(client) = local(home)
         && let Some(build) = build(&client).await
         && (build == launcher.build || other == OtherBuild::Use)
     {
@@ -194,22 +208,21 @@ async fn start(
 ) -> Result<(), Error> {
     // Several clients may find no platform at once; one starts it, the others wait for it here.
     let _starting = start_lock(home).await?;
-    let client = Client::new(Transport::unix(&home.socket()));
-    match build(&client).await {
-        Some(build) if build == launcher.build => return Ok(()),
-        Some(_) => {
-            note(
-                "replacing the local platform, which another build of flyte-rs started; its apps restart",
-            );
-            stop_platform(home, &client).await?;
+    if let Some(client) = local(home)
+        && let Some(build) = build(&client).await
+    {
+        if build == launcher.build {
+            return Ok(());
         }
-        None => {}
+        note(
+            "replacing the local platform, which another build of flyte-rs started; its apps restart",
+        );
+        stop_platform(home, &client).await?;
     }
     let mut child = spawn(home, launcher)?;
     let deadline = Instant::now() + START_PATIENCE;
     loop {
-        let client = Client::new(Transport::unix(&home.socket()));
-        if home.socket().exists() && build(&client).await.is_some() {
+        if home.socket().exists() && running(home).await.is_some() {
             return Ok(());
         }
         if let Ok(Some(status)) = child.try_wait() {
@@ -234,7 +247,8 @@ async fn start_lock(home: &Home) -> Result<FileLock, Error> {
         path: path.clone(),
         source,
     };
-    std::fs::create_dir_all(home.run()).map_err(io)?;
+    files::private_folder(home.path())?;
+    files::private_folder(&home.run())?;
     let lock = path.clone();
     match tokio::task::spawn_blocking(move || files::lock_exclusive(&lock)).await {
         Ok(locked) => Ok(locked?),
@@ -296,23 +310,61 @@ pub async fn ensure(
 /// Lets a running platform serve other clients at `address`, or no longer; tells where it does.
 pub async fn listen(client: &Client, at: Option<SocketAddr>) -> Result<Option<String>, Error> {
     let body = serde_json::json!({"address": at}).to_string();
+    let told = post(client, "/local/listen", body.into_bytes()).await;
+    let told = told.map_err(Error::Listen)?;
+    let told: serde_json::Value =
+        serde_json::from_slice(&told).map_err(|error| Error::Listen(error.to_string()))?;
+    Ok(told["listen"].as_str().map(str::to_owned))
+}
+
+/// Removes what nobody uses: by the platform, or in its place while it does not run.
+pub async fn prune(
+    toolchain: Toolchain,
+    settings: &Settings,
+    order: Order,
+) -> Result<Report, Error> {
+    let home = &settings.home;
+    if let Some(client) = running(home).await {
+        let body = serde_json::to_vec(&order).map_err(|error| Error::Prune(error.to_string()))?;
+        let told = post(&client, "/local/prune", body).await;
+        let report =
+            told.and_then(|told| serde_json::from_slice(&told).map_err(|error| error.to_string()));
+        return report.map_err(Error::Prune);
+    }
+    // No platform starts meanwhile.
+    let _starting = start_lock(home).await?;
+    let pruner = Pruner {
+        home: home.clone(),
+        store: Arc::new(Store::open(&home.database()).map_err(daemon::Error::from)?),
+        environments: Arc::new(BuiltEnvironments { toolchain }),
+        upkeep: settings.upkeep,
+        gate: Gate::default(),
+    };
+    let done = tokio::task::spawn_blocking(move || pruner.run(order)).await;
+    let done = done.map_err(|error| Error::Prune(error.to_string()))?;
+    Ok(done.map_err(daemon::Error::from)?)
+}
+
+/// What the platform answers, or why it did not.
+async fn post(client: &Client, path: &str, body: Vec<u8>) -> Result<bytes::Bytes, String> {
     let request = Request::builder()
         .method(Method::POST)
-        .uri(address(client, "/local/listen"))
+        .uri(address(client, path))
         .body(full_body(bytes::Bytes::from(body)))
-        .map_err(|error| Error::Listen(error.to_string()))?;
+        .map_err(|error| error.to_string())?;
     let answer = client.transport().send(request).await;
-    let answer = answer.map_err(|error| Error::Listen(error.to_string()))?;
-    let opened = answer.status().is_success();
+    let answer = answer.map_err(|error| error.to_string())?;
+    let done = answer.status().is_success();
     let body = answer.into_body().collect().await;
-    let body = body.map_err(|error| Error::Listen(error.to_string()))?;
-    let told: serde_json::Value = serde_json::from_slice(&body.to_bytes())
-        .map_err(|error| Error::Listen(error.to_string()))?;
-    if opened {
-        return Ok(told["listen"].as_str().map(str::to_owned));
+    let body = body.map_err(|error| error.to_string())?.to_bytes();
+    if done {
+        return Ok(body);
     }
-    let message = told["message"].as_str().unwrap_or("it was refused");
-    Err(Error::Listen(message.to_owned()))
+    let told: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+    Err(told["message"]
+        .as_str()
+        .unwrap_or("it was refused")
+        .to_owned())
 }
 
 /// Ends the platform and waits until it is gone; `false` when none runs. A port that was opened
@@ -350,7 +402,7 @@ fn is_locked(home: &Home) -> bool {
 
 /// What the platform says of itself and its apps, as JSON; `None` when it does not run.
 pub async fn status(home: &Home) -> Option<serde_json::Value> {
-    let client = Client::new(Transport::unix(&home.socket()));
+    let client = local(home)?;
     let body = request(&client, Method::GET, "/local/status").await?;
     serde_json::from_slice(&body).ok()
 }
@@ -411,7 +463,7 @@ pub async fn place(settings: &Settings, client: &Client, build: &str) -> Place {
 async fn neighbour(client: &Client, build: &str) -> Option<Place> {
     let claimed = about(client).await?;
     let home = Home::at(claimed.home);
-    let there = about(&Client::new(Transport::unix(&home.socket()))).await?;
+    let there = about(&local(&home)?).await?;
     (there.instance == claimed.instance).then(|| Place {
         other_build: there.build != build,
         console: there.console,
@@ -465,6 +517,8 @@ pub fn reset(home: &Home) -> Result<(), Error> {
         home.cache(),
         home.raw_data(),
         home.path().join("envs"),
+        home.path().join("images"),
+        home.path().join("trash"),
     ] {
         remove(&path)?;
     }
@@ -498,7 +552,12 @@ fn remove(path: &Path) -> Result<(), Error> {
 }
 
 /// Runs the platform in this process until it is told to end.
-pub async fn run(toolchain: Toolchain, home: Home, launcher: Launcher) -> Result<(), Error> {
+pub async fn run(
+    toolchain: Toolchain,
+    home: Home,
+    upkeep: Upkeep,
+    launcher: Launcher,
+) -> Result<(), Error> {
     // Isolated, so that nothing of an app stands in for the package.
     let fserve = ["-I", "-c", "from flyte._runtime import main; main()"].map(str::to_owned);
     let program = launcher.program.to_string_lossy().into_owned();
@@ -507,6 +566,7 @@ pub async fn run(toolchain: Toolchain, home: Home, launcher: Launcher) -> Result
         build: launcher.build,
         environments: Arc::new(BuiltEnvironments { toolchain }),
         fserve: std::iter::once(program).chain(fserve).collect(),
+        upkeep,
     })
     .await?)
 }

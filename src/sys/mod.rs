@@ -20,6 +20,8 @@ use rustix::net::{
 };
 use rustix::process::Signal;
 
+#[cfg(target_os = "linux")]
+mod fence;
 pub mod port_watch;
 
 /// Lets the kernel send `signal` to this process when its parent ends.
@@ -46,6 +48,26 @@ pub fn die_with_parent(signal: Signal) -> io::Result<()> {
 pub fn no_new_privs() -> io::Result<()> {
     #[cfg(target_os = "linux")]
     rustix::thread::set_no_new_privs(true)?;
+    Ok(())
+}
+
+/// Keeps this process, and all it will create or exec, from signalling, tracing and reading processes
+/// that are not of its own; tells whether this system can.
+///
+/// Linux can since 6.12, where Landlock is switched on. Call [`no_new_privs`] before.
+pub fn fence() -> io::Result<bool> {
+    #[cfg(target_os = "linux")]
+    return fence::enclose();
+    #[cfg(not(target_os = "linux"))]
+    Ok(false)
+}
+
+/// Keeps the memory of this process to itself: no core dump, and no look inside for other processes
+/// of the same user. Programs that it starts are not meant. Only Linux has it; elsewhere this does
+/// nothing.
+pub fn conceal() -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
     Ok(())
 }
 

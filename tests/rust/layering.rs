@@ -27,6 +27,7 @@ const LOCAL: &[&[&str]] = &[
     &["authority"],
     &["gateway"],
     &["supervisor"],
+    &["prune"],
     &["platform"],
     &["api", "console"],
     &["daemon"],

@@ -10,3 +10,4 @@
 mod audits;
 mod codes;
 mod layering;
+mod threats;

@@ -9,8 +9,9 @@ use crate::cli::args::{Local, LocalWhat};
 use crate::cli::printer::{self, Printer};
 use crate::cli::{Failure, Host};
 use crate::config::{Given, Home};
-use crate::serve::platform;
+use crate::local::prune::{Kind, Order, Report};
 use crate::serve::trust::{Outcome, Place, Trust};
+use crate::serve::{platform, size};
 
 pub fn run(
     host: &impl Host,
@@ -75,6 +76,13 @@ pub fn run(
             } else {
                 trust(printer, &own, &domain, browsers)
             }
+        }
+        LocalWhat::Prune { dry_run, all } => {
+            let order = Order { dry_run, all };
+            let server = host.server(settings.clone(), printer::silent())?;
+            let report = host
+                .block(async { Ok(platform::prune(server.toolchain, &settings, order).await?) })?;
+            pruned(printer, &report)
         }
         LocalWhat::Reset { yes } => reset(host, printer, &home, yes),
     }
@@ -195,6 +203,60 @@ fn document(place: &Place) -> serde_json::Value {
         Outcome::Failed { reason, step } => serde_json::json!({
             "place": place.name, "done": false, "reason": reason, "step": step,
         }),
+    }
+}
+
+/// What went, by kind and size, and what stays.
+fn pruned(printer: &Printer, report: &Report) -> Result<(), Failure> {
+    if printer.is_json() {
+        let report =
+            serde_json::to_value(report).map_err(|error| Failure::Usage(error.to_string()))?;
+        printer.json(&report);
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = report
+        .removed
+        .iter()
+        .map(|one| {
+            let days = one.unused_seconds / (24 * 3600);
+            vec![
+                kind(one.kind).to_owned(),
+                size(one.bytes),
+                format!("{days} d"),
+                one.name.clone(),
+            ]
+        })
+        .collect();
+    if !rows.is_empty() {
+        printer.table(&["KIND", "SIZE", "UNUSED", "NAME"], &rows);
+        printer.line("");
+    }
+    let verb = if report.dry_run { "would be" } else { "was" };
+    printer.line(&format!(
+        "{} {verb} removed, {} stay:",
+        size(report.freed_bytes),
+        size(report.kept_bytes)
+    ));
+    for (of, sum) in &report.kept {
+        printer.line(&format!(
+            "  {:<12} {:>6}  {}",
+            kind(*of),
+            sum.count,
+            size(sum.bytes)
+        ));
+    }
+    Ok(())
+}
+
+fn kind(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Bundle => "bundle",
+        Kind::Environment => "environment",
+        Kind::Parameter => "parameter",
+        Kind::Image => "image",
+        Kind::Archive => "archive",
+        Kind::Run => "run folder",
+        Kind::Revision => "revision",
     }
 }
 

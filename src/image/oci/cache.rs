@@ -83,7 +83,9 @@ impl Cache {
 
     /// What was remembered; one that cannot be read counts as absent and is made anew.
     pub(super) fn recall<T: DeserializeOwned>(&self, kind: &str, key: &str) -> Option<T> {
-        let text = std::fs::read(self.record(kind, key)).ok()?;
+        let path = self.record(kind, key);
+        let text = std::fs::read(&path).ok()?;
+        Self::touch(&path);
         serde_json::from_slice(&text).ok()
     }
 

@@ -20,7 +20,9 @@ use axum::routing::{get, post};
 use tokio::sync::Notify;
 
 use super::platform::{Platform, Refused, summary};
+use super::prune::Pruner;
 use crate::config::Home;
+use crate::error::with_causes;
 use crate::wire;
 
 pub use door::Door;
@@ -41,6 +43,8 @@ pub struct Api {
     pub door: Arc<Door>,
     /// Who may upload what.
     pub signer: Arc<Signer>,
+    /// Tidies the home.
+    pub pruner: Pruner,
     /// Asked to end.
     pub stop: Arc<Notify>,
 }
@@ -50,7 +54,8 @@ impl Api {
     pub fn router(&self) -> Router {
         let own = Router::new()
             .route("/local/stop", post(stop))
-            .route("/local/listen", post(listen));
+            .route("/local/listen", post(listen))
+            .route("/local/prune", post(prune));
         self.with_services(own)
     }
 
@@ -184,6 +189,28 @@ async fn listen(State(api): State<Api>, body: Bytes) -> axum::response::Response
     match opened.and_then(|opened| std::fs::write(note, opened.to_string()).map(|()| opened)) {
         Ok(opened) => json(&serde_json::json!({"listen": format!("http://{opened}")})),
         Err(error) => refused(format!("cannot listen at `{address}`: {error}")),
+    }
+}
+
+/// `POST /local/prune`: remove what is not used, or tell what that is.
+async fn prune(State(api): State<Api>, body: Bytes) -> axum::response::Response {
+    let failed = |status: http::StatusCode, message: String| {
+        let told = json(&serde_json::json!({"message": message}));
+        axum::response::IntoResponse::into_response((status, told))
+    };
+    let order = match serde_json::from_slice(&body) {
+        Ok(order) => order,
+        Err(error) => return failed(http::StatusCode::BAD_REQUEST, error.to_string()),
+    };
+    let done = tokio::task::spawn_blocking(move || api.pruner.run(order)).await;
+    let told = match done {
+        Ok(Ok(report)) => serde_json::to_value(report).map_err(|error| error.to_string()),
+        Ok(Err(error)) => Err(with_causes(&error)),
+        Err(error) => Err(error.to_string()),
+    };
+    match told {
+        Ok(report) => json(&report),
+        Err(message) => failed(http::StatusCode::INTERNAL_SERVER_ERROR, message),
     }
 }
 

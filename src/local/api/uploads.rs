@@ -26,7 +26,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::Api;
 use super::door::Reached;
-use crate::files::read_in_pieces;
+use crate::files::{read_in_pieces, touch};
 use crate::local::store::now_ms;
 use crate::wire::dataproxy::{self, DataProxyService};
 
@@ -35,6 +35,8 @@ const OFFSET: &str = "upload-offset";
 /// How long an address is good where its caller does not say, and at most.
 const GOOD_FOR_S: i64 = 900;
 const LONGEST_S: i64 = 3600;
+/// What replicas unpack at most, so more than that is of no use to anybody.
+const MOST_BYTES: u64 = 20 << 30;
 
 /// Signs addresses of uploads, with a key that lives as long as the process.
 pub struct Signer([u8; 32]);
@@ -150,7 +152,8 @@ async fn exists(
         Ok(path) => path,
         Err(refused) => return refused.into_response(),
     };
-    if path.is_file() {
+    // Whoever asks is about to use it, so it must not be tidied away until then.
+    if path.is_file() && touch(&path) {
         return StatusCode::OK.into_response();
     }
     match tokio::fs::metadata(begun(&path)).await {
@@ -201,6 +204,11 @@ fn answer(path: &Path, outcome: Result<(), Refusal>) -> HttpResponse {
             "what is there of this upload does not end at that offset",
         )
             .into_response(),
+        Err(Refusal::TooLarge) => (
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "an upload has at most 20 GiB",
+        )
+            .into_response(),
         Err(Refusal::Broken(error)) => (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
         Err(Refusal::Io(error)) => {
             tracing::error!(path = %path.display(), %error, "cannot store an upload");
@@ -212,6 +220,7 @@ fn answer(path: &Path, outcome: Result<(), Refusal>) -> HttpResponse {
 enum Refusal {
     Mismatch,
     OtherOffset,
+    TooLarge,
     /// The connection ended before the content did.
     Broken(axum::Error),
     Io(std::io::Error),
@@ -233,8 +242,12 @@ async fn write(path: &Path, md5: &str, body: Body) -> Result<(), Refusal> {
     let folder = path.parent().unwrap_or(path);
     tokio::fs::create_dir_all(folder).await?;
     // Removed when dropped, whatever happens on the way.
-    let temporary = tempfile::NamedTempFile::new_in(folder)?;
-    append(path, md5, temporary, Md5::new(), body).await
+    let begun = Begun {
+        file: tempfile::NamedTempFile::new_in(folder)?,
+        hash: Md5::new(),
+        bytes: 0,
+    };
+    append(path, md5, begun, MOST_BYTES, body).await
 }
 
 /// Takes what has arrived out of its place, so that nobody else goes on with it too.
@@ -257,7 +270,19 @@ async fn go_on(path: &Path, md5: &str, offset: u64, body: Body) -> Result<(), Re
     if bytes != offset {
         return Err(Refusal::OtherOffset);
     }
-    append(path, md5, temporary, hash, body).await
+    let begun = Begun {
+        file: temporary,
+        hash,
+        bytes,
+    };
+    append(path, md5, begun, MOST_BYTES, body).await
+}
+
+/// What has arrived so far.
+struct Begun {
+    file: tempfile::NamedTempFile,
+    hash: Md5,
+    bytes: u64,
 }
 
 fn hash_of(path: &Path) -> std::io::Result<(Md5, u64)> {
@@ -269,14 +294,19 @@ fn hash_of(path: &Path) -> std::io::Result<(Md5, u64)> {
     Ok((hash, bytes))
 }
 
-/// Adds the body to what `temporary` holds, whose hash is given, and puts it in its place.
+/// Adds the body to what has arrived and puts it in its place; `most` bytes in all.
 async fn append(
     path: &Path,
     md5: &str,
-    temporary: tempfile::NamedTempFile,
-    mut hash: Md5,
+    begun: Begun,
+    most: u64,
     mut body: Body,
 ) -> Result<(), Refusal> {
+    let Begun {
+        file: temporary,
+        mut hash,
+        mut bytes,
+    } = begun;
     let mut options = tokio::fs::File::options();
     let mut file = options.append(true).open(temporary.path()).await?;
     while let Some(frame) = body.frame().await {
@@ -284,12 +314,16 @@ async fn append(
             Ok(frame) => frame,
             Err(error) => {
                 file.flush().await?;
-                let kept = temporary.persist(begun(path));
+                let kept = temporary.persist(self::begun(path));
                 kept.map_err(|error| Refusal::Io(error.error))?;
                 return Err(Refusal::Broken(error));
             }
         };
         if let Ok(data) = frame.into_data() {
+            bytes = bytes.saturating_add(data.len() as u64);
+            if bytes > most {
+                return Err(Refusal::TooLarge);
+            }
             hash.update(&data);
             file.write_all(&data).await?;
         }
@@ -339,6 +373,25 @@ mod tests {
         assert_eq!(left, 0, "a refused upload leaves nothing");
         assert!(write(&path, &digest, Body::from("content")).await.is_ok());
         assert_eq!(std::fs::read(&path).unwrap(), b"content");
+    }
+
+    #[tokio::test]
+    async fn an_upload_ends_at_its_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bundle.tar.zst");
+        let digest = hex(&Md5::digest(b"content"));
+        let limited = async |most| {
+            let begun = Begun {
+                file: tempfile::NamedTempFile::new_in(folder.path()).unwrap(),
+                hash: Md5::new(),
+                bytes: 0,
+            };
+            append(&path, &digest, begun, most, Body::from("content")).await
+        };
+        assert!(matches!(limited(6).await, Err(Refusal::TooLarge)));
+        let left = std::fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(left, 0, "a refused upload leaves nothing");
+        assert!(limited(7).await.is_ok());
     }
 
     /// A body whose connection breaks after these bytes.

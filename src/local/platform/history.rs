@@ -19,6 +19,7 @@ impl Platform {
     /// Without a number it is the newest that came up before the one in force.
     pub async fn roll_back(&self, key: &AppKey, to: Option<Revision>) -> Result<Revision, Refused> {
         let _changing = self.change(key).await;
+        let _open = self.gate.read().await;
         let row = self.row(key)?;
         let revisions = self.workshop.store.revisions(key)?;
         let wanted = choose(&row, &revisions, to)?;

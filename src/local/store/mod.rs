@@ -267,6 +267,20 @@ impl Store {
         rows.map(|row| row?.read()).collect()
     }
 
+    /// Forgets revisions of an app; those that are not there are forgotten already.
+    pub fn delete_revisions(&self, key: &AppKey, revisions: &[Revision]) -> Result<(), Error> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction()?;
+        for revision in revisions {
+            transaction.execute(
+                "DELETE FROM revisions WHERE key = ?1 AND revision = ?2",
+                params![key.as_str(), number(*revision)],
+            )?;
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
     /// The newest conditions, oldest first.
     pub fn conditions(&self, key: &AppKey) -> Result<Vec<app::Condition>, Error> {
         let connection = self.connection();
