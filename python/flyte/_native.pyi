@@ -4,6 +4,7 @@ Written by hand and compared with the module by `mypy.stubtest` and `tests/typin
 these names from `flyte` and `flyte.remote`; the functions at the end are for this package alone.
 """
 
+from collections.abc import Awaitable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from os import PathLike
 from typing import Any, Literal, final
@@ -30,6 +31,13 @@ __all__ = [
     "build_images",
     "build_images_async",
     "fserve_prepare",
+    "StorageReading",
+    "storage_fetch",
+    "storage_fetch_async",
+    "storage_list",
+    "storage_open",
+    "storage_send",
+    "storage_send_async",
     "command_line",
 ]
 
@@ -574,6 +582,94 @@ def fserve_prepare(argv: list[str]) -> dict[str, Any]:
 
     Example:
         >>> start = fserve_prepare(sys.argv[1:])    # doctest: +SKIP
+    """
+
+@final
+class StorageReading:
+    """A file of a store that is read piece by piece; made by `storage_open`.
+
+    Example:
+        >>> storage_open("s3://bucket/model.bin").read(0, 80)    # doctest: +SKIP
+    """
+
+    @property
+    def size(self) -> int | None:
+        """Its size in bytes; `None` where the server cannot send a part of it."""
+
+    def read(self, start: int, count: int) -> bytes:
+        """Return at most `count` bytes from `start` on; fewer at the end."""
+
+def storage_fetch(url: str, target: str, is_folder: bool) -> None:
+    """Fetch a file or a folder of a store.
+
+    Args:
+        url: address of the file, or what the names of the folder's files begin with.
+        target: where the file is put, which must not exist; or an empty folder.
+        is_folder: whether it is a folder.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        flyte.errors.Error: it did not arrive whole.
+
+    Example:
+        >>> storage_fetch("s3://bucket/model.bin", "/tmp/model.bin", False)  # doctest: +SKIP
+    """
+
+def storage_fetch_async(url: str, target: str, is_folder: bool) -> Awaitable[None]:
+    """Do what `storage_fetch` does, as an `asyncio` future."""
+
+def storage_list(url: str) -> list[str]:
+    """List the files of a folder of a store, sorted.
+
+    Args:
+        url: what their names begin with.
+
+    Returns:
+        Their paths below it.
+
+    Raises:
+        FileNotFoundError: there are none.
+        flyte.errors.Error: it cannot be listed.
+
+    Example:
+        >>> storage_list("s3://bucket/data")     # doctest: +SKIP
+        ['a.csv', 'more/b.csv']
+    """
+
+def storage_send(path: str, url: str, is_folder: bool) -> None:
+    """Put a file or a folder of this machine into a store, over what is there.
+
+    Args:
+        path: the file or the folder.
+        url: its address there.
+        is_folder: whether it is a folder.
+
+    Raises:
+        flyte.errors.Error: it did not arrive; what was there before is still there.
+
+    Example:
+        >>> storage_send("/tmp/out.csv", "s3://bucket/out.csv", False)   # doctest: +SKIP
+    """
+
+def storage_send_async(path: str, url: str, is_folder: bool) -> Awaitable[None]:
+    """Do what `storage_send` does, as an `asyncio` future."""
+
+def storage_open(url: str) -> StorageReading:
+    """Open a file of a store to read parts of it.
+
+    Args:
+        url: its address.
+
+    Returns:
+        What reads it.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        flyte.errors.Error: it cannot be read.
+
+    Example:
+        >>> storage_open("s3://bucket/model.bin").size           # doctest: +SKIP
+        4096
     """
 
 def run_platform() -> None:

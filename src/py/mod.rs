@@ -22,6 +22,7 @@ mod replica;
 mod runtime;
 mod settings;
 mod source;
+mod storage;
 mod watch;
 
 use pyo3::prelude::*;
@@ -38,5 +39,6 @@ fn native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     context::register(module)?;
     image::register(module)?;
     replica::register(module)?;
+    storage::register(module)?;
     command_line::register(module)
 }

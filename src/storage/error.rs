@@ -53,6 +53,12 @@ pub enum Error {
     },
     #[error("`{url}` cannot be listed: plain web servers tell nothing of their folders")]
     NoListing { url: String },
+    #[error("`{url}` cannot be written: {reason}")]
+    NotWritable {
+        url: String,
+        reason: &'static str,
+        advice: &'static str,
+    },
     #[error("`{url}` holds `{name}`, which cannot be the name of a file here")]
     Name { url: String, name: String },
     #[error("cannot use `{}`", path.display())]
@@ -76,7 +82,9 @@ fn because(reason: &str) -> String {
 impl Diagnostic for Error {
     fn code(&self) -> Code {
         match self {
-            Self::Scheme { .. } | Self::Address { .. } => Code::ConfigInvalid,
+            Self::Scheme { .. } | Self::Address { .. } | Self::NotWritable { .. } => {
+                Code::ConfigInvalid
+            }
             Self::NotFound { .. }
             | Self::Denied { .. }
             | Self::Refused { .. }
@@ -121,6 +129,7 @@ impl Diagnostic for Error {
             Self::NoListing { .. } => vec![
                 "name each file as a `File`, or put the folder into an object store".to_owned(),
             ],
+            Self::NotWritable { advice, .. } => vec![(*advice).to_owned()],
             Self::Changed { .. } => {
                 vec!["start the app again when nobody writes to it any more".to_owned()]
             }
@@ -146,6 +155,7 @@ impl Diagnostic for Error {
             | Self::Refused { .. }
             | Self::Checksum { .. }
             | Self::NoListing { .. }
+            | Self::NotWritable { .. }
             | Self::Name { .. }
             | Self::Local { .. }
             | Self::Setup { .. } => Retry::Never,

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
@@ -48,6 +49,14 @@ pub struct Source {
 }
 
 impl Source {
+    /// What lies below this folder under `relative`.
+    pub fn below(&self, relative: &str) -> Self {
+        Self {
+            remote: Arc::clone(&self.remote),
+            location: Arc::new(self.location.below(relative)),
+        }
+    }
+
     /// The address of an object in it, for messages.
     fn shown(&self, object: &Object) -> String {
         let shown = self.location.shown();
@@ -94,6 +103,9 @@ impl Source {
     }
 }
 
+/// What an object should be and what arrived, as far as either is known.
+type Compared = (Option<Checksum>, Option<Checksum>);
+
 /// The file that is written, and how far it is.
 struct Sink<'a> {
     file: &'a File,
@@ -102,8 +114,9 @@ struct Sink<'a> {
     end: Option<u64>,
     /// What the store says of the whole, once an answer came.
     expected: Option<Checksum>,
-    /// Computed on the way, where everything passes in one stream.
+    /// Computed on the way, where this is everything or its parts can be joined.
     running: Option<Running>,
+    begin: u64,
     /// Whether it takes everything rather than a part.
     in_one: bool,
     restarts: u32,
@@ -131,13 +144,62 @@ impl Fetcher {
             }
             self.progress.take_back(object.size.unwrap_or(0));
         }
-        let (expected, found) = damaged.unwrap_or((Checksum::Crc32c(0), Checksum::Crc32c(0)));
-        Err(Error::Checksum {
-            url: source.shown(object),
-            kind: expected.kind(),
-            expected: expected.hex(),
-            found: found.hex(),
-        })
+        match damaged {
+            Some((expected, found)) => Err(Error::Checksum {
+                url: source.shown(object),
+                kind: expected.kind(),
+                expected: expected.hex(),
+                found: found.hex(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads one range, going on where a connection broke.
+    pub async fn range(
+        &self,
+        source: &Source,
+        object: &Object,
+        range: Range<u64>,
+    ) -> Result<Bytes, Error> {
+        let mut read = BytesMut::new();
+        let mut in_vain = 0;
+        loop {
+            let before = read.len();
+            let missing = range.start + before as u64..range.end;
+            let Err(failure) = self.piece(source, object, missing, &mut read).await else {
+                return Ok(read.freeze());
+            };
+            in_vain = if read.len() > before { 0 } else { in_vain + 1 };
+            if in_vain == ATTEMPTS || !matches!(failure, Failure::Transient(_)) {
+                return Err(source.explain(failure, source.shown(object)).await);
+            }
+            tokio::time::sleep(FIRST_PAUSE * 2u32.pow(in_vain)).await;
+        }
+    }
+
+    /// Reads into `into` what one request brings.
+    async fn piece(
+        &self,
+        source: &Source,
+        object: &Object,
+        range: Range<u64>,
+        into: &mut BytesMut,
+    ) -> Result<(), Failure> {
+        let _permit = self.connections.acquire().await;
+        let count = range.end - range.start;
+        let before = into.len() as u64;
+        let range = Some(range).filter(|_| object.ranges);
+        let body = source.remote.read(&source.location, object, range).await?;
+        let mut stream = body.stream;
+        while let Some(bytes) = stream.next().await {
+            into.extend_from_slice(&bytes.map_err(Failure::Transient)?);
+        }
+        if (into.len() as u64) < before + count && object.size.is_some() {
+            let text = "the connection ended early".to_owned();
+            return Err(Failure::Transient(text));
+        }
+        Ok(())
     }
 
     /// Fetches everything once; returns the checksums if they differ.
@@ -155,20 +217,16 @@ impl Fetcher {
         let (expected, found) = match object.size {
             Some(size) if size > PART_BYTES && object.ranges => {
                 file.set_len(size).map_err(local)?;
-                let expected = self.in_parts(source, object, &file, size, into).await?;
-                let path = into.to_owned();
-                let compute = expected
-                    .map(|kind| tokio::task::spawn_blocking(move || checksum_of(&path, kind)));
-                let found = match compute {
-                    Some(running) => Some(
-                        running
-                            .await
-                            .unwrap_or_else(|error| Err(io::Error::other(error)))
-                            .map_err(local)?,
-                    ),
-                    None => None,
-                };
-                (expected, found)
+                match self.in_parts(source, object, &file, size, into).await? {
+                    (Some(expected), None) => {
+                        let path = into.to_owned();
+                        let compute = move || checksum_of(&path, expected);
+                        let found = tokio::task::spawn_blocking(compute).await;
+                        let found = found.unwrap_or_else(|error| Err(io::Error::other(error)));
+                        (Some(expected), Some(found.map_err(local)?))
+                    }
+                    known => known,
+                }
             }
             size => {
                 let mut sink = Sink::new(&file, 0, size);
@@ -181,7 +239,8 @@ impl Fetcher {
             .filter(|(expected, found)| expected != found))
     }
 
-    /// Fetches a large object, several parts at a time.
+    /// Fetches a large object, several parts at a time. What arrived is computed on the way where
+    /// checksums of parts can be joined.
     async fn in_parts(
         &self,
         source: &Source,
@@ -189,7 +248,8 @@ impl Fetcher {
         file: &Arc<File>,
         size: u64,
         into: &Path,
-    ) -> Result<Option<Checksum>, Error> {
+    ) -> Result<Compared, Error> {
+        let told = source.remote.checksum(object).await;
         let starts = (0..size).step_by(usize::try_from(PART_BYTES).unwrap_or(usize::MAX));
         let parts = starts.map(|start| {
             let (fetcher, source, object) = (self.clone(), source.clone(), object.clone());
@@ -197,20 +257,27 @@ impl Fetcher {
             async move {
                 let work = async move {
                     let end = (start + PART_BYTES).min(size);
-                    let mut sink = Sink::part(&file, start..end);
+                    let mut sink = Sink::part(&file, start..end, told);
                     fetcher.fill(&source, &object, &mut sink, &into).await?;
-                    Ok(sink.expected)
+                    Ok((sink.expected, sink.running))
                 };
                 joined(AbortOnDropHandle::new(tokio::spawn(work)).await)
             }
         });
-        stream::iter(parts)
-            .buffer_unordered(CONNECTIONS)
-            .try_fold(
-                None,
-                |known, expected| async move { Ok(known.or(expected)) },
-            )
-            .await
+        // In their order, which is what joining needs.
+        let arrived: Vec<_> = stream::iter(parts)
+            .buffered(CONNECTIONS)
+            .try_collect()
+            .await?;
+        let expected = arrived.iter().find_map(|(expected, _)| *expected);
+        let running: Option<Vec<Running>> = arrived.into_iter().map(|part| part.1).collect();
+        let whole = running.and_then(|parts| {
+            parts.into_iter().reduce(|mut all, next| {
+                all.join(&next);
+                all
+            })
+        });
+        Ok((expected, whole.map(Running::finish)))
     }
 
     /// Fetches until the sink is full, going on where a connection broke.
@@ -221,11 +288,10 @@ impl Fetcher {
         sink: &mut Sink<'_>,
         into: &Path,
     ) -> Result<(), Error> {
-        let begin = sink.at;
         let mut in_vain = 0;
         loop {
             let before = sink.at;
-            let stop = match self.attempt(source, object, sink, begin).await {
+            let stop = match self.attempt(source, object, sink).await {
                 Ok(()) => return Ok(()),
                 Err(stop) => stop,
             };
@@ -243,7 +309,7 @@ impl Fetcher {
             if in_vain == ATTEMPTS || (!object.ranges && sink.restarts == ATTEMPTS) {
                 return Err(Error::Broken {
                     url: source.shown(object),
-                    received: sink.at - begin,
+                    received: sink.at - sink.begin,
                     attempts: ATTEMPTS,
                     reason,
                 });
@@ -251,7 +317,7 @@ impl Fetcher {
             tracing::debug!(at = sink.at, reason, "a download goes on");
             tokio::time::sleep(FIRST_PAUSE * 2u32.pow(in_vain)).await;
             if !object.ranges {
-                self.progress.take_back(sink.at - begin);
+                self.progress.take_back(sink.at - sink.begin);
                 sink.restart();
             }
         }
@@ -263,9 +329,8 @@ impl Fetcher {
         source: &Source,
         object: &Object,
         sink: &mut Sink<'_>,
-        begin: u64,
     ) -> Result<(), Stop> {
-        if sink.end == Some(sink.at) && sink.at > begin {
+        if sink.end == Some(sink.at) && sink.at > sink.begin {
             return Ok(());
         }
         // Closed never, so this only waits.
@@ -327,23 +392,28 @@ impl<'a> Sink<'a> {
             end,
             expected: None,
             running: None,
+            begin: at,
             in_one: true,
             restarts: 0,
         }
     }
 
-    fn part(file: &'a File, range: Range<u64>) -> Self {
-        Self {
+    /// A part of something whose checksum may have been told before.
+    fn part(file: &'a File, range: Range<u64>, told: Option<Checksum>) -> Self {
+        let mut part = Self {
             in_one: false,
             ..Self::new(file, range.start, Some(range.end))
-        }
+        };
+        part.meet(told);
+        part
     }
 
     /// Learns from the first answer what the whole should be.
     fn meet(&mut self, expected: Option<Checksum>) {
-        if self.expected.is_none() && (self.at == 0 || !self.in_one) {
+        if self.expected.is_none() && self.at == self.begin {
             self.expected = expected;
-            self.running = expected.filter(|_| self.in_one).map(|kind| kind.begin());
+            let computed = expected.filter(|kind| self.in_one || kind.joins());
+            self.running = computed.map(|kind| kind.begin());
         }
     }
 

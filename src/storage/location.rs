@@ -70,6 +70,18 @@ impl Location {
         })
     }
 
+    /// What lies below it under `relative`.
+    pub fn below(&self, relative: &str) -> Self {
+        Self {
+            scheme: self.scheme,
+            url: format!("{}/{relative}", self.url.trim_end_matches('/')),
+            bucket: self.bucket.clone(),
+            key: format!("{}/{relative}", self.key)
+                .trim_start_matches('/')
+                .to_owned(),
+        }
+    }
+
     /// The address for messages: without what may be a credential.
     pub fn shown(&self) -> String {
         without_secrets(&self.url)

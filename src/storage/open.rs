@@ -6,7 +6,8 @@ use std::time::Duration;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
-use object_store::{ObjectStore, RetryConfig};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use object_store::{ClientOptions, ObjectStore, RetryConfig};
 
 use super::Error;
 use super::credentials::{self, Settings, Variables};
@@ -93,7 +94,7 @@ async fn s3(
     settings: Settings,
     client: &reqwest::Client,
 ) -> object_store::Result<Remote> {
-    let mut builder = AmazonS3Builder::new();
+    let mut builder = AmazonS3Builder::new().with_client_options(asking_for_checksums());
     for (name, value) in &settings.values {
         if let Ok(setting) = name.parse::<AmazonS3ConfigKey>() {
             builder = builder.with_config(setting, value);
@@ -119,6 +120,13 @@ async fn s3(
         .build()?;
     let anonymous = settings.anonymous.then_some(AWS);
     Ok(remote(store, location, endpoint, anonymous))
+}
+
+/// S3 keeps checksums of most objects, cheaper ones than MD5, and tells them when asked.
+fn asking_for_checksums() -> ClientOptions {
+    let name = HeaderName::from_static("x-amz-checksum-mode");
+    let headers = HeaderMap::from_iter([(name, HeaderValue::from_static("ENABLED"))]);
+    ClientOptions::new().with_default_headers(headers)
 }
 
 /// S3 tells anybody where a bucket is.

@@ -9,6 +9,7 @@ use http::{HeaderMap, StatusCode, header};
 use object_store::path::Path as Key;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 
+use super::checksum::Checksum;
 use super::location::{Location, Scheme};
 use super::wire::Headers;
 
@@ -157,6 +158,27 @@ impl Remote {
             .collect()
     }
 
+    /// The checksum of an object that will come in parts, where parts will not tell it.
+    pub async fn checksum(&self, object: &Object) -> Option<Checksum> {
+        let Self::Store {
+            store,
+            scheme: scheme @ Scheme::S3,
+            ..
+        } = self
+        else {
+            return None;
+        };
+        let options = GetOptions {
+            head: true,
+            if_match: object.if_match(),
+            version: object.version.clone(),
+            ..GetOptions::default()
+        };
+        let found = store.get_opts(&key(&object.key).ok()?, options).await.ok()?;
+        let headers = found.extensions.get::<Headers>()?;
+        Checksum::of(*scheme, &headers.0, true)
+    }
+
     /// The bytes of `object` in `range`, or all of them.
     pub async fn read(
         &self,
@@ -178,7 +200,7 @@ fn bare(tag: &str) -> &str {
         .unwrap_or(tag)
 }
 
-fn key(text: &str) -> Result<Key, Failure> {
+pub fn key(text: &str) -> Result<Key, Failure> {
     Key::parse(text).map_err(|error| Failure::Refused(error.to_string()))
 }
 
@@ -369,7 +391,7 @@ fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
     Some((start.parse().ok()?, size.parse().ok()))
 }
 
-fn failure(error: object_store::Error) -> Failure {
+pub fn failure(error: object_store::Error) -> Failure {
     use object_store::Error as Stored;
     let text = error.to_string();
     let told = said_by_store(&text).unwrap_or_else(|| reason(&error));

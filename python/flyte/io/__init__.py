@@ -1,13 +1,14 @@
 """Files and folders as values: `File` and `Dir`.
 
-A value is only a path with a type. Local ones (plain paths and `file://`) can be opened and copied
-here; remote ones are fetched by flyte before an app starts, so that apps see local paths.
+A value is only a path with a type. As the value of a parameter it is fetched before an app starts,
+so that the app sees a local path; elsewhere it can be opened, listed and fetched with the functions
+here, wherever it lies. Credentials for stores are those of the process.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import GenericAlias
 
 from .._replica import in_replica
@@ -16,6 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from typing import IO, Any, TypeVar
+
+    from ._remote import Arrival
 
     _Place = TypeVar("_Place", bound="_Located")
 
@@ -30,6 +33,8 @@ class _Located:
     name: str | None = None
     format: str = ""
     hash: str | None = None
+    _from_local: bool = field(default=False, init=False, repr=False, compare=False)
+    """Whether it is sent with the code when an app is served."""
 
     # `File[...]` reads well in annotations; what is inside the brackets changes nothing here.
     __class_getitem__ = classmethod(GenericAlias)  # type: ignore[var-annotated]
@@ -59,24 +64,31 @@ class _Located:
         from ..errors import UnsupportedError
 
         raise UnsupportedError(
-            f"`{self.path}` cannot be read here: `{scheme}://` is not a local path",
+            f"`{self.path}` has no path here: it lies behind `{scheme}://`",
             hints=(
-                "pass it as the value of a `Parameter` with `download=True`, and the app finds a local copy",
+                "fetch it first, `path = value.download_sync()`; or pass it as the value of a `Parameter`, "
+                "and the app finds a local copy",
             ),
         )
 
     @classmethod
     def _made_from_local(cls: type[_Place], local_path: str | os.PathLike[str], remote: str | None) -> _Place:
-        if remote is not None:
-            from ..errors import UnsupportedError
-
-            raise UnsupportedError(
-                f"uploading to `{remote}` is not available; leave out `remote_destination`"
-            )
         path = os.path.abspath(os.fspath(local_path))
         if not in_replica() and not cls._is_there(path):
             raise FileNotFoundError(f"no {cls.__name__.lower()} at `{path}`")
-        return cls(f"{_FILE_SCHEME}{path}")
+        if remote is not None:
+            return cls(remote)
+        value = cls(f"{_FILE_SCHEME}{path}")
+        object.__setattr__(value, "_from_local", True)
+        return value
+
+    @classmethod
+    def _sent(cls, local_path: str | os.PathLike[str], remote: str | None) -> tuple[str, str, bool] | None:
+        """What has to be sent where; nothing where a declaration is read a second time in a replica."""
+        path = os.path.abspath(os.fspath(local_path))
+        if remote is None or not cls._is_there(path):
+            return None
+        return path, remote, cls._is_folder()
 
     @staticmethod
     def _is_there(path: str) -> bool:
@@ -86,9 +98,19 @@ class _Located:
         """Return whether it is there, and is a file or a folder as declared.
 
         Raises:
-            flyte.errors.UnsupportedError: the path is remote.
+            flyte.errors.Error: the store does not tell.
         """
-        return self._is_there(self._local())
+        if self._scheme() is None:
+            return self._is_there(self._local())
+        try:
+            self._look()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _look(self) -> object:
+        """Ask a store for it; raises `FileNotFoundError` where it is not there."""
+        raise NotImplementedError
 
     async def exists(self) -> bool:
         """Do what `exists_sync` does, without blocking the event loop."""
@@ -99,12 +121,20 @@ class _Located:
 
         Args:
             local_path: where to copy to; a trailing `/`, or a folder that exists, means "into this
-                folder". Without it nothing is copied, as the path is local already.
+                folder". Without it, what is here already stays where it is, and what is fetched is
+                put into a new folder for temporary files.
 
         Raises:
             FileNotFoundError: it is not there.
-            flyte.errors.UnsupportedError: the path is remote.
+            flyte.errors.Error: it did not arrive whole; what was at `local_path` is as before.
         """
+        if self._scheme() is not None:
+            from .. import _native
+
+            arrival = self._arrival(local_path)
+            with arrival as part:
+                _native.storage_fetch(self.path, part, self._is_folder())
+            return arrival.target
         source = self._local()
         if not self._is_there(source):
             raise FileNotFoundError(f"no {type(self).__name__.lower()} at `{source}`")
@@ -120,7 +150,27 @@ class _Located:
 
     async def download(self, local_path: str | os.PathLike[str] | None = None) -> str:
         """Do what `download_sync` does, without blocking the event loop."""
+        if self._scheme() is not None:
+            from .. import _native
+
+            arrival = self._arrival(local_path)
+            with arrival as part:
+                await _native.storage_fetch_async(self.path, part, self._is_folder())
+            return arrival.target
         return await _in_thread(self.download_sync, local_path)  # type: ignore[no-any-return]
+
+    def _arrival(self, local_path: str | os.PathLike[str] | None) -> Arrival:
+        from ._remote import Arrival
+
+        name = self.path.split("?")[0].rstrip("/").rpartition("/")[2] or "download"
+        target = None if local_path is None else os.fspath(local_path)
+        if target is not None and self._goes_into(target):
+            target = os.path.join(target, name)
+        return Arrival(target, name, self._is_folder())
+
+    @classmethod
+    def _is_folder(cls) -> bool:
+        return issubclass(cls, Dir)
 
     @staticmethod
     def _goes_into(target: str) -> bool:
@@ -160,41 +210,85 @@ class File(_Located):
     def from_local_sync(
         cls, local_path: str | os.PathLike[str], remote_destination: str | None = None
     ) -> File:
-        """Return a file of this machine, as `file://` and its absolute path; nothing is uploaded.
+        """Return a file of this machine, for an app that runs elsewhere.
+
+        As the value of a parameter it is sent with the code when the app is served: as it is
+        then, and unless it is there already.
+
+        Args:
+            local_path: where it is.
+            remote_destination: send it now, to this address in a store.
 
         Raises:
             FileNotFoundError: it is not there.
-            flyte.errors.UnsupportedError: a `remote_destination` is given.
+            flyte.errors.Error: it could not be put to `remote_destination`.
+
+        Example:
+            >>> Parameter("data", File.from_local_sync("data.csv"))  # doctest: +SKIP
         """
-        return cls._made_from_local(local_path, remote_destination)
+        sent = cls._sent(local_path, remote_destination)
+        value = cls._made_from_local(local_path, remote_destination)
+        if sent is not None:
+            from .. import _native
+
+            _native.storage_send(*sent)
+        return value
 
     @classmethod
     async def from_local(
         cls, local_path: str | os.PathLike[str], remote_destination: str | None = None
     ) -> File:
         """Do what `from_local_sync` does, without blocking the event loop."""
-        return await _in_thread(cls.from_local_sync, local_path, remote_destination)  # type: ignore[no-any-return]
+        sent = cls._sent(local_path, remote_destination)
+        value = cls._made_from_local(local_path, remote_destination)
+        if sent is not None:
+            from .. import _native
 
-    def open(self, mode: str = "rb") -> _Opening:
+            await _native.storage_send_async(*sent)
+        return value
+
+    def open(self, mode: str = "rb", block_size: int | None = None) -> _Opening:
         """Open the file, as `with` (plain file object) or `async with` (awaitable methods).
 
+        Args:
+            mode: as for the built-in `open`. A file of a store is read, or written anew: it is sent
+                when the block ends, unless that ends by an exception.
+            block_size: how many bytes are asked for at a time, of a store; 8 MiB by default.
+
         Raises:
-            flyte.errors.UnsupportedError: the path is remote.
+            FileNotFoundError: on entering, it is not there.
+            ValueError: on entering, a mode that a store has no way to do.
+            flyte.errors.Error: on entering or reading, it cannot be read.
 
         Example:
             >>> async def head(file: File) -> bytes:
             ...     async with file.open() as stream:
             ...         return await stream.read(80)
         """
-        return _Opening(self._local(), mode)
+        return _Opening(self, mode, block_size)
 
-    def open_sync(self, mode: str = "rb") -> IO[Any]:
-        """Open the file; the same as the built-in `open` on its local path.
+    def open_sync(self, mode: str = "rb", block_size: int | None = None) -> IO[Any]:
+        """Open the file; the same as the built-in `open`, for files of stores too.
+
+        Args:
+            mode: as for `open`.
+            block_size: as for `open`.
 
         Raises:
-            flyte.errors.UnsupportedError: the path is remote.
+            FileNotFoundError: it is not there.
+            ValueError: a mode that a store has no way to do.
+            flyte.errors.Error: it cannot be read.
         """
-        return open(self._local(), mode)
+        if self._scheme() is None:
+            return open(self._local(), mode)
+        from ._remote import open_remote
+
+        return open_remote(self.path, mode, block_size)
+
+    def _look(self) -> object:
+        from .. import _native
+
+        return _native.storage_open(self.path)
 
     @staticmethod
     def _is_there(path: str) -> bool:
@@ -236,33 +330,77 @@ class Dir(_Located):
     def from_local_sync(
         cls, local_path: str | os.PathLike[str], remote_destination: str | None = None
     ) -> Dir:
-        """Return a folder of this machine, as `file://` and its absolute path; nothing is uploaded.
+        """Return a folder of this machine, for an app that runs elsewhere.
+
+        As the value of a parameter it is sent with the code when the app is served: as it is
+        then, and unless it is there already.
+
+        Args:
+            local_path: where it is.
+            remote_destination: send it now, to this address in a store.
 
         Raises:
             FileNotFoundError: it is not there.
-            flyte.errors.UnsupportedError: a `remote_destination` is given.
+            flyte.errors.Error: it could not be put to `remote_destination`.
+
+        Example:
+            >>> Parameter("data", Dir.from_local_sync("data"))  # doctest: +SKIP
         """
-        return cls._made_from_local(local_path, remote_destination)
+        sent = cls._sent(local_path, remote_destination)
+        value = cls._made_from_local(local_path, remote_destination)
+        if sent is not None:
+            from .. import _native
+
+            _native.storage_send(*sent)
+        return value
 
     @classmethod
     async def from_local(
         cls, local_path: str | os.PathLike[str], remote_destination: str | None = None
     ) -> Dir:
         """Do what `from_local_sync` does, without blocking the event loop."""
-        return await _in_thread(cls.from_local_sync, local_path, remote_destination)  # type: ignore[no-any-return]
+        sent = cls._sent(local_path, remote_destination)
+        value = cls._made_from_local(local_path, remote_destination)
+        if sent is not None:
+            from .. import _native
 
-    def walk_sync(self, recursive: bool = True, max_depth: int | None = None) -> Iterator[File]:
+            await _native.storage_send_async(*sent)
+        return value
+
+    def walk_sync(
+        self, recursive: bool = True, file_pattern: str = "*", max_depth: int | None = None
+    ) -> Iterator[File]:
         """Yield the files inside, sorted by name within each folder.
 
         Args:
             recursive: whether to go into folders.
+            file_pattern: which names, with `*`, `?` and `[...]`.
             max_depth: how many folders deep; 1 is this folder only.
 
         Raises:
-            flyte.errors.UnsupportedError: the path is remote.
+            FileNotFoundError: it is remote, and nothing is there.
+            flyte.errors.Error: it is remote, and cannot be listed.
         """
-        root = self._local()
+        from fnmatch import fnmatchcase
+
         deepest = 1 if not recursive else max_depth
+        walk = self._walk_here if self._scheme() is None else self._walk_there
+        for file in walk(deepest):
+            if fnmatchcase(file.path.rpartition("/")[2], file_pattern):
+                yield file
+
+    def _walk_there(self, deepest: int | None) -> Iterator[File]:
+        for relative in self._look():
+            if deepest is None or relative.count("/") < deepest:
+                yield File(f"{self.path.rstrip('/')}/{relative}")
+
+    def _look(self) -> list[str]:
+        from .. import _native
+
+        return _native.storage_list(self.path)
+
+    def _walk_here(self, deepest: int | None) -> Iterator[File]:
+        root = self._local()
         for folder, folders, names in os.walk(root):
             depth = 1 if folder == root else os.path.relpath(folder, root).count(os.sep) + 2
             folders[:] = sorted(folders) if deepest is None or depth < deepest else []
@@ -270,15 +408,16 @@ class Dir(_Located):
                 yield File(os.path.join(folder, name))
 
     async def walk(self, recursive: bool = True, max_depth: int | None = None) -> AsyncIterator[File]:
-        """Do what `walk_sync` does, without blocking the event loop."""
-        for file in await _in_thread(lambda: list(self.walk_sync(recursive, max_depth))):
+        """Do what `walk_sync` does for all names, without blocking the event loop."""
+        for file in await _in_thread(lambda: list(self.walk_sync(recursive, max_depth=max_depth))):
             yield file
 
     def list_files_sync(self) -> list[File]:
         """Return the files directly inside.
 
         Raises:
-            flyte.errors.UnsupportedError: the path is remote.
+            FileNotFoundError: it is remote, and nothing is there.
+            flyte.errors.Error: it is remote, and cannot be listed.
         """
         return list(self.walk_sync(recursive=False))
 
@@ -290,10 +429,11 @@ class Dir(_Located):
         """Return the file of that name directly inside, or `None`.
 
         Raises:
-            flyte.errors.UnsupportedError: the path is remote.
+            flyte.errors.Error: the store does not tell.
         """
-        path = os.path.join(self._local(), file_name)
-        return File(path) if os.path.isfile(path) else None
+        folder = self.path if self._scheme() is not None else self._local()
+        file = File(f"{folder.rstrip('/')}/{file_name}")
+        return file if file.exists_sync() else None
 
     async def get_file(self, file_name: str) -> File | None:
         """Do what `get_file_sync` does, without blocking the event loop."""
@@ -324,24 +464,25 @@ async def _in_thread(function: Callable[..., Any], *args: Any) -> Any:
 class _Opening:
     """A file that is about to be opened, by `with` or by `async with`."""
 
-    def __init__(self, path: str, mode: str) -> None:
-        self._path = path
+    def __init__(self, file: File, mode: str, block_size: int | None) -> None:
+        self._opens = file
         self._mode = mode
+        self._block_size = block_size
         self._file: IO[Any] | None = None
 
     def __enter__(self) -> IO[Any]:
-        self._file = open(self._path, self._mode)
+        self._file = self._opens.open_sync(self._mode, self._block_size)
         return self._file
 
-    def __exit__(self, *failure: object) -> None:
+    def __exit__(self, *failure: Any) -> None:
         if self._file is not None:
-            self._file.close()
+            self._file.__exit__(*failure)
 
     async def __aenter__(self) -> _AsyncFile:
         return _AsyncFile(await _in_thread(self.__enter__))
 
-    async def __aexit__(self, *failure: object) -> None:
-        await _in_thread(self.__exit__)
+    async def __aexit__(self, *failure: Any) -> None:
+        await _in_thread(self.__exit__, *failure)
 
 
 class _AsyncFile:

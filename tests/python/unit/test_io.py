@@ -1,4 +1,4 @@
-"""File and Dir: local ones work, remote ones say why not."""
+"""File and Dir of this machine; those of stores are in `e2e/test_io_stores.py`."""
 
 from __future__ import annotations
 
@@ -38,20 +38,10 @@ def test_local_paths_are_path_like(tree):
     assert str(File("gs://b/x")) == "gs://b/x"
 
 
-@pytest.mark.parametrize(
-    "use",
-    [
-        lambda f: os.fspath(f),
-        lambda f: f.open(),
-        lambda f: f.open_sync(),
-        lambda f: f.download_sync(),
-        lambda f: f.exists_sync(),
-        lambda f: asyncio.run(f.exists()),
-    ],
-)
-def test_remote_paths_name_their_scheme(use):
-    with pytest.raises(UnsupportedError, match="`s3://` is not a local path"):
-        use(File("s3://b/f"))
+def test_remote_paths_are_no_paths_of_this_machine():
+    with pytest.raises(UnsupportedError, match="no path here: it lies behind `s3://`") as refused:
+        os.fspath(File("s3://b/f"))
+    assert "download_sync()" in refused.value.hints[0]
 
 
 def test_from_local(tree, monkeypatch):
@@ -62,10 +52,12 @@ def test_from_local(tree, monkeypatch):
     for kind, path in ((File, "nope"), (File, "sub"), (Dir, "a.txt")):
         with pytest.raises(FileNotFoundError, match="at `"):
             kind.from_local_sync(path)
-    with pytest.raises(UnsupportedError, match="uploading to `s3://x`"):
-        File.from_local_sync("a.txt", "s3://x")
+        with pytest.raises(FileNotFoundError, match="at `"):
+            kind.from_local_sync(path, "s3://b/x")
+    # A replica reads the declaration again, where the file is not.
     monkeypatch.setenv("_FLYTE_IN_REPLICA", "1")
     assert File.from_local_sync("nope").name == "nope"
+    assert File.from_local_sync("nope", "s3://b/x") == File("s3://b/x")
 
 
 def test_exists(tree):
