@@ -12,7 +12,7 @@ SOURCES := $(shell find src proto python -type f -not -name '*.pyc' 2>/dev/null)
 # Packages of the `dev` group of pyproject.toml, which an installer of the machine may be too old to read.
 DEV := $(shell sed -n 's/^dev = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
 
-.PHONY: install serve stop test test-rust test-python fuzz audit check format bench bench-bundle bench-cluster bench-gateway bench-image bench-parameters bench-traffic bench-cli soak docs site test-wheels wheels clean
+.PHONY: install serve stop test test-rust test-python fuzz audit check format bench bench-bundle bench-cluster bench-gateway bench-image bench-parameters bench-startup bench-traffic bench-cli soak docs site test-wheels wheels clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -101,9 +101,13 @@ bench-traffic: install
 bench-cluster: install
 	$(BIN)/python benches/foreign.py
 
-## bench-parameters: a folder of 2 GB from S3, beside `aws s3 cp`; starting a replica beside plain Python (needs go)
+## bench-parameters: a folder of 2 GB from S3, beside `aws s3 cp` (needs go)
 bench-parameters: install
 	$(BIN)/python benches/parameters.py
+
+## bench-startup: what `fserve` adds to the start of an app, beside plain Python
+bench-startup: install
+	$(BIN)/python benches/startup.py
 
 ## bench-image: environments beside bare uv, images beside the Docker Engine (needs docker, docker-registry and the base image)
 bench-image: install

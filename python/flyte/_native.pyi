@@ -107,6 +107,16 @@ class App:
             'hello'
         """
 
+    def _repr_html_(self) -> str:
+        """Return the app as a notebook shows it, with what the platform says of it now.
+
+        Takes 5 seconds at most; after that the last known state counts.
+
+        Example:
+            >>> app._repr_html_()       # doctest: +SKIP
+            '<div ...'
+        """
+
     @_DualMethod
     def is_active(self) -> bool:
         """Ask the platform whether the app answers requests.

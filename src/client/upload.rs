@@ -40,6 +40,8 @@ pub struct Upload<'a> {
     pub domain: &'a str,
     /// Named by content, so that an equal bundle has an equal name.
     pub filename: &'a str,
+    /// The folder that it shares with other files; empty for a file alone.
+    pub folder: &'a str,
     pub md5: [u8; 16],
     /// What is sent, one after the other.
     pub pieces: Vec<Piece>,
@@ -81,6 +83,7 @@ impl Client {
             domain: upload.domain.to_owned(),
             org: upload.org.to_owned(),
             filename: upload.filename.to_owned(),
+            filename_root: upload.folder.to_owned(),
             content_md5: upload.md5.to_vec(),
             content_length: i64::try_from(upload.bytes()).unwrap_or(i64::MAX),
             expires_in: buffa_types::google::protobuf::Duration {
@@ -525,6 +528,7 @@ mod tests {
             project: "p",
             domain: "d",
             filename: "f",
+            folder: "",
             md5: [0; 16],
             pieces,
         };

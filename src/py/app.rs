@@ -53,6 +53,11 @@ impl From<Arc<serve::App>> for App {
 }
 
 impl App {
+    /// What Python holds.
+    pub fn inner(&self) -> &serve::App {
+        &self.inner
+    }
+
     fn handle(&self) -> Self {
         Self {
             inner: Arc::clone(&self.inner),

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::app::App;
+use super::card::Card;
 use super::error::IntoPy;
 use super::source::Program;
 use super::watch::{self, Turn};
@@ -287,9 +288,16 @@ impl ServeContext {
     /// Example:
     ///     >>> app = flyte.with_servecontext(project="demo").serve(env)    # doctest: +SKIP
     fn serve(&self, py: Python<'_>, env: &Bound<'_, PyAny>) -> PyResult<App> {
-        let (server, request) = self.prepare(py, env)?;
+        let (mut server, request) = self.prepare(py, env)?;
         match self.turn(py, &server, &request)? {
-            Turn::Serve => runtime::block(py, serve(server, request)),
+            Turn::Serve => {
+                let card = shown(py, &mut server, &request)?;
+                let result = runtime::block(py, serve(server, request));
+                if let Some(card) = card {
+                    card.end(py, &result);
+                }
+                result
+            }
             Turn::Watch(watching) => watching.block(py, server, request),
             Turn::Existing => runtime::block(py, existing(server, request)),
         }
@@ -300,9 +308,18 @@ impl ServeContext {
         py: Python<'py>,
         env: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let (server, request) = self.prepare(py, env)?;
+        let (mut server, request) = self.prepare(py, env)?;
         match self.turn(py, &server, &request)? {
-            Turn::Serve => runtime::future(py, serve(server, request)),
+            Turn::Serve => {
+                let card = shown(py, &mut server, &request)?;
+                runtime::future(py, async move {
+                    let result = serve(server, request).await;
+                    if let Some(card) = card {
+                        Python::attach(|py| card.end(py, &result));
+                    }
+                    result
+                })
+            }
             Turn::Watch(watching) => runtime::future(py, watching.run(server, request)),
             Turn::Existing => runtime::future(py, existing(server, request)),
         }
@@ -442,6 +459,15 @@ impl ServeContext {
         }
         Ok(pickled)
     }
+}
+
+/// The card that a notebook shows instead of lines.
+fn shown(py: Python<'_>, server: &mut Server, request: &Request) -> PyResult<Option<Card>> {
+    let card = Card::open(py, &request.target)?;
+    if let Some(card) = &card {
+        server.reporter = card.reporter()?;
+    }
+    Ok(card)
 }
 
 async fn serve(server: Server, request: Request) -> PyResult<App> {

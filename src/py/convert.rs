@@ -277,6 +277,10 @@ pub fn parameter_value(name: &str, value: Object<'_, '_>) -> PyResult<ParameterV
     let json = || -> PyResult<String> { value.call_method0("model_dump_json")?.extract() };
     let kind = value.get_type().name()?.to_string();
     Ok(match kind.as_str() {
+        "File" | "Dir" if field(value, "_from_local")? => ParameterValue::Local {
+            path: value.call_method0("__fspath__")?.extract()?,
+            is_folder: kind == "Dir",
+        },
         "File" => ParameterValue::File(field(value, "path")?),
         "Dir" => ParameterValue::Dir(field(value, "path")?),
         "AppEndpoint" => ParameterValue::AppEndpoint {

@@ -12,6 +12,7 @@
 
 mod app;
 mod asked;
+mod card;
 mod command_line;
 mod context;
 mod convert;

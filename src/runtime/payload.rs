@@ -239,6 +239,15 @@ fn parts_of(value: &ParameterValue) -> Result<Parts, String> {
         ParameterValue::Boolean(flag) => (flag.to_string(), string, Some(ScalarKind::Bool)),
         ParameterValue::File(path) => (path.clone(), Some(WireType::File), None),
         ParameterValue::Dir(path) => (path.clone(), Some(WireType::Directory), None),
+        // Told as it lies here where nothing is sent, as in a rehearsal.
+        ParameterValue::Local { path, is_folder } => {
+            let kind = if *is_folder {
+                WireType::Directory
+            } else {
+                WireType::File
+            };
+            (path.clone(), Some(kind), None)
+        }
         ParameterValue::AppEndpoint { app_name, public } => {
             let json = serde_json::to_string(&EndpointValue {
                 wire_type: WireType::String,

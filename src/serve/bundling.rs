@@ -322,6 +322,7 @@ pub(super) fn upload<'a>(
         project: &plan.project,
         domain: &plan.domain,
         filename,
+        folder: "",
         md5,
         pieces,
     }

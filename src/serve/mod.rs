@@ -17,6 +17,7 @@ pub mod plan;
 pub mod platform;
 mod secrets;
 pub mod trust;
+mod values;
 pub mod watch;
 
 use std::collections::BTreeMap;
@@ -309,6 +310,7 @@ impl Server {
         let place = platform::place(&self.settings, &client, &self.launcher.build).await;
         let builder = self.settle(&mut plan, &place, &client);
         if !plan.local {
+            values::check_reach(&plan)?;
             Box::pin(knock(&client, &plan)).await?;
         }
         let (code, images, ()) = tokio::try_join!(

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::pickles::Code;
 use super::plan::set;
-use super::{Error, Plan};
+use super::{Error, Plan, values};
 use crate::runtime::WORKING_FOLDER_VARIABLE;
 use crate::runtime::payload::{self, SerializedParameter};
 use crate::spec::AppSpec;
@@ -16,6 +16,7 @@ const RESOLVER: &str = "flyte._internal.resolvers.app_env.AppEnvResolver";
 
 /// The `App` to create.
 pub fn message(plan: &Plan, spec: &AppSpec, image: &str, code: &Code) -> Result<app::App, Error> {
+    let spec = &values::settled(spec, &code.values);
     let parameters = spec
         .parameters
         .iter()

@@ -9,6 +9,7 @@ use std::time::Instant;
 use md5::{Digest, Md5};
 
 use super::bundling::{Bundled, size, temporary, upload};
+use super::values::Sent;
 use super::{Error, Plan, Progress, Server, Step};
 use crate::client::{Client, Piece};
 use crate::spec::AppSpec;
@@ -19,6 +20,8 @@ pub struct Code {
     pub files: Option<Bundled>,
     /// By the name of the app.
     pub pickles: BTreeMap<String, Bundled>,
+    /// What parameters are given of this machine.
+    pub values: Sent,
 }
 
 impl Code {
@@ -40,6 +43,7 @@ impl Server {
             self.report(Progress::Note(note.clone()));
         }
         let files = self.bundle(client, plan).await?;
+        let values = Box::pin(self.send_values(client, plan)).await?;
         let mut pickles = BTreeMap::new();
         for (app, pickle) in plan.pickles() {
             let started = Instant::now();
@@ -49,7 +53,11 @@ impl Server {
             self.finished(Step::Bundle, detail, started);
             pickles.insert(app.clone(), sent);
         }
-        Ok(Code { files, pickles })
+        Ok(Code {
+            files,
+            pickles,
+            values,
+        })
     }
 
     /// Sends a pickle unless it is there; tells whether it was.

@@ -57,6 +57,22 @@ pub enum Error {
         parameter: String,
         kind: &'static str,
     },
+    #[error(
+        "parameter `{parameter}` of app `{app}` is `{path}`, a {kind} of this machine, which a cluster cannot read"
+    )]
+    OutOfReach {
+        app: String,
+        parameter: String,
+        path: String,
+        kind: &'static str,
+    },
+    #[error("parameter `{parameter}` is `{path}`, which cannot be read")]
+    Unreadable {
+        parameter: String,
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("app name `{name}` has {length} characters; a cluster takes at most {LONGEST_NAME}")]
     NameTooLong { name: String, length: usize },
     #[error(
@@ -88,6 +104,8 @@ impl Diagnostic for Error {
             Self::Duplicate { .. }
             | Self::NothingToRun { .. }
             | Self::NoValue { .. }
+            | Self::OutOfReach { .. }
+            | Self::Unreadable { .. }
             | Self::NameTooLong { .. }
             | Self::DescriptionTooLong { .. }
             | Self::PickledByOther { .. }
@@ -112,6 +130,16 @@ impl Diagnostic for Error {
                     "pass a value: with_servecontext(input_values={{\"{app}\": {{\"{parameter}\": ...}}}})"
                 )]
             }
+            Self::OutOfReach { path, kind, .. } => {
+                let class = if *kind == "file" { "File" } else { "Dir" };
+                let path = path.trim_start_matches("file://");
+                vec![
+                    format!("send it with the app: {class}.from_local_sync(\"{path}\")"),
+                    format!(
+                        "what lies in the image is meant by its path alone: {class}(\"{path}\")"
+                    ),
+                ]
+            }
             Self::Unset { setting } => vec![format!(
                 "say `--{setting} NAME` or `flyte.init({setting}=...)`, or write `task.{setting}` into the configuration file"
             )],
@@ -126,6 +154,7 @@ impl Diagnostic for Error {
                 vec!["take one of these apps out of the other's `depends_on`".into()]
             }
             Self::Duplicate { .. }
+            | Self::Unreadable { .. }
             | Self::NameTooLong { .. }
             | Self::DescriptionTooLong { .. }
             | Self::NoTarget => Vec::new(),

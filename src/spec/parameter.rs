@@ -35,6 +35,11 @@ pub enum ParameterValue {
     Boolean(bool),
     File(String),
     Dir(String),
+    /// Something of this machine, which is sent with the code.
+    Local {
+        path: String,
+        is_folder: bool,
+    },
     AppEndpoint {
         app_name: String,
         public: bool,

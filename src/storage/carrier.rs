@@ -52,12 +52,7 @@ impl Reading {
     ///
     /// # Errors
     /// Why they could not be read; also that the object is not what it was.
-    pub async fn read(
-        &self,
-        fetcher: &Carrier,
-        start: u64,
-        count: u64,
-    ) -> Result<Bytes, Error> {
+    pub async fn read(&self, fetcher: &Carrier, start: u64, count: u64) -> Result<Bytes, Error> {
         let end = self.object.size.unwrap_or(u64::MAX).min(start + count);
         if start >= end {
             return Ok(Bytes::new());

@@ -116,7 +116,8 @@ impl Diagnostic for Error {
             Self::Denied {
                 advice: Some(advice),
                 ..
-            } => vec![(*advice).to_owned()],
+            }
+            | Self::NotWritable { advice, .. } => vec![(*advice).to_owned()],
             Self::Denied { .. } => {
                 vec!["credentials were sent; they lack the right to read it".to_owned()]
             }
@@ -129,7 +130,6 @@ impl Diagnostic for Error {
             Self::NoListing { .. } => vec![
                 "name each file as a `File`, or put the folder into an object store".to_owned(),
             ],
-            Self::NotWritable { advice, .. } => vec![(*advice).to_owned()],
             Self::Changed { .. } => {
                 vec!["start the app again when nobody writes to it any more".to_owned()]
             }

@@ -50,6 +50,7 @@ pub struct Source {
 
 impl Source {
     /// What lies below this folder under `relative`.
+    #[must_use]
     pub fn below(&self, relative: &str) -> Self {
         Self {
             remote: Arc::clone(&self.remote),

@@ -71,6 +71,7 @@ impl Location {
     }
 
     /// What lies below it under `relative`.
+    #[must_use]
     pub fn below(&self, relative: &str) -> Self {
         Self {
             scheme: self.scheme,

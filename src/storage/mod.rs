@@ -73,8 +73,7 @@ impl Storage {
     /// # Errors
     /// Why it did not arrive; `target` does not exist then.
     pub fn file(&self, label: &str, url: &str, target: &Path) -> Result<(), Error> {
-        self.runtime
-            .block_on(self.carrier.file(label, url, target))
+        self.runtime.block_on(self.carrier.file(label, url, target))
     }
 
     /// Brings all files below `url` that are wanted into the folder `target`, which exists and is

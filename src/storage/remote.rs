@@ -174,7 +174,10 @@ impl Remote {
             version: object.version.clone(),
             ..GetOptions::default()
         };
-        let found = store.get_opts(&key(&object.key).ok()?, options).await.ok()?;
+        let found = store
+            .get_opts(&key(&object.key).ok()?, options)
+            .await
+            .ok()?;
         let headers = found.extensions.get::<Headers>()?;
         Checksum::of(*scheme, &headers.0, true)
     }

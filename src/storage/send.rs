@@ -40,7 +40,12 @@ pub async fn file(source: &Source, path: &Path) -> Result<(), Error> {
             scheme: Scheme::Gcs,
             anonymous: Some(advice),
             ..
-        } => return Err(closed("that takes credentials, and none were found", advice)),
+        } => {
+            return Err(closed(
+                "that takes credentials, and none were found",
+                advice,
+            ));
+        }
         Remote::Store { store, .. } => store,
     };
     let key = match remote::key(&source.location.key) {

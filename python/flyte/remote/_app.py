@@ -129,10 +129,25 @@ async def _ephemeral_ctx(self: App) -> AsyncIterator[App]:
         await self.deactivate.aio(wait=True)
 
 
+def _repr_html_(self: App) -> str:
+    """Return the app as a notebook shows it, with what the platform says of it now.
+
+    Takes 5 seconds at most; after that the last known state counts.
+
+    Example:
+        >>> app._repr_html_()       # doctest: +SKIP
+        '<div ...'
+    """
+    from flyte._card import app_html
+
+    return app_html(self)
+
+
 fold(App, "activate", "deactivate", "watch", "get", "listall", "replace")
 App.is_active = Dual(_is_active, _is_active_async)  # type: ignore[assignment]
 App.is_deactivated = Dual(_is_deactivated, _is_deactivated_async)  # type: ignore[assignment]
 App.delete = Dual(_delete_app, _delete_app_async)  # type: ignore[assignment]
 App.to_dict = _to_dict  # type: ignore[method-assign]
+App._repr_html_ = _repr_html_  # type: ignore[method-assign]
 App.ephemeral_ctx_sync = _ephemeral_ctx_sync  # type: ignore[method-assign]
 App.ephemeral_ctx = _ephemeral_ctx  # type: ignore[method-assign]

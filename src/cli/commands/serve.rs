@@ -186,8 +186,20 @@ fn typed(request: &Request, name: &str, text: String) -> Result<ParameterValue, 
             "false" | "0" | "no" => ParameterValue::Boolean(false),
             _ => return Err(wrong("true or false")),
         },
-        Some(ParameterValue::File(_)) => ParameterValue::File(text),
-        Some(ParameterValue::Dir(_)) => ParameterValue::Dir(text),
+        Some(ParameterValue::Local { is_folder, .. }) if !text.contains("://") => {
+            let path = std::path::absolute(&text).map_err(|_| wrong("a path"))?;
+            ParameterValue::Local {
+                path: path.to_string_lossy().into_owned(),
+                is_folder: *is_folder,
+            }
+        }
+        Some(
+            ParameterValue::Dir(_)
+            | ParameterValue::Local {
+                is_folder: true, ..
+            },
+        ) => ParameterValue::Dir(text),
+        Some(ParameterValue::File(_) | ParameterValue::Local { .. }) => ParameterValue::File(text),
         // A name that is not declared is refused when the plan is made, with the right one.
         Some(
             ParameterValue::Text(_)

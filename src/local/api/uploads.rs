@@ -1,6 +1,7 @@
 //! `DataProxyService` and the place where code bundles arrive.
 //!
-//! A bundle lies at a path made of its MD5 and its name. It is written beside its place, checked
+//! A bundle lies at a path made of its MD5 and its name, a file of a folder at one of that folder's
+//! name and its own. It is written beside its place, checked
 //! against the MD5 and renamed, so that what lies there is always whole. What arrived before a
 //! connection broke is kept there too, hidden; `HEAD` tells how much it is and `PATCH` goes on.
 //!
@@ -43,9 +44,11 @@ pub struct Signer([u8; 32]);
 
 /// What is behind the `?` of such an address.
 #[derive(serde::Deserialize)]
-struct Signature {
+struct Signed {
     /// Seconds since 1970.
     expires: i64,
+    /// Of what goes there.
+    md5: String,
     signature: String,
 }
 
@@ -62,14 +65,14 @@ impl Signer {
         blake3::keyed_hash(&self.0, b"instance").to_hex()[..32].to_owned()
     }
 
-    fn sign(&self, place: &str, expires: i64) -> blake3::Hash {
-        blake3::keyed_hash(&self.0, format!("{expires}\n{place}").as_bytes())
+    fn sign(&self, place: &str, md5: &str, expires: i64) -> blake3::Hash {
+        blake3::keyed_hash(&self.0, format!("{expires}\n{md5}\n{place}").as_bytes())
     }
 
-    fn is_good(&self, place: &str, given: &Signature) -> bool {
+    fn is_good(&self, place: &str, given: &Signed) -> bool {
         // Compared in constant time.
         blake3::Hash::from_hex(&given.signature)
-            .is_ok_and(|hash| hash == self.sign(place, given.expires))
+            .is_ok_and(|hash| hash == self.sign(place, &given.md5, given.expires))
             && given.expires > now_ms() / 1000
     }
 }
@@ -83,27 +86,34 @@ impl DataProxyService for Api {
     {
         let request = request.to_owned_message();
         let digest = hex(&request.content_md5);
-        let parts = [
-            &request.project,
-            &request.domain,
-            &digest,
-            &request.filename,
-        ];
-        if digest.len() != 32 || !parts.iter().all(|part| is_plain(part)) {
+        let root = &request.filename_root;
+        let folder = if root.is_empty() { &digest } else { root };
+        let parts = [&request.project, &request.domain, folder];
+        if digest.len() != 32
+            || !parts.iter().all(|part| is_plain(part))
+            || !is_inside(&request.filename)
+        {
             return Err(ConnectError::invalid_argument(
                 "an upload needs a project, a domain, a plain file name and an MD5 of 16 bytes",
             ));
         }
-        let relative = parts.map(String::as_str).join("/");
+        let relative = format!(
+            "{}/{}",
+            parts.map(String::as_str).join("/"),
+            request.filename
+        );
         let place = self.uploads().join(&relative);
         let reached = ctx.extensions().get::<Reached>();
         let base = reached.map_or("http://localhost", |Reached(base)| base);
         let asked = request.expires_in.seconds;
         let good_for = if asked > 0 { asked } else { GOOD_FOR_S };
         let expires = now_ms() / 1000 + good_for.min(LONGEST_S);
-        let signature = self.signer.sign(&relative, expires).to_hex();
+        let signature = self.signer.sign(&relative, &digest, expires).to_hex();
+        let escaped = escaped(&relative);
         Response::ok(dataproxy::CreateUploadLocationResponse {
-            signed_url: format!("{base}/upload/{relative}?expires={expires}&signature={signature}"),
+            signed_url: format!(
+                "{base}/upload/{escaped}?md5={digest}&expires={expires}&signature={signature}"
+            ),
             native_url: format!("file://{}", place.display()),
             expires_at: Timestamp {
                 seconds: expires,
@@ -117,7 +127,7 @@ impl DataProxyService for Api {
 
 pub(super) fn router() -> Router<Api> {
     Router::new().route(
-        "/upload/{project}/{domain}/{md5}/{filename}",
+        "/upload/{project}/{domain}/{folder}/{*filename}",
         put(receive).patch(resume).head(exists),
     )
 }
@@ -128,13 +138,13 @@ type Parts = UrlPath<(String, String, String, String)>;
 type NoPlace = (StatusCode, &'static str);
 
 /// Where the upload of that address lies, if the address is good.
-fn place(api: &Api, parts: &Parts, signature: &Signature) -> Result<PathBuf, NoPlace> {
-    let UrlPath((project, domain, md5, filename)) = parts;
-    let parts = [project, domain, md5, filename];
-    if !parts.iter().all(|part| is_plain(part)) {
+fn place(api: &Api, parts: &Parts, signature: &Signed) -> Result<PathBuf, NoPlace> {
+    let UrlPath((project, domain, folder, filename)) = parts;
+    let parts = [project, domain, folder];
+    if !parts.iter().all(|part| is_plain(part)) || !is_inside(filename) {
         return Err((StatusCode::NOT_FOUND, "no upload has such a name"));
     }
-    let relative = parts.map(String::as_str).join("/");
+    let relative = format!("{}/{filename}", parts.map(String::as_str).join("/"));
     if !api.signer.is_good(&relative, signature) {
         let told =
             "the address of this upload is not good: it has expired, or is not of this platform";
@@ -146,7 +156,7 @@ fn place(api: &Api, parts: &Parts, signature: &Signature) -> Result<PathBuf, NoP
 async fn exists(
     State(api): State<Api>,
     parts: Parts,
-    Query(signature): Query<Signature>,
+    Query(signature): Query<Signed>,
 ) -> HttpResponse {
     let path = match place(&api, &parts, &signature) {
         Ok(path) => path,
@@ -165,11 +175,11 @@ async fn exists(
 async fn receive(
     State(api): State<Api>,
     parts: Parts,
-    Query(signature): Query<Signature>,
+    Query(signature): Query<Signed>,
     body: Body,
 ) -> HttpResponse {
     match place(&api, &parts, &signature) {
-        Ok(path) => answer(&path, write(&path, &parts.0.2, body).await),
+        Ok(path) => answer(&path, write(&path, &signature.md5, body).await),
         Err(refused) => refused.into_response(),
     }
 }
@@ -177,7 +187,7 @@ async fn receive(
 async fn resume(
     State(api): State<Api>,
     parts: Parts,
-    Query(signature): Query<Signature>,
+    Query(signature): Query<Signed>,
     headers: HeaderMap,
     body: Body,
 ) -> HttpResponse {
@@ -187,7 +197,7 @@ async fn resume(
     match (place(&api, &parts, &signature), offset) {
         (Err(refused), _) => refused.into_response(),
         (Ok(_), None) => StatusCode::BAD_REQUEST.into_response(),
-        (Ok(path), Some(offset)) => answer(&path, go_on(&path, &parts.0.2, offset, body).await),
+        (Ok(path), Some(offset)) => answer(&path, go_on(&path, &signature.md5, offset, body).await),
     }
 }
 
@@ -340,6 +350,28 @@ async fn append(
     Ok(())
 }
 
+/// A path below a folder, of names that cannot climb and are none of our own.
+fn is_inside(path: &str) -> bool {
+    path.split('/').all(|name| {
+        let ours = name.starts_with(".begun-");
+        !ours && !matches!(name, "" | "." | "..") && !name.contains(['\0', '\n'])
+    })
+}
+
+/// A path as it stands in a URL.
+fn escaped(path: &str) -> String {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.~/".contains(byte);
+    path.bytes().fold(String::new(), |mut text, byte| {
+        if plain(&byte) {
+            text.push(char::from(byte));
+        } else {
+            text.push('%');
+            text.push_str(&hex(&[byte]).to_ascii_uppercase());
+        }
+        text
+    })
+}
+
 /// A single name that can neither climb nor hide.
 fn is_plain(part: &str) -> bool {
     !part.is_empty()
@@ -424,19 +456,25 @@ mod tests {
     fn an_address_is_good_for_one_place_and_a_while() {
         let signer = Signer::new().unwrap();
         let soon = now_ms() / 1000 + 60;
-        let signature = |place: &str, expires| Signature {
+        let signature = |place: &str, expires| Signed {
             expires,
-            signature: signer.sign(place, expires).to_hex().to_string(),
+            md5: "0".to_owned(),
+            signature: signer.sign(place, "0", expires).to_hex().to_string(),
         };
         assert!(signer.is_good("p/d/0/f", &signature("p/d/0/f", soon)));
         assert!(!signer.is_good("p/d/0/g", &signature("p/d/0/f", soon)));
         let past = now_ms() / 1000 - 1;
         assert!(!signer.is_good("p/d/0/f", &signature("p/d/0/f", past)));
-        let longer = Signature {
+        let longer = Signed {
             expires: soon + 1,
             ..signature("p/d/0/f", soon)
         };
         assert!(!signer.is_good("p/d/0/f", &longer));
+        let other_content = Signed {
+            md5: "1".to_owned(),
+            ..signature("p/d/0/f", soon)
+        };
+        assert!(!signer.is_good("p/d/0/f", &other_content));
         let other = Signer::new().unwrap();
         assert!(!other.is_good("p/d/0/f", &signature("p/d/0/f", soon)));
     }
@@ -447,5 +485,10 @@ mod tests {
             assert!(!is_plain(bad), "{bad}");
         }
         assert!(is_plain("fast0a.tar.zst"));
+        for bad in ["..", "a/../b", "/a", "a//b", "a/.begun-b", "a\nb"] {
+            assert!(!is_inside(bad), "{bad}");
+        }
+        assert!(is_inside("a b/.hidden/ü.bin"));
+        assert_eq!(escaped("p/a b/ü?"), "p/a%20b/%C3%BC%3F");
     }
 }

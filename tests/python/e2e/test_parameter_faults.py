@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import http.server
@@ -9,6 +10,7 @@ import os
 import shutil
 import tempfile
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -122,12 +124,14 @@ def troubled() -> Iterator[Troubled]:
     server.server_close()
 
 
-@pytest.fixture(params=["s3", "http"])
+@pytest.fixture(params=["s3", "gs", "http"])
 def served(request: pytest.FixtureRequest, troubled: Troubled) -> tuple[str, dict[str, str]]:
     """The object's address by either way, and what an app needs for it."""
     root = f"http://127.0.0.1:{troubled.server_address[1]}"
     if request.param == "http":
         return f"{root}/bucket/model.bin", {}
+    if request.param == "gs":
+        return "gs://bucket/model.bin", {"STORAGE_EMULATOR_HOST": root}
     return "s3://bucket/model.bin", {
         "AWS_ENDPOINT_URL": root,
         "AWS_ACCESS_KEY_ID": "x",
@@ -194,9 +198,29 @@ def test_what_lies_damaged_fails_with_the_parameters_name(home: Home, project: P
     assert not list(home.path.rglob("rotten.bin"))
 
 
-def test_content_md5_of_a_web_server_is_compared(home: Home, project: Project, troubled: Troubled):
-    import base64
+@pytest.mark.parametrize("content", [CONTENT, SMALL])
+def test_other_checksums_are_compared_too(home: Home, project: Project, troubled: Troubled, content: bytes):
+    # What was sent to S3 in several pieces, or is encrypted there, has no MD5 for a tag.
+    def of(crc: int) -> str:
+        return base64.b64encode(crc.to_bytes(4, "big")).decode()
 
+    troubled.content, troubled.etag = content, '"0123-3"'
+    troubled.headers = lambda number: {"x-amz-checksum-crc32": of(zlib.crc32(content))}
+    variables = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{troubled.server_address[1]}"}
+    name = f"crc-{len(content)}"
+    served = app(project, name, f"s3://b/{name}", variables).result()
+    assert get_json(served) == hashlib.md5(content).hexdigest()
+    troubled.send = lambda number, body: b"A" + body[1:]
+    failure = app(project, f"{name}-bad", f"s3://b/{name}-bad", variables).failure()
+    assert "parameter `model`" in failure["text"] and "its CRC32 is" in failure["text"]
+    # Google tells another one, beside parts as well.
+    troubled.headers = lambda number: {"x-goog-hash": "crc32c=AAAAAA==,md5=x"}
+    variables = {"STORAGE_EMULATOR_HOST": variables["AWS_ENDPOINT_URL"]}
+    failure = app(project, f"{name}-gs", f"gs://b/{name}", variables).failure()
+    assert "its CRC32C is" in failure["text"] and "says 00000000" in failure["text"]
+
+
+def test_content_md5_of_a_web_server_is_compared(home: Home, project: Project, troubled: Troubled):
     troubled.content = SMALL
     wrong = base64.b64encode(hashlib.md5(b"other").digest()).decode()
     troubled.headers = lambda number: {"Content-MD5": wrong}

@@ -187,6 +187,19 @@ def test_table(shop: Shop, source: str, name: str, access: str):
 
 
 @pytest.mark.parametrize("source", SOURCES)
+def test_all_of_a_source(shop: Shop, source: str):
+    """Prints its part of the table with `pytest -s`."""
+    answer, store = shop.answer(source), shop.store(source)
+    ways = ("argument", "get_parameter", "env_var")
+    names = [name for found, name in TABLE if found == source]
+    good = {name: [answer[way][name] == expected(source, name, way, store) for way in ways] for name in names}
+    print(f"\n{store.url('...'):<44}" + "".join(f"{way:>15}" for way in ways))
+    for name, held in good.items():
+        print(f"  {name:<42}" + "".join(f"{'as declared' if one else 'WRONG':>15}" for one in held))
+    assert all(all(held) for held in good.values())
+
+
+@pytest.mark.parametrize("source", SOURCES)
 def test_mounts_are_where_they_were_asked_for(shop: Shop, source: str):
     mounts = {"named": "in/named.bin", "into": "in/there/one.txt"}
     if source != "https":

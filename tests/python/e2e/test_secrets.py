@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import pty
+import re
 import select
+import shutil
 import stat
 import subprocess
 import sys
@@ -13,6 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
+import stores
 from support import Home, Project, environment_of, get, get_json, until
 
 # Put together here, so that no file of the tests holds it.
@@ -96,8 +100,9 @@ def test_apps_are_given_them_and_nothing_else_holds_them(home: Home, project: Pr
         home.flyte("get", "logs", "keeper").stdout,
     ]
     console = home.status()["console"]
-    for page in ["/", "/apps", "/metrics", "/local/status"]:
-        told.append(get(console + page)[1])
+    pages = crawled(console)
+    assert any("/keeper" in page for page in pages) and "/metrics" in pages
+    told += pages.values()
     assert not [text for text in told if PLANTED in text]
     assert "api-key" in told[3]
 
@@ -122,6 +127,21 @@ def test_apps_are_given_them_and_nothing_else_holds_them(home: Home, project: Pr
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert home.flyte("delete", "app", "keeper").returncode == 0
     until(lambda: not folder.exists(), what="the folder of mounted secrets goes with its replica")
+
+
+def crawled(console: str) -> dict[str, str]:
+    """Every page that can be reached from the console's first one, and what is for programs."""
+    waiting, pages = ["/", "/apps", "/metrics", "/local/status"], {}
+    while waiting:
+        page = waiting.pop()
+        if page in pages:
+            continue
+        pages[page] = get(console + page)[1]
+        found = re.findall(r'(?:href|src|action|data-[a-z-]+)="(/[^"#]*)"', pages[page])
+        # Streams of events have no end, and are made of the same parts as the pages.
+        waiting += [html.unescape(link) for link in found if not link.split("?")[0].endswith("/live")]
+        assert len(pages) < 500
+    return pages
 
 
 def grep(folder: Path, text: str) -> list[str]:
@@ -291,3 +311,59 @@ def test_messages_of_the_pypi_sdk_are_understood(home: Home, pypi_python: str):
     assert answer.status == 200, answer.read()
     connection.close()
     assert "foreign" in home.flyte("get", "secret").stdout
+
+
+ONE = """
+import hashlib, os
+import flyte, web
+from flyte.app import AppEnvironment
+
+env = AppEnvironment(name="locked", secrets=[flyte.Secret("api-key", as_env_var="MY_KEY")])
+
+@env.server
+def server():
+    web.serve(lambda path: hashlib.sha256(os.environ["MY_KEY"].encode()).hexdigest())
+"""
+KEYRING = """
+set -e
+printf unlocked | gnome-keyring-daemon --unlock --components=secrets > /dev/null
+exec "$@"
+"""
+
+
+def test_the_key_lies_in_a_keyring_that_answers(fresh_home: Home, project: Project, tmp_path: Path):
+    for program in ("dbus-run-session", "gnome-keyring-daemon"):
+        if not shutil.which(program):
+            stores.missing(f"`{program}`")
+    project.home = fresh_home
+    project.write("main.py", ONE)
+    project.write(
+        "all.py",
+        f"""
+        import json, os, subprocess, sys
+        import flyte, main
+
+        words = [os.path.join(os.path.dirname(sys.executable), "flyte")]
+        given = dict(input={PLANTED!r}, text=True, check=True)
+        subprocess.run([*words, "create", "secret", "api-key"], stdout=subprocess.DEVNULL, **given)
+        served = flyte.serve(main.env)
+        from urllib.request import urlopen
+        print(urlopen(served.endpoint).read().decode())
+        subprocess.run([*words, "local", "stop"], check=True, stdout=subprocess.DEVNULL)
+        """,
+    )
+    variables = fresh_home.environment(HOME=str(tmp_path), XDG_DATA_HOME=str(tmp_path / "share"))
+    del variables["FLYTE_DISABLE_KEYRING"]
+    words = ["dbus-run-session", "--", "sh", "-c", KEYRING, "sh", sys.executable, "all.py"]
+    done = subprocess.run(
+        words, cwd=project.folder, env=variables, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == digest(PLANTED)
+    # The key is there and not here: the file beside the secrets only says so.
+    (key,) = fresh_home.path.glob("secrets/**/key")
+    assert key.read_bytes() == b"keyring"
+    assert list((tmp_path / "share" / "keyrings").iterdir())
+    # Without the keyring nobody can open them, and that is said in words.
+    failure = project.failure()
+    assert PLANTED not in failure["text"] and "keyring" in failure["text"], failure

@@ -9,7 +9,6 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from contextlib import AbstractContextManager
     from typing import Any
 
     from starlette.requests import HTTPConnection
@@ -28,7 +27,8 @@ class FastAPIPassthroughAuthMiddleware:
     Args:
         app: the ASGI app.
         header_extractors: functions from a request to `(name, value)` or `None`; the default looks
-            at `authorization` and `cookie`. One that fails is logged and skipped.
+            at `authorization` and `cookie`. One that fails, or returns something else, is logged
+            and skipped. All that they find is passed on.
         excluded_paths: paths, matched exactly, that need no credentials.
 
     Example:
@@ -54,12 +54,14 @@ class FastAPIPassthroughAuthMiddleware:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] not in ("http", "websocket") or scope["path"] in self.excluded_paths:
             return await self.app(scope, receive, send)  # type: ignore[no-any-return]
-        from starlette.requests import HTTPConnection
+        from starlette.requests import HTTPConnection, Request
 
-        connection = HTTPConnection(scope)
+        from flyte.remote import auth_metadata
+
+        connection = Request(scope) if scope["type"] == "http" else HTTPConnection(scope)
         credentials = self._credentials(connection)
         if credentials:
-            with _passing_on(credentials):
+            with auth_metadata(*credentials):
                 return await self.app(scope, receive, send)  # type: ignore[no-any-return]
         if scope["type"] == "http" and _is_preflight(scope, connection):
             return await self.app(scope, receive, send)  # type: ignore[no-any-return]
@@ -68,15 +70,19 @@ class FastAPIPassthroughAuthMiddleware:
     def _credentials(self, connection: HTTPConnection) -> list[tuple[str, str]]:
         found = []
         for extract in self.header_extractors:
+            name = getattr(extract, "__name__", repr(extract))
             try:
                 pair = extract(connection)
             except Exception:
-                from ..._logger import logger
-
-                logger.warning("a header extractor failed and is skipped", exc_info=True)
+                _warn("the header extractor `%s` failed and is skipped", name, exc_info=True)
                 continue
-            if pair is not None:
+            if pair is None:
+                continue
+            if _is_header(pair):
                 found.append(pair)
+            else:
+                # What it returned may be a credential, so only its type is told.
+                _warn("the header extractor `%s` is skipped: it returned a %s", name, type(pair).__name__)
         return found
 
     @staticmethod
@@ -113,14 +119,14 @@ def _is_preflight(scope: Any, connection: HTTPConnection) -> bool:
     return scope["method"] == "OPTIONS" and "access-control-request-method" in connection.headers
 
 
-def _passing_on(credentials: list[tuple[str, str]]) -> AbstractContextManager[object]:
-    try:
-        from flyte.remote import auth_metadata  # type: ignore[import-not-found, attr-defined, unused-ignore]
-    except ImportError:
-        from contextlib import nullcontext
+def _is_header(pair: object) -> bool:
+    return isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
 
-        return nullcontext()
-    return auth_metadata(*credentials)  # type: ignore[no-any-return, unused-ignore]
+
+def _warn(text: str, *values: object, exc_info: bool = False) -> None:
+    from ..._logger import logger
+
+    logger.warning(text, *values, exc_info=exc_info)
 
 
 async def _refuse(scope: Any, send: Any) -> None:
