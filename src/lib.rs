@@ -3,6 +3,7 @@
 //! The modules stand in the order in which they may use each other; `tests/rust/layering.rs`
 //! checks it. ARCHITECTURE.md tells the life of one `serve` call through them.
 
+pub mod crash;
 pub mod error;
 pub mod sys;
 

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::{Error, Format};
+use crate::crash;
 use crate::files::{self, Digest, write_cache};
 
 /// Archives of one root that stay known; notebooks go back and forth between a few.
@@ -170,7 +171,9 @@ impl Store {
     /// had.
     pub(super) fn put_note(&self, fingerprint: &Digest, note: &Note) -> Result<(), Error> {
         let bytes = serde_json::to_vec(note).map_err(|error| Error::Output(error.into()))?;
+        crash::point("bundle.packed");
         write_cache(&self.note_path(fingerprint), &bytes)?;
+        crash::point("bundle.noted");
         self.prune();
         Ok(())
     }

@@ -18,6 +18,7 @@ use super::hash::{DEFAULT_NAME, ImageHash, remembered_hash};
 use super::lock;
 use super::pins::Pins;
 use super::plan::{self, Plan};
+use crate::crash;
 use crate::files;
 use crate::spec::{Image, PythonVersion};
 
@@ -347,6 +348,7 @@ pub async fn ensure(
     let plan = Plan::new(image)?;
     let pins = Pins::of(&toolchain.home, &content, force);
     slot.clear()?;
+    crash::point("image.cleared");
     let built = build::build(toolchain, plan, &pins, slot.place(&lock), progress).await;
     settle(&slot, built)
 }
@@ -355,7 +357,9 @@ pub async fn ensure(
 pub(super) fn settle(slot: &Slot, built: Result<Manifest, Error>) -> Result<Environment, Error> {
     match built {
         Ok(manifest) => {
+            crash::point("image.built");
             slot.finish(&manifest)?;
+            crash::point("image.finished");
             if let Err(error) = build::compile_in_background(&slot.path) {
                 tracing::debug!(%error, "modules are compiled when they are first imported");
             }

@@ -30,7 +30,7 @@ use super::supervisor::launch::{Environments, Setting};
 use super::supervisor::{secrets, sweep};
 use crate::config::{Home, Upkeep};
 use crate::error::{Code, Diagnostic, with_causes};
-use crate::{files, sys, tls};
+use crate::{crash, files, sys, tls};
 
 /// Where the console is looked for first; the next free port is taken when it is not free.
 const CONSOLE_PORT: u16 = 32_100;
@@ -118,6 +118,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
         files::own_folder(folder)?;
     }
     let lock = single_instance(&home)?;
+    crash::point("start.locked");
     let mark = mark(&home);
     let swept = sweep::kill_marked(&mark);
     secrets::sweep(&mark);
@@ -126,6 +127,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     }
     prune::remove_left_behind(&home);
     let store = Store::open(&home.database())?;
+    crash::point("start.opened");
     let io = |path: PathBuf| move |source| Error::Io { path, source };
     let names = Arc::new(Names::default());
     let authority = Arc::new(Authority::at(home.tls()));
@@ -168,13 +170,16 @@ pub async fn run(options: Options) -> Result<(), Error> {
     // Before the apps, some of which ask for the way back.
     api.reopen().await;
     platform.restore().await?;
+    crash::point("start.restored");
     let socket = OwnSocket::bind(&home.socket())?;
+    crash::point("start.listening");
     tracing::info!(pid = std::process::id(), home = %home.path().display(), "platform is up");
     let door = Arc::clone(&api.door);
     serve(api, socket, pages, console).await;
     door.close();
     by_name.close().await;
     platform.shutdown().await;
+    crash::point("end.shut");
     // What escaped its group, and the socket: a client that finds it expects an answer.
     let _ = tokio::task::spawn_blocking(move || sweep::kill_marked(&mark)).await;
     let _ = std::fs::remove_file(home.socket());

@@ -25,6 +25,7 @@ use super::supervisor::app::{AppHandle, Change, Command, Workshop};
 use super::supervisor::launch::{self, Setting};
 use super::supervisor::spawner::Spawner;
 use crate::config::Upkeep;
+use crate::crash;
 use crate::error::{Diagnostic, with_causes};
 use crate::wire::app::spec::DesiredState;
 use crate::wire::app::status::{DeploymentStatus, Substate};
@@ -192,11 +193,14 @@ impl Platform {
             None => {
                 let listener = self.listen_for(&key).await?;
                 let revision = store.create_app(&key, listener.port(), &app)?;
+                crash::point("apply.created");
                 self.start_task(&key, listener);
                 revision
             }
         };
+        crash::point("apply.filed");
         store.push_condition(&key, &accepted(revision))?;
+        crash::point("apply.accepted");
         self.publish(&key, &app);
         let view = self.view(&key)?;
         if let Some(handle) = self.handle(&key) {
@@ -227,6 +231,7 @@ impl Platform {
         let row = self.row(&key)?;
         if row.desired_active {
             self.workshop.store.set_desired(&key, false)?;
+            crash::point("deactivate.recorded");
             if let Some(handle) = self.handle(&key) {
                 handle.finish(Command::Stop).await;
             }
@@ -251,7 +256,9 @@ impl Platform {
         if let Some(handle) = handle {
             handle.finish(Command::Shutdown).await;
         }
+        crash::point("delete.ended");
         self.workshop.store.delete_app(&key)?;
+        crash::point("delete.forgotten");
         let folder = launch::app_folder(&self.workshop.setting.home, &key);
         if let Err(error) = tokio::fs::remove_dir_all(&folder).await
             && error.kind() != std::io::ErrorKind::NotFound

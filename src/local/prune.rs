@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::RwLock;
 
 use crate::config::{Home, Upkeep};
+use crate::crash;
 use crate::files;
 use crate::local::store::{self, AppKey, Revision, Store};
 use crate::local::supervisor::launch::Environments;
@@ -242,6 +243,7 @@ fn take_away(one: &Found, aside: &Path) -> bool {
     if std::fs::rename(&one.path, aside).is_err() {
         return false;
     }
+    crash::point("prune.moved");
     if one.moved_to(aside).used_at() == Some(one.used) {
         return true;
     }

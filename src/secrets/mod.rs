@@ -20,6 +20,8 @@ use chacha20poly1305::{Key, XChaCha20Poly1305, XNonce};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::crash;
+
 pub use error::Error;
 
 /// More than any credential needs; variables of a process are bounded as well.
@@ -270,7 +272,9 @@ impl Vault {
         serde_json::to_writer(&mut staged, sealed)?;
         staged.flush()?;
         staged.as_file().sync_all()?;
+        crash::point("secret.staged");
         staged.persist(path)?;
+        crash::point("secret.stored");
         Ok(())
     }
 

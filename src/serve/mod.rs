@@ -34,6 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::client;
 use crate::config::{Endpoint, Settings};
+use crate::crash;
 use crate::error::{Code, Diagnostic, Retry};
 use crate::image::env::Toolchain;
 use crate::spec::{AppSpec, CopyStyle};
@@ -382,7 +383,9 @@ impl Server {
         let started = Instant::now();
         self.report(Progress::Started(Step::Deploy));
         let message = payload::message(plan, spec, image, code)?;
+        crash::point("serve.deploying");
         let created = Box::pin(client.create_or_replace(message)).await?;
+        crash::point("serve.deployed");
         let app = App::new(
             client.clone(),
             created,

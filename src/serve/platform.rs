@@ -17,6 +17,7 @@ use rustix::fs::{FlockOperation, flock};
 use crate::auth::Credentials;
 use crate::client::{Client, Transport};
 use crate::config::{Endpoint, Home, Settings, Upkeep};
+use crate::crash;
 use crate::error::{Code, Diagnostic};
 use crate::files::{self, FileLock};
 use crate::image::env::Toolchain;
@@ -220,6 +221,7 @@ async fn start(
         stop_platform(home, &client).await?;
     }
     let mut child = spawn(home, launcher)?;
+    crash::point("start.spawned");
     let deadline = Instant::now() + START_PATIENCE;
     loop {
         if home.socket().exists() && running(home).await.is_some() {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// Modules of the crate; each may use those of the lines above it, and none beside it.
 const LAYERS: &[&[&str]] = &[
-    &["error", "sys"],
+    &["crash", "error", "sys"],
     &["spec", "tls"],
     &[
         "config", "engine", "files", "net", "secrets", "storage", "wire",

@@ -27,6 +27,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::Api;
 use super::door::Reached;
+use crate::crash;
 use crate::files::{read_in_pieces, touch};
 use crate::local::store::now_ms;
 use crate::wire::dataproxy::{self, DataProxyService};
@@ -339,12 +340,14 @@ async fn append(
         }
     }
     file.sync_all().await?;
+    crash::point("upload.arrived");
     if hex(&hash.finalize()) != md5 {
         return Err(Refusal::Mismatch);
     }
     let whole = temporary
         .persist(path)
         .map_err(|error| Refusal::Io(error.error))?;
+    crash::point("upload.stored");
     // Containers read it as users of their own; the home above it admits nobody else.
     whole.set_permissions(std::fs::Permissions::from_mode(0o644))?;
     Ok(())

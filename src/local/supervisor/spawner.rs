@@ -10,6 +10,8 @@ use std::thread;
 
 use tokio::sync::oneshot;
 
+use crate::crash;
+
 type Job = (Command, oneshot::Sender<io::Result<Child>>);
 
 /// Starts processes from a thread that does not end before the platform does.
@@ -27,6 +29,7 @@ impl Spawner {
             .spawn(move || {
                 for (mut command, answer) in queue {
                     let child = command.spawn();
+                    crash::point("replica.spawned");
                     // Close our copies of the child's ends before anybody waits for their end.
                     drop(command);
                     if let Err(Ok(mut orphan)) = answer.send(child) {

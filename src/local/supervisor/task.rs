@@ -14,6 +14,7 @@ use super::app::{Command, Live, record};
 use super::diagnose::{Ending, Failure};
 use super::fleet::{self, Event, Fleet, Folders, Leaving, Outcome, Yard};
 use super::logs::Record;
+use crate::crash;
 use crate::error::{Code, with_causes};
 use crate::local::gateway::{AppListener, Target};
 use crate::local::store::{self, AppRow, Revision};
@@ -119,6 +120,7 @@ impl Task {
             self.start_one(&mut fleet, Duration::ZERO);
         }
         self.rising = Some(fleet);
+        crash::point("deploy.starting");
     }
 
     /// Lets a revision serve that was at zero when the platform ended.
@@ -187,9 +189,11 @@ impl Task {
         fleet.awake(self.yard.route.meter().read());
         let old = self.serving.replace(fleet);
         self.lead();
+        crash::point("promote.led");
         let store = &self.yard.workshop.store;
         self.record(store.set_serving(&self.yard.key, Some(revision)));
         self.record(store.set_failed(&self.yard.key, revision, false));
+        crash::point("promote.recorded");
         self.note(
             revision,
             ACTIVE,
@@ -467,6 +471,7 @@ impl Task {
             message: format!("app `{}` is deactivated", self.yard.key.name()),
         });
         self.end_processes().await;
+        crash::point("stop.ended");
         self.crashes = 0;
         let revision = self
             .row()
