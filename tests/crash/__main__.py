@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "python"))
+sys.path.append(str(Path(__file__).parents[1] / "python"))
 
 from rounds import World  # noqa: E402
 
@@ -48,10 +48,19 @@ def main() -> int:
     print(f"\n{'fault':<44}{'rounds':>8}")
     for name, count in sorted(faults.items()):
         print(f"{name:<44}{count:>8}")
-    print(f"\noperations: {world.asked}, of them acknowledged: {world.acknowledged}, broken off: {world.broken}")
+    print(f"\n{'point':<44}{'passed':>8}")
+    for name, count in sorted(world.passed.items()):
+        print(f"{name:<44}{count:>8}")
+    if options.rounds >= 10 * len(world.passed):
+        world.violations += [f"nobody passed {name}" for name, count in world.passed.items() if not count]
+    print(
+        f"\noperations: {world.asked}, of them acknowledged: {world.acknowledged}, broken off: {world.broken}"
+    )
     for violation in world.violations:
         print(f"VIOLATION {violation}")
-    told = f"seed {options.seed}: {options.rounds} rounds in {seconds:.0f} s, {len(world.violations)} violations"
+    told = (
+        f"seed {options.seed}: {options.rounds} rounds in {seconds:.0f} s, {len(world.violations)} violations"
+    )
     print(told)
     if not options.keep and not world.violations:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -17,7 +17,7 @@ from support import Home, environment_of
 
 SOURCES = Path(__file__).parents[2] / "src"
 CRASH_AT = "_FLYTE_CRASH_AT"
-# Points of the platform that are passed while it starts or ends.
+# Parts of the names of points that clients pass.
 CLIENT_PARTS = ("bundle", "image", "serve")
 
 
@@ -82,12 +82,20 @@ def descendants(pid: int) -> list[int]:
 
 
 @dataclass
+class Blow:
+    """What was done to whom; nothing where it came too late."""
+
+    hit: list[int]
+    told: str
+
+
+@dataclass
 class Fault:
     """Something that befalls, and what it excuses."""
 
     name: str
     # While the operations run.
-    strike: Callable[[Home, list[Operation], random.Random], str]
+    strike: Callable[[Home, list[Operation], random.Random], Blow]
     # Where the process that is hit ends itself.
     platform_point: str = ""
     client_point: str = ""
@@ -96,89 +104,82 @@ class Fault:
     # Whether a replica may have been killed before it served.
     fails_replicas: bool = False
 
+    @property
+    def point(self) -> str:
+        return (self.platform_point or self.client_point).partition(":")[0]
+
 
 def soon(dice: random.Random, longest: float = 0.6) -> None:
     time.sleep(dice.random() ** 2 * longest)
 
 
-def kill_platform(home: Home, operations: list[Operation], dice: random.Random) -> str:
+def blow(pids: list[int], last: signal.Signals, pause: float = 0.0) -> Blow:
+    """Sends the last signal to all of them; where there is a pause, they are stopped for it first."""
+    if pause:
+        pids = [pid for pid in pids if send(pid, signal.SIGSTOP)]
+        time.sleep(pause)
+    hit = [pid for pid in pids if send(pid, last)]
+    return Blow(hit, f"{last.name} to {hit}" if hit else "too late")
+
+
+def kill_platform(home: Home, operations: list[Operation], dice: random.Random) -> Blow:
     soon(dice)
-    return f"killed {[pid for pid in platforms(home) if send(pid, signal.SIGKILL)]}"
+    return blow(platforms(home), signal.SIGKILL)
 
 
-def stop_and_kill_platform(home: Home, operations: list[Operation], dice: random.Random) -> str:
+def stop_and_kill_platform(home: Home, operations: list[Operation], dice: random.Random) -> Blow:
     soon(dice)
-    stopped = [pid for pid in platforms(home) if send(pid, signal.SIGSTOP)]
-    time.sleep(dice.random() * 0.4)
-    return f"stopped and killed {[pid for pid in stopped if send(pid, signal.SIGKILL)]}"
+    return blow(platforms(home), signal.SIGKILL, pause=0.01 + dice.random() * 0.4)
 
 
-def pause_platform(home: Home, operations: list[Operation], dice: random.Random) -> str:
+def pause_platform(home: Home, operations: list[Operation], dice: random.Random) -> Blow:
     soon(dice)
-    stopped = [pid for pid in platforms(home) if send(pid, signal.SIGSTOP)]
-    time.sleep(0.2 + dice.random())
-    return f"paused {[pid for pid in stopped if send(pid, signal.SIGCONT)]}"
+    return blow(platforms(home), signal.SIGCONT, pause=0.2 + dice.random())
 
 
-def client(operations: list[Operation], dice: random.Random) -> int:
-    process = dice.choice(operations).process
-    return process.pid if process and process.poll() is None else 0
+def clients(operations: list[Operation]) -> list[int]:
+    running = (one.process for one in operations if one.process)
+    return [process.pid for process in running if process.poll() is None]
 
 
-def kill_client(home: Home, operations: list[Operation], dice: random.Random) -> str:
+def kill_client(home: Home, operations: list[Operation], dice: random.Random) -> Blow:
     soon(dice)
-    pid = client(operations, dice)
-    return f"killed client {pid}" if pid and send(pid, signal.SIGKILL) else "too late"
+    return blow(some_one(clients(operations), dice), signal.SIGKILL)
 
 
-def pause_client(home: Home, operations: list[Operation], dice: random.Random) -> str:
+def pause_client(home: Home, operations: list[Operation], dice: random.Random) -> Blow:
     soon(dice)
-    pid = client(operations, dice)
-    if not pid or not send(pid, signal.SIGSTOP):
-        return "too late"
-    time.sleep(0.2 + dice.random())
-    send(pid, signal.SIGCONT)
-    return f"paused client {pid}"
+    return blow(some_one(clients(operations), dice), signal.SIGCONT, pause=0.2 + dice.random())
 
 
-def kill_build(home: Home, operations: list[Operation], dice: random.Random) -> str:
+def kill_build(home: Home, operations: list[Operation], dice: random.Random) -> Blow:
     """An installer, or whatever else a client started; the first that is seen."""
-    ends = time.monotonic() + 1.5
-    while time.monotonic() < ends:
-        for operation in operations:
-            process = operation.process
-            if process is None or process.poll() is not None:
-                continue
-            serving = set(platforms(home))
-            for pid in descendants(process.pid):
-                if pid not in serving and parent(pid) not in serving and send(pid, signal.SIGKILL):
-                    return f"killed {pid}, started by a client"
-        time.sleep(0.002)
-    return "nothing was built"
+    while pids := clients(operations):
+        serving = set(platforms(home))
+        for pid in [child for its in pids for child in descendants(its)]:
+            if pid not in serving and parent(pid) not in serving and send(pid, signal.SIGKILL):
+                return Blow([pid], f"SIGKILL to {pid}, which a client started")
+        time.sleep(0.001)
+    return Blow([], "nothing was built")
 
 
-def kill_replica(home: Home, operations: list[Operation], dice: random.Random) -> str:
+def some_one(pids: list[int], dice: random.Random) -> list[int]:
+    return [dice.choice(pids)] if pids else []
+
+
+def kill_replica(home: Home, operations: list[Operation], dice: random.Random) -> Blow:
     soon(dice)
-    found = home.replicas()
-    if not found:
-        return "no replica"
-    pid = dice.choice(found)
-    return f"killed replica {pid}" if send(pid, signal.SIGKILL) else "too late"
+    return blow(some_one(home.replicas(), dice), signal.SIGKILL)
 
 
-def stop_and_kill_replica(home: Home, operations: list[Operation], dice: random.Random) -> str:
+def stop_and_kill_replica(home: Home, operations: list[Operation], dice: random.Random) -> Blow:
     soon(dice)
-    found = home.replicas()
-    if not found:
-        return "no replica"
-    pid = dice.choice(found)
-    send(pid, signal.SIGSTOP)
-    time.sleep(dice.random() * 0.3)
-    return f"stopped and killed replica {pid}" if send(pid, signal.SIGKILL) else "too late"
+    return blow(some_one(home.replicas(), dice), signal.SIGKILL, pause=0.01 + dice.random() * 0.3)
 
 
-def nothing(home: Home, operations: list[Operation], dice: random.Random) -> str:
-    return "ends itself"
+def nothing(home: Home, operations: list[Operation], dice: random.Random) -> Blow:
+    """It ends itself; whether it did is seen afterwards."""
+    return Blow([], "")
 
 
 RANDOM = [
@@ -193,13 +194,16 @@ RANDOM = [
 ]
 
 
-def choose(dice: random.Random, named: list[str]) -> Fault:
-    """A fault at a moment, or at one of the named points, as often as not."""
-    if dice.random() < 0.5:
-        return dice.choice(RANDOM)
-    point = dice.choice(named)
-    passing = dice.choice([1, 1, 1, 2])
+def at(point: str, passing: int) -> Fault:
+    """The process that passes a point for the n-th time ends there."""
     where = f"{point}:{passing}"
     if is_of_client(point):
-        return Fault(f"client at {where}", nothing, client_point=where)
-    return Fault(f"platform at {where}", nothing, platform_point=where, fails_replicas=True)
+        return Fault(f"client at {point}", nothing, client_point=where)
+    return Fault(f"platform at {point}", nothing, platform_point=where, fails_replicas=True)
+
+
+def choose(dice: random.Random, named: list[str]) -> Fault:
+    """A fault at a moment, or at one of the named points, as often as not."""
+    if dice.random() < 0.4:
+        return dice.choice(RANDOM)
+    return at(dice.choice(named), dice.choice([1, 1, 1, 2]))

@@ -9,7 +9,7 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from model import Belief, Effect, is_active, is_gone, serves
+from model import Belief, Effect, State, is_active, is_gone, serves
 from support import Home
 
 SERVER = """
@@ -99,9 +99,9 @@ class App:
     def word(self) -> str:
         return self.code + self.value + self.image
 
-    def serve(self, dice: random.Random) -> Operation:
+    def serve(self, dice: random.Random, what: str = "") -> Operation:
         """Something new in one of the three things that an app is made of, or nothing new."""
-        what = dice.choice(["code", "value", "value", "image", "nothing"])
+        what = what or dice.choice(["code", "value", "value", "image", "nothing"])
         if what != "nothing":
             setattr(self, what, f"{what}{dice.randrange(10**6)}.")
         self.write()
@@ -116,17 +116,38 @@ class App:
         words = ("delete", "app", self.belief.name)
         return Operation(self.belief, is_gone, words, self.folder)
 
+    @property
+    def state(self) -> State:
+        """One that may be; they differ at most in what the app would answer if it were active."""
+        return next(iter(self.belief.possible))
+
     def any(self, dice: random.Random) -> Operation:
         """Something that makes sense for an app in its state."""
-        (state,) = self.belief.possible
-        if not state.exists:
+        if not self.state.exists:
             return self.serve(dice)
         roll = dice.random()
-        if roll < 0.6:
+        if roll < 0.55:
             return self.serve(dice)
+        if roll < 0.65:
+            return self.serve(dice, what="image")
         if roll < 0.85:
-            return self.update(active=not state.active)
+            return self.update(active=not self.state.active)
         return self.delete()
+
+    def passing(self, point: str, dice: random.Random) -> Operation | None:
+        """What leads past a point, if that can be done to the app as it is."""
+        part, _, place = point.partition(".")
+        if part in ("serve", "apply", "deploy", "promote", "replica", "start"):
+            return None if place == "created" and self.state.exists else self.serve(dice, what="value")
+        if part in ("bundle", "upload"):
+            return self.serve(dice, what="code")
+        if part == "image":
+            return self.serve(dice, what="image")
+        if part == "delete":
+            return self.delete() if self.state.exists else None
+        if part in ("deactivate", "stop"):
+            return self.update(active=False) if self.state.exists and self.state.active else None
+        return None
 
 
 class Keeper:
@@ -136,10 +157,13 @@ class Keeper:
         self.belief, self.folder = Belief(name), folder
 
     def any(self, dice: random.Random) -> Operation:
-        (state,) = self.belief.possible
+        state = next(iter(self.belief.possible))
         name = self.belief.name
         if state.exists and dice.random() < 0.4:
             return Operation(self.belief, is_gone, ("delete", "secret", name), self.folder)
-        words = ("create", "secret", name, "--replace")
         # What a secret holds is never told; that it is there is.
+        return self.keep()
+
+    def keep(self) -> Operation:
+        words = ("create", "secret", self.belief.name, "--replace")
         return Operation(self.belief, serves(""), words, self.folder, standard_input="hush")

@@ -10,22 +10,22 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from faults import CRASH_AT, Fault, choose, parent, platforms, points, processes, send
+from faults import CRASH_AT, Blow, Fault, choose, parent, platforms, points, processes, send
 from model import ABSENT, Belief, State
 from operations import App, Keeper, Operation
-from support import Home, get, refuses, until
+from support import Home, get, is_alive, refuses, until
 
 # How long an operation may take, faults included, and how long a platform to come to rest.
 PATIENCE_SECONDS = 90.0
 REST_SECONDS = 30.0
 # How often everything unused is thrown away.
 PRUNED_EVERY = 10
-TEMPORARY = (".flyte-", ".tmp", ".begun-", ".part", "trash")
+TEMPORARY = (".flyte-", ".fserve-", ".tmp", ".begun-", ".part", "trash")
 SETTLED = ("ACTIVE", "STOPPED", "FAILED")
 
 
@@ -54,7 +54,11 @@ class World:
         self.home = Home(scratch / "home")
         self.apps = [App(f"crash-{name}", scratch / f"crash-{name}") for name in ("a", "b", "c")]
         self.keepers = [Keeper("crash-secret", scratch)]
+        # Temporary files of clients, where they can be counted.
+        self.temporary = scratch / "tmp"
+        self.temporary.mkdir()
         self.points = points()
+        self.passed = dict.fromkeys(self.points, 0)
         self.violations: list[str] = []
         self.asked = self.acknowledged = self.broken = 0
         self._number = 0
@@ -68,22 +72,28 @@ class World:
         began, before = time.monotonic(), len(self.violations)
         fault = choose(self.dice, self.points)
         report = Report(number, fault.name)
-        operations = self.chosen()
+        operations = self.chosen(fault)
         # What does not run when the fault befalls would be another fault.
         self.home.flyte("local", "start")
-        if number % PRUNED_EVERY == 0 or fault.platform_point.startswith("prune"):
+        if number % PRUNED_EVERY == 0 or fault.point.startswith("prune"):
             self.age()
-            operations.append(Operation(Belief("prune"), lambda state: state, ("local", "prune", "--all"), self.scratch))
+            operations.append(self.pruning())
         if fault.platform_point or fault.client_point.startswith("start"):
             self.home.flyte("local", "stop")
         if fault.platform_point:
-            # It may end as it starts.
+            # It may end as it starts, or as it ends.
             self.home.flyte("local", "start", **{CRASH_AT: fault.platform_point})
-            if fault.platform_point.startswith("end"):
+            if fault.point.startswith("end"):
                 self.home.flyte("local", "stop")
-        self.carry_out(operations, fault, report)
+        armed = set(platforms(self.home))
+        blow = self.carry_out(operations, fault)
+        if fault.point:
+            blow.told = "ended itself" if self.ended_itself(operations, fault, armed) else "not passed"
+            self.passed[fault.point] += blow.told == "ended itself"
+        report.struck = blow.told
+        self.check_orphans()
         for operation in operations:
-            self.judge(operation, fault)
+            self.judge(operation, fault, befell=bool(blow.hit) or blow.told == "ended itself")
             report.told.append(f"{operation.words[0]} {operation.about.name} {operation.code}")
         self.recover()
         self.check()
@@ -91,18 +101,39 @@ class World:
         report.violations = len(self.violations) - before
         return report
 
-    def chosen(self) -> list[Operation]:
-        """One to three operations, each on something else."""
-        things: list[App | Keeper] = [*self.apps, *self.apps, *self.keepers]
-        picked: list[App | Keeper] = []
-        for _ in range(self.dice.choice([1, 1, 2, 3])):
-            thing = self.dice.choice(things)
-            if thing not in picked:
-                picked.append(thing)
-        return [thing.any(self.dice) for thing in picked]
+    def ended_itself(self, operations: list[Operation], fault: Fault, armed: set[int]) -> bool:
+        if fault.client_point:
+            return any(operation.code == -signal.SIGKILL for operation in operations)
+        # One that ended as it started or ended was never seen running.
+        return not armed or not armed & set(platforms(self.home))
 
-    def carry_out(self, operations: list[Operation], fault: Fault, report: Report) -> None:
-        variables = {CRASH_AT: fault.client_point} if fault.client_point else {}
+    def chosen(self, fault: Fault) -> list[Operation]:
+        """One to three operations, each on something else; one of them leads past the fault's point."""
+        things: list[App | Keeper] = [*self.apps, *self.apps, *self.keepers]
+        operations = []
+        if fault.point:
+            self.dice.shuffle(self.apps)
+            for app in self.apps:
+                if operation := app.passing(fault.point, self.dice):
+                    operations.append(operation)
+                    break
+        if fault.point.startswith("secret"):
+            operations.append(self.keepers[0].keep())
+        taken = [operation.about for operation in operations]
+        for _ in range(self.dice.choice([1, 1, 2, 3]) - len(operations)):
+            thing = self.dice.choice(things)
+            if thing.belief not in taken:
+                taken.append(thing.belief)
+                operations.append(thing.any(self.dice))
+        return operations
+
+    def pruning(self) -> Operation:
+        return Operation(Belief("prune"), lambda state: state, ("local", "prune", "--all"), self.scratch)
+
+    def carry_out(self, operations: list[Operation], fault: Fault) -> Blow:
+        variables = {"TMPDIR": str(self.temporary)}
+        if fault.client_point:
+            variables[CRASH_AT] = fault.client_point
         threads = [
             threading.Thread(target=one.run, args=(self.home, PATIENCE_SECONDS), kwargs=variables)
             for one in operations
@@ -111,11 +142,12 @@ class World:
             thread.start()
         for operation in operations:
             operation.started.wait()
-        report.struck = fault.strike(self.home, operations, self.dice)
+        blow = fault.strike(self.home, operations, self.dice)
         for thread in threads:
             thread.join()
+        return blow
 
-    def judge(self, operation: Operation, fault: Fault) -> None:
+    def judge(self, operation: Operation, fault: Fault, befell: bool) -> None:
         """What is to be believed after what the command told."""
         self.asked += 1
         if operation.code == 0:
@@ -129,10 +161,24 @@ class World:
         told = f"{operation.told()} after {fault.name}:\n{operation.output}"
         if operation.code is None:
             self.violated(f"did not end within {PATIENCE_SECONDS} s: {told}")
-        elif not fault.excuses:
+        elif not (fault.excuses and befell):
             self.violated(f"failed without a reason: {told}")
-        elif operation.code not in (1, -signal.SIGKILL):
+        elif operation.code not in (1, -signal.SIGKILL) or "Traceback" in operation.output:
             self.violated(f"an error that is none of a user's: {told}")
+
+    def check_orphans(self) -> None:
+        """The kernel ends replicas with their platform; nobody else has to."""
+        for pid in processes(self.home):
+            send(pid, signal.SIGCONT)
+
+        def orphans() -> list[int]:
+            owners = platforms(self.home)
+            return [pid for pid in self.home.replicas() if is_alive(pid) and not below(pid, owners)]
+
+        with contextlib.suppress(AssertionError):
+            until(lambda: not orphans(), 2)
+            return
+        self.violated(f"replicas outlive their platform: {orphans()}")
 
     def recover(self) -> None:
         for pid in processes(self.home):
@@ -230,7 +276,9 @@ class World:
     def heal(self, app: App) -> None:
         """Nothing served before, so the user has to ask again; that has to do."""
         app.write()
-        again = Operation(app.belief, lambda state: State(True, True, app.word), ("serve", "app.py"), app.folder)
+        again = Operation(
+            app.belief, lambda state: State(True, True, app.word), ("serve", "app.py"), app.folder
+        )
         again.run(self.home, PATIENCE_SECONDS)
         if again.code:
             self.violated(f"cannot be served again: {again.told()}\n{again.output}")
@@ -245,11 +293,8 @@ class World:
             allowed = {*owners, *replicas}
             found = []
             for pid, words in running.items():
-                above = pid
-                while above > 1 and above not in allowed:
-                    above = parent(above)
                 # Modules of a new environment are compiled in the background.
-                if above <= 1 and "compileall" not in " ".join(words) and "compile" not in " ".join(words):
+                if not below(pid, allowed) and "compileall" not in words:
                     found.append(f"{pid}: {' '.join(words)}")
             if len(owners) != 1:
                 found.append(f"platforms: {owners}")
@@ -307,6 +352,7 @@ class World:
         left = [str(path) for path in entries(self.home.path) if path.name.startswith(TEMPORARY)]
         aside = [str(path) for path in entries(self.home.path) if path.suffix in (".old", ".deleted", ".tmp")]
         aside = [path for path in aside if "/site-packages/" not in path]
+        left += [str(path) for path in entries(self.temporary)]
         if left or aside:
             self.violated(f"temporary files: {left + aside}")
         if bundles := [str(path) for path in entries(self.home.path / "uploads") if path.is_file()]:
@@ -329,6 +375,13 @@ def entries(folder: Path) -> Iterator[Path]:
             yield Path(above) / name
 
 
+def below(pid: int, owners: Collection[int]) -> bool:
+    """Whether a process is one of these, or was started by one of them or theirs."""
+    while pid > 1 and pid not in owners:
+        pid = parent(pid)
+    return pid > 1
+
+
 def is_locked(path: Path) -> bool:
     try:
         with path.open("r+") as file:
@@ -338,5 +391,3 @@ def is_locked(path: Path) -> bool:
     except OSError:
         return False
     return False
-
-
