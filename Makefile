@@ -12,7 +12,7 @@ SOURCES := $(shell find src proto python -type f -not -name '*.pyc' 2>/dev/null)
 # Packages of the `dev` group of pyproject.toml, which an installer of the machine may be too old to read.
 DEV := $(shell sed -n 's/^dev = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
 
-.PHONY: install serve stop test test-rust test-python fuzz audit check format bench bench-bundle bench-cluster bench-gateway bench-image bench-parameters bench-startup bench-traffic bench-cli soak docs site test-wheels wheels clean
+.PHONY: install serve stop test test-rust test-python fuzz audit check format bench bench-bundle bench-cluster bench-gateway bench-image bench-parameters bench-startup bench-traffic bench-cli crash soak docs site test-wheels wheels clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -117,6 +117,13 @@ bench-image: install
 ## bench-cli: what a command costs before it does anything, beside the PyPI SDK
 bench-cli: install
 	$(BIN)/python benches/cli.py
+
+ROUNDS ?= 500
+SEED ?= $(shell date +%N | sed 's/^0*//')
+
+## crash: ROUNDS of kills at random moments and named points, and whether anything was lost; SEED repeats a run
+crash: install
+	$(BIN)/python tests/crash --rounds $(ROUNDS) --seed $(SEED)
 
 HOURS ?= 2
 

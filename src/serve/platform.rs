@@ -69,6 +69,8 @@ pub enum Error {
     Listen(String),
     #[error("what is unused was not removed: {0}")]
     Prune(String),
+    #[error("the local platform broke off what it was asked to do")]
+    BrokenOff(#[source] connectrpc::ConnectError),
     #[error(transparent)]
     Net(#[from] net::Error),
     #[error(transparent)]
@@ -84,7 +86,7 @@ impl Diagnostic for Error {
                 Code::LocalStart
             }
             Self::Prune(_) => Code::LocalStore,
-            Self::NotRunning => Code::ClientUnavailable,
+            Self::NotRunning | Self::BrokenOff(_) => Code::ClientUnavailable,
             Self::Endpoint { .. } => Code::ConfigInvalid,
             Self::Net(error) => error.code(),
             Self::Files(error) => error.code(),
@@ -98,6 +100,10 @@ impl Diagnostic for Error {
                 vec!["`flyte local status` tells where its log is".into()]
             }
             Self::NotRunning => vec!["`flyte local start` starts it".into()],
+            Self::BrokenOff(_) => vec![
+                "`flyte local status` tells whether it still runs, `flyte local logs` what it wrote"
+                    .into(),
+            ],
             Self::Net(error) => error.hints(),
             Self::Files(error) => error.hints(),
             Self::Daemon(error) => error.hints(),
@@ -114,6 +120,7 @@ impl Diagnostic for Error {
             Self::Io { .. }
             | Self::Endpoint { .. }
             | Self::NotRunning
+            | Self::BrokenOff(_)
             | Self::Net(_)
             | Self::Listen(_)
             | Self::Prune(_)
@@ -313,7 +320,7 @@ pub async fn ensure(
 pub async fn listen(client: &Client, at: Option<SocketAddr>) -> Result<Option<String>, Error> {
     let body = serde_json::json!({"address": at}).to_string();
     let told = post(client, "/local/listen", body.into_bytes()).await;
-    let told = told.map_err(Error::Listen)?;
+    let told = told?.map_err(Error::Listen)?;
     let told: serde_json::Value =
         serde_json::from_slice(&told).map_err(|error| Error::Listen(error.to_string()))?;
     Ok(told["listen"].as_str().map(str::to_owned))
@@ -328,7 +335,7 @@ pub async fn prune(
     let home = &settings.home;
     if let Some(client) = running(home).await {
         let body = serde_json::to_vec(&order).map_err(|error| Error::Prune(error.to_string()))?;
-        let told = post(&client, "/local/prune", body).await;
+        let told = post(&client, "/local/prune", body).await?;
         let report =
             told.and_then(|told| serde_json::from_slice(&told).map_err(|error| error.to_string()));
         return report.map_err(Error::Prune);
@@ -347,26 +354,34 @@ pub async fn prune(
     Ok(done.map_err(daemon::Error::from)?)
 }
 
-/// What the platform answers, or why it did not.
-async fn post(client: &Client, path: &str, body: Vec<u8>) -> Result<bytes::Bytes, String> {
+/// What the platform answers, or why it refuses.
+async fn post(
+    client: &Client,
+    path: &str,
+    body: Vec<u8>,
+) -> Result<Result<bytes::Bytes, String>, Error> {
     let request = Request::builder()
         .method(Method::POST)
         .uri(address(client, path))
-        .body(full_body(bytes::Bytes::from(body)))
-        .map_err(|error| error.to_string())?;
+        .body(full_body(bytes::Bytes::from(body)));
+    let request = match request {
+        Ok(request) => request,
+        Err(error) => return Ok(Err(error.to_string())),
+    };
+    let broken_off = |error: hyper::Error| {
+        Error::BrokenOff(connectrpc::ConnectError::unavailable(error.to_string()))
+    };
     let answer = client.transport().send(request).await;
-    let answer = answer.map_err(|error| error.to_string())?;
+    let answer = answer.map_err(Error::BrokenOff)?;
     let done = answer.status().is_success();
     let body = answer.into_body().collect().await;
-    let body = body.map_err(|error| error.to_string())?.to_bytes();
+    let body = body.map_err(broken_off)?.to_bytes();
     if done {
-        return Ok(body);
+        return Ok(Ok(body));
     }
     let told: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-    Err(told["message"]
-        .as_str()
-        .unwrap_or("it was refused")
-        .to_owned())
+    let told = told["message"].as_str().unwrap_or("it was refused");
+    Ok(Err(told.to_owned()))
 }
 
 /// Ends the platform and waits until it is gone; `false` when none runs. A port that was opened

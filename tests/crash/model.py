@@ -23,19 +23,25 @@ class State:
 
 ABSENT = State()
 
-Effect = Callable[[State], State]
+# What may be true after something was done.
+Effect = Callable[[State], set[State]]
 
 
-def serves(word: str) -> Effect:
-    return lambda state: State(exists=True, active=True, word=word)
+def serves(*words: str) -> Effect:
+    """It serves one of these."""
+    return lambda state: {State(exists=True, active=True, word=word) for word in words}
 
 
 def is_active(active: bool) -> Effect:
-    return lambda state: replace(state, active=active) if state.exists else state
+    return lambda state: {replace(state, active=active) if state.exists else state}
 
 
-def is_gone(state: State) -> State:
-    return ABSENT
+def is_gone(state: State) -> set[State]:
+    return {ABSENT}
+
+
+def is_as_it_was(state: State) -> set[State]:
+    return {state}
 
 
 @dataclass
@@ -47,11 +53,13 @@ class Belief:
     # Where it answers, for as long as it exists.
     endpoint: str = ""
 
-    def happened(self, effect: Effect) -> None:
-        self.possible = {effect(state) for state in self.possible}
+    def happened(self, effects: list[Effect]) -> None:
+        """All of this was acknowledged; which came last is not known."""
+        before = self.possible
+        self.possible = {after for effect in effects for state in before for after in effect(state)}
 
-    def may_have_happened(self, effect: Effect) -> None:
-        self.possible |= {effect(state) for state in self.possible}
+    def may_have_happened(self, effects: list[Effect]) -> None:
+        self.possible |= {after for effect in effects for state in self.possible for after in effect(state)}
 
     def may_have_failed(self) -> None:
         """A replica was killed before it served; an app without an earlier one has nothing to fall back on."""
@@ -61,7 +69,3 @@ class Belief:
         self.possible = {state}
         if not state.exists:
             self.endpoint = ""
-
-    @property
-    def is_certain(self) -> bool:
-        return len(self.possible) == 1

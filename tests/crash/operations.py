@@ -9,7 +9,7 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from model import Belief, Effect, State, is_active, is_gone, serves
+from model import Belief, Effect, State, is_active, is_as_it_was, is_gone, serves
 from support import Home
 
 SERVER = """
@@ -29,6 +29,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
+print("serving " + {code!r} + os.environ.get("WORD", ""), flush=True)
 ThreadingHTTPServer(("127.0.0.1", 8080), Handler).serve_forever()
 """
 
@@ -86,7 +87,10 @@ class App:
 
     def __init__(self, name: str, folder: Path) -> None:
         self.belief, self.folder = Belief(name), folder
-        self.code, self.value, self.image = "code0", "value0", "image0"
+        self.code, self.value, self.image = "code0.", "value0.", "image0."
+        # What revisions of it say, since it was last made, and what they write to the log as they start.
+        self.words: set[str] = set()
+        self.lines: set[str] = set()
         folder.mkdir()
 
     def write(self) -> None:
@@ -105,7 +109,25 @@ class App:
         if what != "nothing":
             setattr(self, what, f"{what}{dice.randrange(10**6)}.")
         self.write()
-        return Operation(self.belief, serves(self.word), ("serve", "app.py"), self.folder)
+        return self.served(self.value, "serve", "app.py")
+
+    def served(self, value: str, *words: str) -> Operation:
+        word = self.code + value + self.image
+        self.words.add(word)
+        self.lines.add(f"serving {self.code}{value}")
+        return Operation(self.belief, serves(word), words, self.folder)
+
+    def serve_beside(self, dice: random.Random) -> Operation:
+        """The same files with another value, for a second client at the same time."""
+        value = f"beside{dice.randrange(10**6)}."
+        return self.served(value, "serve", "app.py", "-e", f"WORD={value}")
+
+    def rollback(self) -> Operation:
+        words = ("update", "app", self.belief.name, "--rollback", "--wait")
+        return Operation(self.belief, serves(*self.words), words, self.folder)
+
+    def rebuild(self) -> Operation:
+        return Operation(self.belief, is_as_it_was, ("build", "app.py", "--force"), self.folder)
 
     def update(self, active: bool) -> Operation:
         flag = "--activate" if active else "--deactivate"
@@ -126,10 +148,14 @@ class App:
         if not self.state.exists:
             return self.serve(dice)
         roll = dice.random()
-        if roll < 0.55:
+        if roll < 0.45:
             return self.serve(dice)
-        if roll < 0.65:
+        if roll < 0.55:
             return self.serve(dice, what="image")
+        if roll < 0.6:
+            return self.rebuild()
+        if roll < 0.68 and self.state.active:
+            return self.rollback()
         if roll < 0.85:
             return self.update(active=not self.state.active)
         return self.delete()
@@ -142,6 +168,8 @@ class App:
         if part in ("bundle", "upload"):
             return self.serve(dice, what="code")
         if part == "image":
+            if self.state.exists and dice.random() < 0.4:
+                return self.rebuild()
             return self.serve(dice, what="image")
         if part == "delete":
             return self.delete() if self.state.exists else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import random
 import signal
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from faults import CRASH_AT, Blow, Fault, choose, parent, platforms, points, processes, send
-from model import ABSENT, Belief, State
+from model import ABSENT, Belief, State, is_as_it_was
 from operations import App, Keeper, Operation
 from support import Home, get, is_alive, refuses, until
 
@@ -26,6 +27,8 @@ REST_SECONDS = 30.0
 # How often everything unused is thrown away.
 PRUNED_EVERY = 10
 TEMPORARY = (".flyte-", ".fserve-", ".tmp", ".begun-", ".part", "trash")
+# What a platform may say to a rollback, or to one of two that serve the same app at once.
+REFUSALS = ("that came up", "was replaced by a newer one before it served")
 SETTLED = ("ACTIVE", "STOPPED", "FAILED")
 
 
@@ -94,6 +97,9 @@ class World:
         self.check_orphans()
         for operation in operations:
             self.judge(operation, fault, befell=bool(blow.hit) or blow.told == "ended itself")
+        for belief in {id(one.about): one.about for one in operations}.values():
+            self.believe(belief, [one for one in operations if one.about is belief], fault)
+        for operation in operations:
             report.told.append(f"{operation.words[0]} {operation.about.name} {operation.code}")
         self.recover()
         self.check()
@@ -125,10 +131,12 @@ class World:
             if thing.belief not in taken:
                 taken.append(thing.belief)
                 operations.append(thing.any(self.dice))
+                if isinstance(thing, App) and operations[-1].words == ("serve", "app.py"):
+                    operations += [thing.serve_beside(self.dice)] if self.dice.random() < 0.2 else []
         return operations
 
     def pruning(self) -> Operation:
-        return Operation(Belief("prune"), lambda state: state, ("local", "prune", "--all"), self.scratch)
+        return Operation(Belief("prune"), is_as_it_was, ("local", "prune", "--all"), self.scratch)
 
     def carry_out(self, operations: list[Operation], fault: Fault) -> Blow:
         variables = {"TMPDIR": str(self.temporary)}
@@ -148,23 +156,30 @@ class World:
         return blow
 
     def judge(self, operation: Operation, fault: Fault, befell: bool) -> None:
-        """What is to be believed after what the command told."""
+        """Whether a command may have ended as it did."""
         self.asked += 1
-        if operation.code == 0:
-            self.acknowledged += 1
-            operation.about.happened(operation.effect)
-            return
-        self.broken += 1
-        operation.about.may_have_happened(operation.effect)
-        if fault.fails_replicas:
-            operation.about.may_have_failed()
+        self.acknowledged += operation.code == 0
+        self.broken += operation.code != 0
         told = f"{operation.told()} after {fault.name}:\n{operation.output}"
         if operation.code is None:
             self.violated(f"did not end within {PATIENCE_SECONDS} s: {told}")
+        elif operation.code == 0 or any(words in operation.output for words in REFUSALS):
+            return
         elif not (fault.excuses and befell):
             self.violated(f"failed without a reason: {told}")
         elif operation.code not in (1, -signal.SIGKILL) or "Traceback" in operation.output:
             self.violated(f"an error that is none of a user's: {told}")
+
+    def believe(self, belief: Belief, operations: list[Operation], fault: Fault) -> None:
+        """What is to be believed of a thing after all that was done to it at once."""
+        done = [one.effect for one in operations if one.code == 0]
+        undone = [one.effect for one in operations if one.code != 0]
+        if done:
+            belief.happened(done)
+        if undone:
+            belief.may_have_happened(undone)
+            if fault.fails_replicas:
+                belief.may_have_failed()
 
     def check_orphans(self) -> None:
         """The kernel ends replicas with their platform; nobody else has to."""
@@ -204,6 +219,8 @@ class World:
         self.check_processes()
         self.check_locks()
         self.check_database()
+        self.check_log(self.dice.choice(self.apps))
+        self.check_bundles()
 
     def at_rest(self) -> Any:
         """What `local status` says when nothing is on its way any more."""
@@ -245,6 +262,7 @@ class World:
         endpoint = belief.endpoint
         if entry is None:
             self.look(belief, ABSENT)
+            app.words, app.lines = set(), set()
             if endpoint and not refuses(endpoint):
                 self.violated(f"`{belief.name}` is gone, and {endpoint} still answers")
             return
@@ -276,9 +294,7 @@ class World:
     def heal(self, app: App) -> None:
         """Nothing served before, so the user has to ask again; that has to do."""
         app.write()
-        again = Operation(
-            app.belief, lambda state: State(True, True, app.word), ("serve", "app.py"), app.folder
-        )
+        again = app.served(app.value, "serve", "app.py")
         again.run(self.home, PATIENCE_SECONDS)
         if again.code:
             self.violated(f"cannot be served again: {again.told()}\n{again.output}")
@@ -328,6 +344,23 @@ class World:
         if told != "ok" or orphans or bare:
             self.violated(f"the database: {told}, {orphans} orphans, {bare} apps without a revision")
 
+    def check_log(self, app: App) -> None:
+        """An app's log begins with the app: what one of the same name wrote before is not its own."""
+        if not app.state.exists:
+            return
+        done = self.home.flyte("get", "logs", app.belief.name)
+        foreign = {line for line in done.stdout.splitlines() if line.startswith("serving ")} - app.lines
+        if done.returncode or foreign:
+            self.violated(f"the log of `{app.belief.name}`: {done.stderr} {foreign}")
+
+    def check_bundles(self) -> None:
+        """What was sent lies whole at a place that is named by it."""
+        for path in entries(self.home.path / "uploads"):
+            if path.is_file() and not path.name.startswith("."):
+                digest = hashlib.md5(path.read_bytes()).hexdigest()
+                if digest != path.parent.name:
+                    self.violated(f"{path} holds {digest}")
+
     # What is left at the end.
 
     def age(self) -> None:
@@ -355,6 +388,11 @@ class World:
         left += [str(path) for path in entries(self.temporary)]
         if left or aside:
             self.violated(f"temporary files: {left + aside}")
+        halves = [
+            path for path in (self.home.path / "envs").iterdir() if path.is_dir() and not is_whole(path)
+        ]
+        if halves:
+            self.violated(f"half environments: {halves}")
         if bundles := [str(path) for path in entries(self.home.path / "uploads") if path.is_file()]:
             self.violated(f"bundles that no app uses: {bundles}")
         if runs := [str(path) for path in entries(self.home.path / "apps") if path.is_file()]:
@@ -373,6 +411,10 @@ def entries(folder: Path) -> Iterator[Path]:
     for above, folders, files in os.walk(folder):
         for name in (*folders, *files):
             yield Path(above) / name
+
+
+def is_whole(environment: Path) -> bool:
+    return (environment / "flyte-env.json").exists()
 
 
 def below(pid: int, owners: Collection[int]) -> bool:
