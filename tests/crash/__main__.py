@@ -48,10 +48,14 @@ def main() -> int:
     print(f"\n{'fault':<44}{'rounds':>8}")
     for name, count in sorted(faults.items()):
         print(f"{name:<44}{count:>8}")
-    print(f"\noperations: {world.asked}, of them acknowledged: {world.acknowledged}, broken off: {world.broken}")
+    print(
+        f"\noperations: {world.asked}, of them acknowledged: {world.acknowledged}, broken off: {world.broken}"
+    )
     for violation in world.violations:
         print(f"VIOLATION {violation}")
-    told = f"seed {options.seed}: {options.rounds} rounds in {seconds:.0f} s, {len(world.violations)} violations"
+    told = (
+        f"seed {options.seed}: {options.rounds} rounds in {seconds:.0f} s, {len(world.violations)} violations"
+    )
     print(told)
     if not options.keep and not world.violations:
         shutil.rmtree(scratch, ignore_errors=True)

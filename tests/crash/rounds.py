@@ -73,7 +73,9 @@ class World:
         self.home.flyte("local", "start")
         if number % PRUNED_EVERY == 0 or fault.platform_point.startswith("prune"):
             self.age()
-            operations.append(Operation(Belief("prune"), lambda state: state, ("local", "prune", "--all"), self.scratch))
+            operations.append(
+                Operation(Belief("prune"), lambda state: state, ("local", "prune", "--all"), self.scratch)
+            )
         if fault.platform_point or fault.client_point.startswith("start"):
             self.home.flyte("local", "stop")
         if fault.platform_point:
@@ -230,7 +232,9 @@ class World:
     def heal(self, app: App) -> None:
         """Nothing served before, so the user has to ask again; that has to do."""
         app.write()
-        again = Operation(app.belief, lambda state: State(True, True, app.word), ("serve", "app.py"), app.folder)
+        again = Operation(
+            app.belief, lambda state: State(True, True, app.word), ("serve", "app.py"), app.folder
+        )
         again.run(self.home, PATIENCE_SECONDS)
         if again.code:
             self.violated(f"cannot be served again: {again.told()}\n{again.output}")
@@ -338,5 +342,3 @@ def is_locked(path: Path) -> bool:
     except OSError:
         return False
     return False
-
-
