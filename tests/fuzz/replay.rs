@@ -97,6 +97,59 @@ fn replay(name: &str) {
     assert!(count > 0, "`{name}` has no corpus");
 }
 
+/// Numbers in an order that is the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % sides.max(1) as u64) as usize
+    }
+
+    /// Another input made of one that is there.
+    fn changed(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        for _ in 0..=self.roll(6) {
+            let (at, other) = (self.roll(bytes.len() + 1), self.roll(bytes.len() + 1));
+            match self.roll(4) {
+                0 => bytes.insert(at, self.roll(256) as u8),
+                1 => bytes.truncate(bytes.len() - self.roll(4).min(bytes.len())),
+                2 => bytes.extend_from_within(at.min(other)..at.max(other)),
+                _ => {
+                    if let Some(byte) = bytes.get_mut(at) {
+                        *byte = self.roll(256) as u8;
+                    }
+                }
+            }
+            bytes.truncate(1 << 13);
+        }
+        bytes
+    }
+}
+
+/// What can be done without libFuzzer: changes at random, few by default. `FLYTE_FUZZ_ROUNDS` makes them
+/// more, and a failure names the input.
+#[test]
+fn inputs_that_are_changed_at_random_are_read_too() {
+    let given = std::env::var("FLYTE_FUZZ_ROUNDS");
+    let rounds: usize = given.map_or(50, |text| text.parse().expect("a number"));
+    for (name, run) in READERS {
+        let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+        let corpus = folder().join("corpus").join(name);
+        let paths = corpus.read_dir().expect("a target has a corpus");
+        let mut paths: Vec<_> = paths.map(|path| path.expect("listed").path()).collect();
+        paths.sort();
+        for _ in 0..rounds {
+            let path = &paths[dice.roll(paths.len())];
+            let input = dice.changed(&std::fs::read(path).expect("a file can be read"));
+            let tried = std::panic::catch_unwind(|| run(&input));
+            assert!(tried.is_ok(), "{name}: b\"{}\"", input.escape_ascii());
+        }
+    }
+}
+
 #[test]
 fn every_reader_is_a_target_with_a_corpus() {
     let readers: Vec<&str> = READERS.iter().map(|(name, _)| *name).collect();
