@@ -68,11 +68,11 @@ fuzz:
 audit: $(BIN)/python
 	.ci/audit
 
-# What is promised to users, and what Rust promises to Python. The rest has no stubs that could differ from it; modules with
+# What is promised to users, and what Rust promises to Python, `App` first: mypy does not find its attributes otherwise. The rest has no stubs that could differ from it; modules with
 # names that are there for type checkers alone are left to mypy.
-STUBTESTED := flyte._init flyte._serving flyte._build flyte._deployment flyte._environment flyte._secret flyte._native \
-	flyte._lifecycle flyte._runtime flyte._cli flyte.errors flyte.remote._app flyte.remote._status flyte.app._types \
-	flyte.app._context flyte.app._connector flyte.app.extras._fastapi flyte.app.extras._webhook
+STUBTESTED := flyte._init flyte._serving flyte.remote._app flyte._native flyte.errors flyte._environment flyte._build \
+	flyte._deployment flyte._secret flyte._lifecycle flyte._runtime flyte._cli flyte.app._types flyte.app._context \
+	flyte.app._connector flyte.remote._status flyte.app.extras._fastapi flyte.app.extras._webhook
 
 ## check: format, lints, types, layering, documentation, audit; AUDIT_OFFLINE=1 where the lists of advisories cannot be reached
 check: install $(VENV)/.dev audit
