@@ -12,7 +12,7 @@ SOURCES := $(shell find src proto python -type f -not -name '*.pyc' 2>/dev/null)
 # Packages of the `dev` group of pyproject.toml, which an installer of the machine may be too old to read.
 DEV := $(shell sed -n 's/^dev = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
 
-.PHONY: install serve stop test test-rust test-python fuzz audit check format bench bench-bundle bench-cluster bench-gateway bench-image bench-parameters bench-startup bench-traffic bench-cli crash soak docs site test-wheels wheels clean
+.PHONY: install serve stop test test-rust test-python fuzz audit check format bench bench-bundle bench-cluster bench-gateway bench-image bench-parameters bench-startup bench-traffic bench-cli crash soak docs site test-wheels wheels clean threats peers bench-streams
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -51,19 +51,30 @@ test-rust: $(BIN)/python
 test-python: install $(VENV)/.dev
 	$(BIN)/python -m pytest -q
 
+## threats: the tests of the threat model, and its table with what became of each
+threats: install $(VENV)/.dev
+	PATH=$(BIN):$$PATH $(BIN)/python tests/threats.py
+
 FUZZ_SECONDS ?= 600
+# Some of them, by name; all when it is left out.
+FUZZ_TARGETS ?=
 
-## fuzz: every reader of what is not trusted, FUZZ_SECONDS each; needs `cargo install cargo-fuzz` and a nightly toolchain
+## fuzz: every reader of what is not trusted, FUZZ_SECONDS each, noted in tests/fuzz/RESULTS.md; needs a nightly toolchain
 fuzz:
-	for target in $(basename $(notdir $(wildcard tests/fuzz/targets/*.rs))); do \
-		cargo +nightly fuzz run --fuzz-dir tests/fuzz --sanitizer none $$target -- \
-			-max_total_time=$(FUZZ_SECONDS) -timeout=10 || exit 1; done
+	cargo +nightly fuzz --version >/dev/null 2>&1 || cargo install --quiet --locked cargo-fuzz
+	$(PYTHON) tests/fuzz/run.py --seconds $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
-## audit: licences and sources of crates, and what is known against them and against Python packages (needs cargo-deny and cargo-audit)
+## audit: licences and sources of crates, and what is known against them and against Python packages (needs cargo-deny, and cargo-audit for the last)
 audit: $(BIN)/python
 	.ci/audit
 
-## check: format, lints, types, layering, audit; AUDIT_OFFLINE=1 where the lists of advisories cannot be reached
+# What is promised to users, and what Rust promises to Python, `App` first: mypy does not find its attributes otherwise. The rest has no stubs that could differ from it; modules with
+# names that are there for type checkers alone are left to mypy.
+STUBTESTED := flyte._init flyte._serving flyte.remote._app flyte._native flyte.errors flyte._environment flyte._build \
+	flyte._deployment flyte._secret flyte._lifecycle flyte._runtime flyte._cli flyte.app._types flyte.app._context \
+	flyte.app._connector flyte.remote._status flyte.app.extras._fastapi flyte.app.extras._webhook
+
+## check: format, lints, types, layering, documentation, audit; AUDIT_OFFLINE=1 where the lists of advisories cannot be reached
 check: install $(VENV)/.dev audit
 	cargo fmt --check
 	cargo clippy --quiet --all-targets -- -D warnings
@@ -73,7 +84,8 @@ check: install $(VENV)/.dev audit
 	$(BIN)/ruff check python tests examples benches docs/generate.py
 	$(BIN)/ruff format --check python tests examples benches docs/generate.py
 	$(BIN)/mypy python/flyte
-	$(BIN)/python -m mypy.stubtest --allowlist tests/typing/stubtest.allow flyte._init flyte._serving flyte.remote._app flyte._native
+	$(BIN)/python -m mypy.stubtest --allowlist tests/typing/stubtest.allow $(STUBTESTED)
+	$(BIN)/uv tool run --from mkdocs --with mkdocs-material mkdocs build --quiet --strict --site-dir $(CARGO_TARGET_DIR)/site
 
 ## format: rewrite sources in the project's form
 format: $(VENV)/.dev
@@ -81,21 +93,34 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format python tests examples benches docs/generate.py
 	$(BIN)/ruff check --fix python tests examples benches docs/generate.py
 
+# Seconds for which event streams are read; 600 for the ten minutes that are promised.
+STREAM_SECONDS ?= 20
+
 ## bench: every figure, each against a named peer, into benches/results.md; BENCHES="cli bundle" for some
-bench: install $(VENV)/.dev
-	PATH=$(BIN):$$PATH $(BIN)/python benches/suite.py $(BENCHES)
+bench: install $(VENV)/.dev peers
+	PATH=$(BIN):$$PATH FLYTE_BENCH_STREAM_SECONDS=$(STREAM_SECONDS) $(BIN)/python benches/suite.py $(BENCHES)
+
+## peers: what is compared with: programs of Debian (as root), packages of PyPI in environments below benches/.peers
+peers: $(BIN)/python
+	PATH=$(BIN):$$PATH $(BIN)/python benches/peers.py
 
 ## bench-bundle: bundling, beside tar | zstd and the PyPI SDK
 bench-bundle: $(BIN)/python
 	$(BIN)/python benches/bundle.py
 
-## bench-gateway: the gateway beside nginx (needs nginx and wrk)
-bench-gateway: install
+## bench-gateway: the gateway beside nginx
+bench-gateway: install peers
 	$(BIN)/python benches/gateway.py
 
 ## bench-traffic: rollouts under load, cold starts, streams that last, 200 apps at zero, hot reload
 bench-traffic: install
-	for name in rollouts cold_start streams many_apps watch; do $(BIN)/python benches/$$name.py || exit 1; done
+	for name in rollouts cold_start streams many_apps watch; do \
+		FLYTE_BENCH_STREAM_SECONDS=$(STREAM_SECONDS) $(BIN)/python benches/$$name.py || exit 1; done
+
+## bench-streams: large uploads, WebSockets across rollouts, and event streams of ten minutes
+bench-streams: STREAM_SECONDS = 600
+bench-streams: install
+	$(BIN)/python benches/streams.py --seconds $(STREAM_SECONDS)
 
 ## bench-cluster: serving over TCP beside the PyPI SDK, on one platform
 bench-cluster: install
@@ -109,8 +134,8 @@ bench-parameters: install
 bench-startup: install
 	$(BIN)/python benches/startup.py
 
-## bench-image: environments beside bare uv, images beside the Docker Engine (needs docker, docker-registry and the base image)
-bench-image: install
+## bench-image: environments beside bare uv, images beside the Docker Engine
+bench-image: install peers
 	$(BIN)/python benches/environments.py
 	$(BIN)/python benches/image.py
 

@@ -12,14 +12,18 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
-ROUNDS = 9
-PEERS = Path(__file__).parent / ".peers"
-PEER_VERSION = "2.12.1"
+import peers
 
+# How often each figure is taken; fewer only to see that a bench works.
+ROUNDS = int(os.environ.get("FLYTE_BENCH_ROUNDS", "5"))
 
 # Where the suite (`benches/suite.py`) wants every figure, a line of JSON each.
 KEPT = "FLYTE_BENCH_FIGURES"
+
+# How a bench ends that ran through and whose figures miss a limit; anything else but 0 is a failure.
+MISSED = 4
 
 
 class Figure:
@@ -36,22 +40,41 @@ class Figure:
 
 
 class Limit:
-    """What a figure may be beside its peer's: so many `times` it, so much `more`, `least` so many times."""
+    """What a figure may be: so many `times` its peer's, so much `more`, `least` so many times; `most` at all.
+
+    All that are given have to hold.
+    """
 
     def __init__(
-        self, times: float | None = None, more: float | None = None, least: float | None = None
+        self,
+        times: float | None = None,
+        more: float | None = None,
+        least: float | None = None,
+        most: float | None = None,
     ) -> None:
-        self.times, self.more, self.least = times, more, least
+        self.times, self.more, self.least, self.most = times, more, least, most
 
     def __str__(self) -> str:
-        if self.times is not None:
-            return f"<= {self.times:.3g}x"
-        return f">= {self.least:.3g}x" if self.least is not None else f"<= {self.more:.0f} more"
+        told = {
+            "<= {:.3g}x": self.times,
+            ">= {:.3g}x": self.least,
+            "<= {:g} more": self.more,
+            "<= {:g}": self.most,
+        }
+        return ", ".join(form.format(value) for form, value in told.items() if value is not None)
 
-    def met(self, own: float, peer: float) -> bool:
-        if self.times is not None:
-            return own <= self.times * peer
-        return own >= self.least * peer if self.least is not None else own - peer <= (self.more or 0)
+    def met(self, own: float, peer: float | None = None) -> bool:
+        """Whether a median is within it; only `most` can be told without a peer's."""
+        beside = [self.times, self.more, self.least]
+        if peer is None and any(value is not None for value in beside):
+            raise ValueError("this limit is about a peer")
+        other = peer or 0.0
+        return (
+            (self.times is None or own <= self.times * other)
+            and (self.least is None or own >= self.least * other)
+            and (self.more is None or own - other <= self.more)
+            and (self.most is None or own <= self.most)
+        )
 
 
 def rounds(name: str, once: Callable[[], float]) -> Figure:
@@ -65,26 +88,35 @@ def show(title: str, base: Figure, others: list[Figure], limits: dict[str, Limit
 
     Tells whether all are.
     """
+    limits = limits or {}
     print(f"\n{title}\n{base.unit:<58}{'median':>9}{'min':>9}{'max':>9}{'n':>4}")
     for figure in (base, *others):
         print(figure.row())
-    print(f"\n{'compared with: ' + base.name:<58}{'more by':>9}{'ratio':>9}")
-    keep(title, base, None, None)
-    kept = True
+    kept, told = judged(base, None, limits.get(base.name))
+    if told or others:
+        print(f"\n{'compared with: ' + base.name:<58}{'more by':>9}{'ratio':>9}{told}")
+    keep(title, base, None, limits.get(base.name))
     for figure in others:
-        limit = (limits or {}).get(figure.name)
-        met = limit is None or limit.met(figure.median, base.median)
+        met, told = judged(figure, base, limits.get(figure.name))
         kept &= met
-        told = "" if limit is None else f"  {limit}: {'met' if met else 'MISSED'}"
         ratio = figure.median / base.median
         print(f"{figure.name:<58}{figure.median - base.median:>9.1f}{ratio:>8.2f}x{told}")
-        keep(title, figure, base, limit)
+        keep(title, figure, base, limits.get(figure.name))
     sys.stdout.flush()
     return kept
 
 
-def keep(title: str, figure: Figure, peer: Figure | None, limit: Limit | None) -> None:
-    """Hand a figure to the suite, if that is what runs this bench."""
+def judged(figure: Figure, peer: Figure | None, limit: Limit | None) -> tuple[bool, str]:
+    """Whether a figure is within its limit, and how that is told."""
+    if limit is None:
+        return True, ""
+    met = limit.met(figure.median, peer and peer.median)
+    return met, f"  {limit}: {'met' if met else 'MISSED'}"
+
+
+def keep(title: str, figure: Figure, peer: Figure | None, limit: Limit | None) -> bool:
+    """Hand a figure to the suite, if that is what runs this bench. Tells whether the limit is kept."""
+    met = limit is None or limit.met(figure.median, peer and peer.median)
     if path := os.environ.get(KEPT):
         line: dict[str, object] = {
             "bench": Path(sys.argv[0]).stem,
@@ -96,11 +128,16 @@ def keep(title: str, figure: Figure, peer: Figure | None, limit: Limit | None) -
         }
         if peer:
             line |= {"peer": peer.name, "peer_median": peer.median, "ratio": figure.median / peer.median}
-        if peer and limit:
-            line |= {"limit": str(limit), "met": limit.met(figure.median, peer.median)}
-            line |= {"higher": limit.least is not None}
+        if limit:
+            line |= {"limit": str(limit), "met": met, "higher": limit.least is not None}
         with Path(path).open("a") as file:
             file.write(json.dumps(line) + "\n")
+    return met
+
+
+def finish(met: bool) -> NoReturn:
+    """End a bench that ran through; tells whether all limits are kept."""
+    sys.exit(0 if met else MISSED)
 
 
 def quiet(**more: str) -> dict[str, str]:
@@ -112,14 +149,7 @@ def quiet(**more: str) -> dict[str, str]:
 def peer_python() -> Path:
     """The interpreter of the environment that has the PyPI SDK, which is made if need be."""
     given = os.environ.get("FLYTE_PYPI_VENV")
-    venv = Path(given) if given else PEERS / f"flyte-{PEER_VERSION}"
-    python = venv / "bin" / "python"
-    if not python.exists():
-        print(f"making {venv} for the PyPI SDK", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
-        install = [str(python), "-m", "pip", "install", "--quiet", f"flyte=={PEER_VERSION}"]
-        subprocess.run(install, check=True, stdout=sys.stderr)
-    return python
+    return Path(given) / "bin" / "python" if given else peers.environment("sdk")
 
 
 def free_port() -> int:

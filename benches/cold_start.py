@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from _common import ROUNDS, Figure, Limit, free_port, quiet, scratch_home, show
+from _common import ROUNDS, Figure, Limit, finish, free_port, quiet, scratch_home, show
 
 TIMEOUT_SECONDS = 60
 # What starting for a request may add to starting by hand.
@@ -151,7 +151,7 @@ def main() -> None:
     with scratch_home() as home:
         met = compare(home, "http-server", PLAIN, "")
         met &= compare(home, "fastapi", FASTAPI, '.with_pip_packages("fastapi", "uvicorn")')
-    sys.exit(not met)
+    finish(met)
 
 
 if __name__ == "__main__":

@@ -18,10 +18,14 @@ import sys
 import time
 from pathlib import Path
 
-from _common import Figure, Limit, peer_python, quiet, rounds, scratch_home, show
+from _common import Figure, Limit, finish, peer_python, quiet, rounds, scratch_home, show
 
 # With what they need about thirty distributions, small and large.
 PACKAGES = ["fastapi[standard]", "pandas", "scikit-learn", "requests", "jinja2"]
+# What a build may take beside bare uv; and finding out that there is none to do.
+MOST_TIMES_UV = 1.15
+MOST_DECISION_MS = 1
+MOST_COMMAND_MS = 80
 
 APP = """
 import flyte, flyte.app
@@ -49,7 +53,7 @@ def settle() -> None:
         time.sleep(0.1)
 
 
-def made(home: Path, project: Path) -> None:
+def made(home: Path, project: Path) -> bool:
     uv = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert uv, "uv is a dependency of the package"
     base = getattr(sys, "_base_executable", sys.executable)
@@ -82,10 +86,10 @@ def made(home: Path, project: Path) -> None:
 
     uv_alone = rounds("uv venv && uv pip install", bare)
     ours = [rounds("flyte.build(image, force=True)", call), rounds("flyte build --force app.py", command)]
-    limits = {figure.name: Limit(times=1.15) for figure in ours}
+    limits = {figure.name: Limit(times=MOST_TIMES_UV) for figure in ours}
     settle()
     held = subprocess.run([uv, "pip", "list", "--python", plain / "bin" / "python"], capture_output=True)
-    show(
+    return show(
         f"Environments of {len(held.stdout.splitlines()) - 2} packages, uv's cache warm",
         uv_alone,
         ours,
@@ -93,7 +97,7 @@ def made(home: Path, project: Path) -> None:
     )
 
 
-def found(home: Path, project: Path) -> None:
+def found(home: Path, project: Path) -> bool:
     (project / "app.py").write_text(APP.format(layers=".with_pip_packages('six')"))
     (project / "peer.py").write_text(PEER_APP)
     flyte = str(Path(sys.executable).with_name("flyte"))
@@ -113,7 +117,8 @@ def found(home: Path, project: Path) -> None:
         "flyte build app.py, nothing to do",
         lambda: timed([flyte, "build", "app.py"], project, FLYTE_HOME=str(home)),
     )
-    show("Whole command with nothing to build", theirs, [whole])
+    limits = {whole.name: Limit(most=MOST_COMMAND_MS)}
+    met = show("Whole command with nothing to build", theirs, [whole], limits)
 
     import flyte as module
 
@@ -125,7 +130,7 @@ def found(home: Path, project: Path) -> None:
         return time.perf_counter() - started
 
     decided: Figure = rounds("flyte.build(image), nothing to do", decide)
-    show("In a process that runs", decided, [])
+    return show("In a process that runs", decided, [], {decided.name: Limit(most=MOST_DECISION_MS)}) and met
 
 
 def main() -> None:
@@ -133,8 +138,9 @@ def main() -> None:
         os.environ.update(FLYTE_HOME=str(home))
         project = home / "project"
         project.mkdir()
-        made(home, project)
-        found(home, project)
+        met = made(home, project)
+        met &= found(home, project)
+    finish(met)
 
 
 if __name__ == "__main__":

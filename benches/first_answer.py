@@ -2,7 +2,7 @@
 
 The command is started and asked over a new connection every millisecond until it says the right
 words; what it needs once (environments, databases, a platform that runs) is there before. Each peer
-lives in an environment of its own in `benches/.peers`, made on the first run.
+lives in an environment of its own in `benches/.peers` (`peers.py`), made on the first run.
 
 FastAPI apps, where the tool serves those: uvicorn, `uvicorn --reload`, `fastapi dev`, BentoML and
 the PyPI SDK's local mode; a LitServe API; and `flyte serve` twice, once with the app deleted before,
@@ -15,16 +15,15 @@ import contextlib
 import http.client
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from _common import PEER_VERSION, PEERS, Figure, quiet, scratch_home, show
+from _common import ROUNDS, Figure, free_port, quiet, scratch_home, show
+from peers import environment
 
-ROUNDS = 5
 TIMEOUT_SECONDS = 60
 WORDS = b"hello from"
 
@@ -91,23 +90,6 @@ if __name__ == "__main__":
 """
 
 
-def environment(name: str, *packages: str) -> Path:
-    """The interpreter of a peer's environment."""
-    python = PEERS / name / "bin" / "python"
-    if not python.exists():
-        print(f"making {python.parents[1]}", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", str(python.parents[1])], check=True)
-        install = [str(python), "-m", "pip", "install", "--quiet", *packages]
-        subprocess.run(install, check=True, stdout=sys.stderr)
-    return python
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def answer(port: int, path: str = "/", body: bytes | None = None) -> bytes:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
@@ -159,10 +141,10 @@ def peers(folder: Path) -> dict[str, Callable[[], float]]:
     (folder / "sdk.py").write_text(SDK)
     (folder / "service.py").write_text(BENTO)
     (folder / "lit.py").write_text(LITSERVE)
-    fastapi = environment("fastapi", "fastapi[standard]==0.165.0")
-    bento = environment("bentoml", "bentoml==1.4.39", "fastapi")
-    lit = environment("litserve", "litserve==0.2.19")
-    sdk = environment("sdk-fastapi", f"flyte=={PEER_VERSION}", "fastapi", "uvicorn")
+    fastapi = environment("fastapi")
+    bento = environment("bentoml")
+    lit = environment("litserve")
+    sdk = environment("sdk-fastapi")
 
     def uvicorn(*more: str) -> float:
         port = free_port()

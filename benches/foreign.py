@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from _common import Limit, peer_python, quiet, rounds, scratch_home, show
+from _common import Limit, finish, peer_python, quiet, rounds, scratch_home, show
 
 APP = """
     import sys
@@ -65,7 +65,7 @@ def listening(home: Path) -> str:
     return str(json.loads(done.stdout)["listen"])
 
 
-def main() -> int:
+def main() -> None:
     """Measure, print, and say by the exit status whether the goal is met."""
     with scratch_home() as home, tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -76,8 +76,8 @@ def main() -> int:
     limits = {ours.name: Limit(times=1 / GOAL)}
     met = show("Serving an unchanged app over TCP, whole process", theirs, [ours], limits)
     print(f"\n{theirs.median / ours.median:.1f} times as fast as the PyPI SDK; the goal is {GOAL}")
-    return 0 if met else 1
+    finish(met)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -5,12 +5,12 @@ it through the gateway, through nginx with one worker, through haproxy with one 
 directly, in turns, so that whatever else the machine does is shared by all. Keep-alive everywhere; first
 64 connections, then one. What a proxy adds is its time less that of the direct way in the same round.
 
-Needs `nginx` and `wrk`, and for all of it `haproxy` and `caddy` (Debian: `apt-get install nginx-light wrk
-haproxy caddy`).
+Needs `nginx`, `wrk` and cargo, and for all of it `haproxy` and `caddy`; `peers.py` installs those of Debian.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import statistics
@@ -21,9 +21,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from _common import Figure, Limit, free_port, keep, quiet, scratch_home
+from _common import ROUNDS, Figure, Limit, finish, free_port, judged, keep, quiet, scratch_home
+from peers import PATH
 
-ROUNDS = 5
 SECONDS = 3
 
 SCRIPT = """
@@ -157,7 +157,8 @@ class Run:
         return float(value) * {"us": 1, "ms": 1_000, "s": 1_000_000}[unit]
 
 
-def compare(urls: dict[str, str], connections: int) -> None:
+def compare(urls: dict[str, str], connections: int) -> bool:
+    """Ask all in turns, and print what came out; tells whether the gateway keeps its limits."""
     runs: dict[str, list[Run]] = {name: [] for name in urls}
     for url in urls.values():
         Run(url, connections)  # for the caches
@@ -182,11 +183,11 @@ def compare(urls: dict[str, str], connections: int) -> None:
             f"{statistics.median(run.p99 for run in own):>10.0f}{rate:>9.2f}x{added:>11.0f}{share}"
         )
     sys.stdout.flush()
-    hand_over(f"The gateway beside other proxies, {connections} connection(s)", runs)
+    return hand_over(f"The gateway beside other proxies, {connections} connection(s)", runs)
 
 
-def hand_over(title: str, runs: dict[str, list[Run]]) -> None:
-    """Keep the figures; the peer of all is nginx."""
+def hand_over(title: str, runs: dict[str, list[Run]]) -> bool:
+    """Keep the figures; the peer of all is nginx. Tells whether all limits are kept."""
 
     def figures(name: str) -> tuple[Figure, Figure]:
         pairs = zip(runs[name], runs["direct"], strict=True)
@@ -198,19 +199,24 @@ def hand_over(title: str, runs: dict[str, list[Run]]) -> None:
     peers = figures("nginx, 1 worker")
     for peer in peers:
         keep(title, peer, None, None)
+    kept = True
     for name in runs:
         if name in ("nginx, 1 worker", "direct"):
             continue
         asked = (Limit(least=1.0), Limit(times=1.0)) if name == "gateway" else (None, None)
         for figure, peer, limit in zip(figures(name), peers, asked, strict=True):
-            keep(title, figure, peer, limit)
+            kept &= keep(title, figure, peer, limit)
+            if limit:
+                print(f"{figure.name}, medians:{judged(figure, peer, limit)[1]}")
+    return kept
 
 
 def main() -> None:
+    os.environ["PATH"] = PATH
     missing = [name for name in ("nginx", "wrk", "cargo") if not shutil.which(name)]
     if missing:
-        print(f"not run: {', '.join(missing)} not found (Debian: apt-get install nginx-light wrk cargo)")
-        return
+        sys.exit(f"{', '.join(missing)} not found; `make bench-gateway` as root installs peers of Debian")
+    met = True
     with scratch_home() as home:
         endpoint, upstream = serve(home, build_upstream(home))
         with proxies(home, upstream) as others:
@@ -218,7 +224,8 @@ def main() -> None:
             urls = {"gateway": endpoint.replace("localhost", "127.0.0.1"), **others}
             urls["direct"] = f"http://127.0.0.1:{upstream}"
             for connections in (64, 1):
-                compare(urls, connections)
+                met &= compare(urls, connections)
+    finish(met)
 
 
 if __name__ == "__main__":

@@ -21,13 +21,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from _common import PEERS, Figure, Limit, quiet, show
+from _common import ROUNDS, Figure, Limit, finish, free_port, quiet, show
+from peers import PEERS, environment
 
 FILES = 500
 MEGABYTES = int(os.environ.get("FLYTE_BENCH_MB", "2000"))
-ROUNDS = 3
 SERVER = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
-AWSCLI = "awscli==1.46.3"
 KEYS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench-secret", "AWS_REGION": "us-east-1"}
 FSERVE = [sys.executable, "-c", "from flyte._runtime import main; main()"]
 
@@ -44,20 +43,7 @@ def server_program() -> Path:
 
 def aws_program() -> Path:
     """The AWS command line in an environment of its own."""
-    venv = PEERS / "awscli"
-    program = venv / "bin" / "aws"
-    if not program.exists():
-        print(f"making {venv} for the AWS command line", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
-        install = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", AWSCLI]
-        subprocess.run(install, check=True, stdout=sys.stderr)
-    return program
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    return environment("awscli").with_name("aws")
 
 
 @contextmanager
@@ -154,6 +140,16 @@ def copy(folder: Path, variables: dict[str, str]) -> float:
     return took
 
 
+def shared(folder: Path, variables: dict[str, str]) -> tuple[float, float]:
+    """The first app of a new home that uses the folder, and the second one."""
+    home = folder / "home"
+    home.mkdir()
+    local = {"FLYTE_HOME": str(home), "_RUN_MODE": "local"}
+    took = start(folder, variables, **local), start(folder, variables, **local)
+    shutil.rmtree(home)
+    return took
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="flyte-bench-", dir="/tmp") as name:
         folder = Path(name)
@@ -169,19 +165,15 @@ def main() -> None:
                 our_work.append(processors() - between)
             peer = Figure("aws s3 cp --recursive", theirs)
             own = Figure("fserve with the folder as a parameter", ours)
-            home = folder / "home"
-            home.mkdir()
-            local = {"FLYTE_HOME": str(home), "_RUN_MODE": "local"}
-            first = Figure("first app on the local platform", [start(folder, variables, **local)])
-            again = [start(folder, variables, **local) for _ in range(ROUNDS)]
-            second = Figure("second app: nothing is fetched", again)
+            firsts, seconds = zip(*(shared(folder, variables) for _ in range(ROUNDS)), strict=True)
+            first = Figure("first app on the local platform", list(firsts))
+            second = Figure("second app: nothing is fetched", list(seconds))
         print(f"load of the machine: {os.getloadavg()[0]:.1f}")
         title = f"a folder of {FILES} files, {MEGABYTES} MB, from S3 on this machine"
         kept = show(title, peer, [own, first, second], {own.name: Limit(times=1)})
         work = Figure(own.name, our_work)
         show(f"{title}: time of the processors", Figure(peer.name, their_work), [work])
-    if not kept:
-        raise SystemExit(1)
+    finish(kept)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,12 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from _common import ROUNDS, Figure, Limit, peer_python, quiet, rounds, scratch_home, show
+from _common import ROUNDS, Figure, Limit, finish, free_port, peer_python, quiet, rounds, scratch_home, show
 
 TIMEOUT_SECONDS = 60
 
@@ -45,12 +44,6 @@ for _ in range(int(sys.argv[2]) + 1):
     app.deactivate(wait=True)
 print("took", json.dumps(took[1:]))
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def answers(port: int) -> bool:
@@ -119,7 +112,8 @@ def main() -> None:
     with scratch_home() as home:
         hand = rounds("by hand: python -m http.server until 200", by_hand)
         own = ours(home)
-        show("Bringing an app up", hand, [own, pypi_sdk(home)], {own.name: Limit(more=60)})
+        met = show("Bringing an app up", hand, [own, pypi_sdk(home)], {own.name: Limit(more=60)})
+    finish(met)
 
 
 if __name__ == "__main__":

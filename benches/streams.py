@@ -2,7 +2,7 @@
 
 One app is left alone, another is served anew again and again meanwhile.
 
-- An event stream of the first is read for as long as is asked for (20 s; `--seconds 600` for the ten
+- An event stream of the first is read for as long as is asked for (20 s; `make bench-streams` for the ten
   minutes), and must bring every event. One of the second ends when the replica that sends it is replaced
   and its grace time is over; its client comes back as browsers do, and must be let in each time.
 - A WebSocket to the second is opened before each rollout and used after it.
@@ -22,10 +22,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from _common import quiet, scratch_home
+from _common import ROUNDS, Figure, Limit, judged, keep, quiet, scratch_home
 
 EVENTS_PER_SECOND = 10
 SECONDS_BETWEEN_ROLLOUTS = 8
+# Of the event streams; `make bench STREAM_SECONDS=600` reads them for the ten minutes.
+STREAM_SECONDS = float(os.environ.get("FLYTE_BENCH_STREAM_SECONDS", "20"))
 UPLOAD_BYTES = 2 << 30
 SLOW_UPLOAD_BYTES = 256 << 20
 SLOW_BYTES_PER_SECOND = 32 << 20
@@ -208,9 +210,20 @@ def last_long(home: Path, seconds: float) -> list[str]:
             f"stream(s), the longest of {listener.longest:.0f} s; {len(listener.gaps)} gaps"
         )
     print(f"WebSockets open across a rollout: {rollouts}, of which {len(wrong)} broke")
+    title = f"Streams of {seconds:.0f} s, across {rollouts} rollouts"
+    hand_over(title, "event streams: gaps and refusals", [len(untouched.gaps + renewed.gaps)], "events")
+    hand_over(title, "WebSockets that broke", [len(wrong)], "sockets")
+    hand_over(title, "longest stream of the app that is left alone", [untouched.longest], "s", None)
     if untouched.streams != 1:
         wrong.append(f"the stream that was left alone was opened {untouched.streams} times")
     return wrong + untouched.gaps + renewed.gaps
+
+
+def hand_over(title: str, name: str, values: list[float], unit: str, most: float | None = 0) -> bool:
+    """Print a figure and keep it for the suite; tells whether it is within its limit."""
+    figure, limit = Figure(name, values, unit), None if most is None else Limit(most=most)
+    print(f"{figure.row()} {unit}{judged(figure, None, limit)[1]}")
+    return keep(title, figure, None, limit)
 
 
 def peak_kib(pid: int) -> int:
@@ -229,7 +242,8 @@ def forget_peak(pid: int) -> None:
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
-def upload(home: Path, pid: int, port: int, total: int, pace: int) -> list[str]:
+def upload(home: Path, pid: int, port: int, total: int, pace: int) -> tuple[list[str], float, float]:
+    """What went wrong, bytes a second, and by how many KiB the platform grew at most."""
     progress = home / "progress"
     progress.write_text("0")
     forget_peak(pid)
@@ -262,20 +276,35 @@ def upload(home: Path, pid: int, port: int, total: int, pace: int) -> list[str]:
         wrong.append(f"the platform grew by {growth} KiB")
     if furthest > most_on_the_way():
         wrong.append(f"{furthest} bytes were on their way")
-    return wrong
+    return wrong, total / seconds, growth
+
+
+def uploads(home: Path, pid: int, port: int, total: int) -> list[str]:
+    """Large uploads, as many as there are rounds, and one to an app that reads slowly."""
+    upload(home, pid, port, 1 << 24, 0)  # for what is allocated once
+    wrong, rates, growths = [], [], []
+    for _ in range(ROUNDS):
+        told, rate, growth = upload(home, pid, port, total, 0)
+        wrong += told
+        rates.append(rate / 1e6)
+        growths.append(growth)
+    title = f"Uploads of {total >> 20} MiB"
+    hand_over(title, "rate", rates, "MB/s", None)
+    hand_over(title, "growth of the platform's peak memory", growths, "KiB", MOST_GROWTH_KIB)
+    told, _, growth = upload(home, pid, port, SLOW_UPLOAD_BYTES, SLOW_BYTES_PER_SECOND)
+    hand_over(title, "growth with a reader of 32 MiB/s", [growth], "KiB", MOST_GROWTH_KIB)
+    return wrong + told
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=float, default=20, help="how long the event stream is read")
+    parser.add_argument("--seconds", type=float, default=STREAM_SECONDS, help="of the event streams")
     parser.add_argument("--bytes", type=int, default=UPLOAD_BYTES, help="of the large upload")
     given = parser.parse_args()
     with scratch_home() as home:
         port = serve(home, "still", "")
         pid = platform(home)
-        upload(home, pid, port, 1 << 24, 0)  # for what is allocated once
-        wrong = upload(home, pid, port, given.bytes, 0)
-        wrong += upload(home, pid, port, SLOW_UPLOAD_BYTES, SLOW_BYTES_PER_SECOND)
+        wrong = uploads(home, pid, port, given.bytes)
         wrong += last_long(home, given.seconds)
     for line in wrong:
         print(f"  {line}")

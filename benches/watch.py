@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from _common import Figure, Limit, free_port, quiet, rounds, scratch_home, show
+from _common import Figure, Limit, finish, free_port, quiet, rounds, scratch_home, show
 
 TIMEOUT_SECONDS = 60
 # What it may take more than a restart by hand.
@@ -232,7 +232,7 @@ def main() -> None:
         hand = by_hand("by hand: kill, python server.py", python, server)
         others = [ours, streaming, reloading(python, server)]
         met &= show("From a save to the new answer, FastAPI", hand, others, limits(ours, streaming))
-    sys.exit(not met)
+    finish(met)
 
 
 if __name__ == "__main__":

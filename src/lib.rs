@@ -32,3 +32,10 @@ pub mod cli;
 
 #[cfg(feature = "python")]
 mod py;
+
+// The readers of the fuzz targets name the crate as programs outside of it do.
+#[cfg(test)]
+extern crate self as flyte_native;
+#[cfg(test)]
+#[path = "../tests/fuzz/replay.rs"]
+mod replay;

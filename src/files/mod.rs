@@ -269,13 +269,36 @@ pub fn own_folder(path: &Path) -> Result<(), Error> {
         }
         Ok(()) | Err(_) => {}
     }
-    if !is_own_folder(path) {
-        return Err(Error::NotOwned {
-            path: path.to_path_buf(),
-            user: rustix::process::geteuid().as_raw(),
-        });
+    let user = rustix::process::geteuid().as_raw();
+    let not_owned = || Error::NotOwned {
+        path: path.to_path_buf(),
+        user,
+    };
+    // What was looked at is what is closed: by its name, another folder could be put there meanwhile.
+    let folder = match open_folder(path) {
+        Ok(folder) => folder,
+        Err(rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR) => return Err(not_owned()),
+        Err(rustix::io::Errno::ACCESS) if !is_own_folder(path) => return Err(not_owned()),
+        Err(error) => return Err(Error::io("open", path)(error.into())),
+    };
+    let there = folder.metadata().map_err(Error::io("look at", path))?;
+    if there.uid() != user {
+        return Err(not_owned());
     }
-    private_folder(path)
+    if there.mode() & 0o077 != 0 {
+        let closed = fs::Permissions::from_mode(0o700);
+        folder
+            .set_permissions(closed)
+            .map_err(Error::io("set the mode of", path))?;
+    }
+    Ok(())
+}
+
+/// A folder, and nothing that a link leads to.
+fn open_folder(path: &Path) -> rustix::io::Result<File> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map(File::from)
 }
 
 /// Whether a folder, and no link to one, is there and belongs to this user.
@@ -422,6 +445,57 @@ mod tests {
         std::os::unix::fs::symlink(&elsewhere, &link).unwrap();
         let refused = own_folder(&link).unwrap_err();
         assert!(matches!(refused, Error::NotOwned { .. }), "{refused}");
+    }
+
+    /// Others swap the folder for a link again and again, in a place without the sticky bit.
+    #[test]
+    fn a_link_that_takes_the_place_of_an_own_folder_leads_nowhere() {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        let scratch = tempfile::tempdir().unwrap();
+        let at = |name: &str| scratch.path().join(name);
+        let (place, link, victim) = (at("place"), at("link"), at("victim"));
+        for folder in [&place, &victim] {
+            fs::create_dir(folder).unwrap();
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        std::os::unix::fs::symlink(&victim, &link).unwrap();
+        let over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    renameat_with(CWD, &place, CWD, &link, RenameFlags::EXCHANGE).unwrap();
+                    for folder in [&place, &link] {
+                        // Open to all again, so that there is something to close.
+                        if fs::symlink_metadata(folder).is_ok_and(|there| there.is_dir()) {
+                            let _ = fs::set_permissions(folder, fs::Permissions::from_mode(0o755));
+                        }
+                    }
+                }
+            });
+            for _ in 0..20_000 {
+                // Refused or not, as it happens.
+                let _ = own_folder(&place);
+            }
+            over.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        let mode = fs::metadata(&victim).unwrap().mode() & 0o777;
+        assert_eq!(mode, 0o755, "the folder behind the link was touched");
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_a_file_is_replaced_and_not_written_through() {
+        let scratch = tempfile::tempdir().unwrap();
+        let at = |name: &str| scratch.path().join(name);
+        let (victim, soft, hard) = (at("victim"), at("soft"), at("hard"));
+        fs::write(&victim, b"theirs").unwrap();
+        std::os::unix::fs::symlink(&victim, &soft).unwrap();
+        fs::hard_link(&victim, &hard).unwrap();
+        for path in [&soft, &hard] {
+            write_atomic(path, b"ours", 0o600).unwrap();
+            assert_eq!(fs::read(path).unwrap(), b"ours");
+            assert!(fs::symlink_metadata(path).unwrap().is_file());
+        }
+        assert_eq!(fs::read(&victim).unwrap(), b"theirs");
     }
 
     #[test]

@@ -191,7 +191,7 @@ impl Access {
 }
 
 /// The fields of a `Bearer` challenge.
-fn bearer(challenge: &str) -> Option<HashMap<String, String>> {
+pub fn bearer(challenge: &str) -> Option<HashMap<String, String>> {
     let (scheme, mut rest) = challenge.trim().split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("bearer") {
         return None;

@@ -93,7 +93,10 @@ pub enum Document {
 
 impl Document {
     /// Old registries leave the media type out, so it is the content that decides.
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let value: serde_json::Value =
             serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         let has = |field: &str| value.get(field).is_some();

@@ -14,6 +14,7 @@ mod manifest;
 mod tests;
 mod transport;
 
+pub use access::bearer as challenge;
 pub use client::{Found, Mounted, Registry};
 pub use content::{Content, digest};
 pub use credentials::{Credential, credentials};

@@ -3,6 +3,8 @@
 mod apps;
 mod details;
 mod door;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod list;
 mod logs;
 mod neighbours;

@@ -159,7 +159,7 @@ impl Relay {
 }
 
 /// What is made of an answer's head.
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub(super) fn head(bytes: &[u8], to_head: bool) -> Option<(Vec<u8>, usize)> {
     let mut relay = Relay {
         read: bytes.to_vec(),

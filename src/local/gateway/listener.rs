@@ -324,7 +324,7 @@ async fn serve_tls(stream: Rewind, ends: Ends, site: Site) {
 }
 
 /// What is spoken on: a bare connection, or one of TLS.
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for T {}
 
@@ -347,7 +347,7 @@ async fn serve_h1(stream: impl Stream, ends: Ends, site: Site) {
     drop(connection.await);
 }
 
-async fn serve_h2(stream: impl Stream, ends: Ends, site: Site) {
+pub(super) async fn serve_h2(stream: impl Stream, ends: Ends, site: Site) {
     let closing = site.closing.clone();
     let service = service_fn(move |request| {
         let site = site.clone();

@@ -18,7 +18,7 @@ mod backend;
 mod body;
 mod chunks;
 mod forward;
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod headers;
 mod lane;

@@ -10,6 +10,7 @@ pub mod launch;
 pub mod logs;
 pub mod memory;
 pub mod replica;
+pub mod said;
 pub mod secrets;
 pub mod spawner;
 pub mod sweep;

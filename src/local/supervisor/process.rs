@@ -24,6 +24,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::diagnose::{Ending, Failure};
 use super::replica::Launch;
+use super::said::{Lines, Said};
 use super::spawner::Spawner;
 use super::vessel::{Ear, Launched, Signs, Vessel};
 use super::{cpu, idle, memory, sweep};
@@ -234,18 +235,6 @@ fn wait(
     receiver
 }
 
-/// What `fserve` says on the replica's standard input, one JSON object a line.
-#[derive(serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Said {
-    /// Comes with the descriptor of the watch when it is true.
-    Watched(bool),
-    Failed {
-        code: String,
-        message: String,
-    },
-}
-
 async fn listen(
     stream: std::os::unix::net::UnixStream,
     declared: u16,
@@ -265,7 +254,7 @@ async fn read_said(
 ) -> io::Result<()> {
     stream.set_nonblocking(true)?;
     let stream = UnixStream::from_std(stream)?;
-    let mut pending = Vec::new();
+    let mut lines = Lines::default();
     let mut watcher = None;
     loop {
         stream.readable().await?;
@@ -281,10 +270,9 @@ async fn read_said(
             return Ok(());
         }
         watcher = descriptor.or(watcher);
-        pending.extend_from_slice(&buffer[..count]);
-        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = pending.drain(..=end).collect();
-            match serde_json::from_slice(&line)? {
+        lines.push(&buffer[..count]);
+        while let Some(said) = lines.next()? {
+            match said {
                 Said::Watched(true) if watcher.is_some() => {
                     if let Some(listener) = watcher.take() {
                         tokio::spawn(forward_ports(listener, declared, assigned, signs.clone()));

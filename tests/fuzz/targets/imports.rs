@@ -1,19 +1,7 @@
-//! The import scanner on any bytes: it ends, and what it finds could stand in a Python file.
+//! Bytes of libFuzzer for `readers/imports.rs`.
 #![no_main]
 
-use flyte_native::bundle::imports::scan;
-use libfuzzer_sys::fuzz_target;
+#[path = "../readers/imports.rs"]
+mod reader;
 
-fuzz_target!(|source: &[u8]| {
-    let lines = source.split(|&byte| byte == b'\n').count();
-    let imports = scan(source);
-    for import in &imports {
-        assert!(import.level > 0 || !import.module.is_empty());
-        for name in import.module.iter().chain(&import.names) {
-            let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || !c.is_ascii();
-            assert!(!name.is_empty() && name.chars().all(plain), "{name:?}");
-        }
-        assert!((1..=lines).contains(&import.line), "line {}", import.line);
-    }
-    assert!(imports.is_sorted_by_key(|import| import.line));
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| reader::run(data));
