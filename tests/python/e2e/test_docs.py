@@ -119,6 +119,16 @@ def do(shell: Shell, typed: str, expected: str) -> None:
         assert pattern(expected).match(printed), f"$ {command}\n{printed}\nexpected:\n{expected}"
 
 
+def test_the_code_of_readme_can_be_run(shell):
+    """Its first block is an app, which test_examples.py serves; the others declare something."""
+    texts = [block.text for block in blocks(ROOT / "README.md") if block.language == "python"]
+    for text in texts[1:]:
+        runs_as_told(text, shell)
+    languages = {(block.language, block.is_run) for block in blocks(ROOT / "README.md")}
+    # A block for a shell that nothing runs says why.
+    assert languages == {("python", True), ("console", False)}
+
+
 # --- Pages of codes -----------------------------------------------------------------------------
 
 ERRORS = sorted(path.stem for path in (DOCS / "errors").glob("*.md") if path.stem != "index")
@@ -203,6 +213,7 @@ import sqlite3
 from wsgiref.simple_server import demo_app as app, make_server
 import flyte, flyte.app
 from flyte.app import AppEnvironment, Parameter
+from flyte.io import Dir, File
 env = AppEnvironment(name="my-app", args="...", parameters=[Parameter("model", "v1")])
 task = None
 """
@@ -270,12 +281,12 @@ def test_every_command_that_is_shown_can_be_typed(home):
                     commands_in(line) if not re.search(r"[\[<]\w+[\]>]|\[OPTIONS|SHELL", line) else ()
                 ):
                     shown.setdefault(tuple(words), f"{page.name}: {line}")
-        # And those in the text.
-        for words in re.findall(
-            r"`flyte ([^`\n]+)`", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
-        ):
-            if not re.search(r"\.\.\.|[|\[<*]|TEMPLATE|SHELL", words):
-                shown.setdefault(tuple(shlex.split(words)), f"{page.name}: {words}")
+        # And those in the text, but for the left side of the table of what is absent.
+        text = re.sub(r"^```.*?^```$|^\| `flyte .*?\|", "", page.read_text(), flags=re.M | re.S)
+        for line in re.findall(r"`(flyte [^`\n]+)`", text):
+            if not re.search(r"\.\.\.|[\[<*]|TEMPLATE|SHELL", line):
+                for words in commands_in(line):
+                    shown.setdefault(tuple(words), f"{page.name}: {line}")
     assert len(shown) > 100
 
     def read(words: tuple[str, ...]) -> str | None:
@@ -287,6 +298,17 @@ def test_every_command_that_is_shown_can_be_typed(home):
     assert not wrong, "\n".join(wrong)
 
 
+def test_what_is_told_to_be_absent_is(home):
+    text = (DOCS / "migrating.md").read_text()
+    left = "".join(re.findall(r"^(\| `.*?) \|", text, re.M))
+    absent = [
+        line for line in re.findall(r"`flyte ([^`]+)`", left) if "..." not in line and line != "serve hello"
+    ]
+    assert len(absent) > 4
+    there = [line for line in absent if home.flyte(*line.split(), "--help").returncode == 0]
+    assert not there
+
+
 # --- The site -----------------------------------------------------------------------------------
 
 
@@ -295,6 +317,24 @@ def test_every_page_is_in_the_navigation():
     found = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
     # The pages of codes are reached by their table.
     assert listed == {page for page in found if not re.match(r"errors/(?!index)", page)}
+
+
+def test_the_site_is_built_without_a_complaint(tmp_path):
+    """mkdocs, told to take warnings for errors; `make site` does the same into `site`."""
+    uv = Path(sys.executable).with_name("uv")
+    tool = [uv, "tool", "run", "--from", "mkdocs", "--with", "mkdocs-material", "mkdocs"]
+    done = subprocess.run(
+        [*tool, "build", "--strict", "--quiet", "--site-dir", tmp_path / "site"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=170,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = (tmp_path / "site" / "quickstart" / "index.html").read_text()
+    # No font, script or style of somebody else's server.
+    loaded = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(https?://[^"]+)"', page)
+    assert not loaded, loaded
 
 
 def test_links_lead_somewhere():
