@@ -1,13 +1,14 @@
 """Walks a first-time user's path: what README says at its beginning, and nothing else.
 
-    python tests/first_time.py [--transcript FILE]
+    python tests/first_time.py [--transcript FILE] [--target FOLDER]
 
 The commands are taken from README as they stand and typed into one shell, whose environment is
 empty but for a home that is new and a `PATH`. What it prints has to be what README says. The
 checkout is cloned from this one. Each place where this had to do what README does not say would be
 a place where a person has to guess; there are none but the address of the repository.
 
-`PROFILE` and `CARGO_TARGET_DIR` are passed on, so that a build that is there already can be used.
+A release build takes long: with `--target` the checkout's `target` is that folder, so that what is
+built there already is used, and `PROFILE` is passed on.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ class Shell:
         sys.exit("the shell ended:\n" + "".join(lines))
 
 
-def walk(home: Path) -> list[str]:
+def walk(home: Path, target: Path | None) -> list[str]:
     shell, told = Shell(home), []
     try:
         for command, expected in steps():
@@ -101,6 +102,8 @@ def walk(home: Path) -> list[str]:
                 continue
             typed = command.replace("URL_OF_THIS_REPOSITORY", str(ROOT))
             status, printed = shell.run(typed)
+            if target and command.startswith("git clone"):
+                (home / "flyte-rs" / "target").symlink_to(target.resolve())
             told.append(f"$ {command}\n{printed}")
             print(told[-1], flush=True)
             if status != 0:
@@ -119,9 +122,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--transcript", type=Path)
+    parser.add_argument("--target", type=Path)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="first-", dir="/tmp", ignore_cleanup_errors=True) as home:
-        told = walk(Path(home))
+        told = walk(Path(home), asked.target)
     if asked.transcript:
         text = re.sub(r"/tmp/first-\w+", "/home/ada", "\n".join(told))
         asked.transcript.write_text(text)
