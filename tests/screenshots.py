@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import pyte
+from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parent / "python"))
@@ -61,7 +62,7 @@ def server(currency: str, model: str):
         time.sleep(random.lognormvariate(0, 0.6) * 0.006 * (9 if slow else 1))
         status = 500 if name == "/checkout" else 200
         level = "\\x1b[31mERROR\\x1b[0m   " if status == 500 else "\\x1b[32mINFO\\x1b[0m    "
-        sys.stdout.write(f"{{level}} GET {{name}} {{status}}\n")
+        sys.stdout.write(f"{{level}} GET {{name}} {{status}}\\n")
         sys.stdout.flush()
         return status, {{"path": name}}
     web.serve(answer)
@@ -244,7 +245,7 @@ def photograph(browser: Browser, base: str, folder: Path, only: str) -> None:
         prepare(page)
         page.screenshot(path=folder / f"{name}.png", full_page=is_full)
         context.close()
-        print(folder / f"{name}.png")
+        keep(folder / f"{name}.png")
 
 
 # --- The terminal -------------------------------------------------------------------------------
@@ -330,12 +331,19 @@ def span(text: str, look: Any) -> str:
     return f'<span style="{style}">{html.escape(text)}</span>'
 
 
+def keep(path: Path) -> None:
+    """Make a picture small: there are few colours on these pages."""
+    with Image.open(path) as image:
+        image.convert("RGB").quantize(96).save(path, optimize=True)
+    print(path, f"{path.stat().st_size / 1024:.0f} KiB")
+
+
 def draw(browser: Browser, screen: pyte.Screen, name: str, folder: Path) -> None:
-    page = browser.new_page(device_scale_factor=2)
+    page = browser.new_page(device_scale_factor=1.5)
     page.set_content(drawn(screen, f"{screen.columns} columns"))
     page.locator("body").screenshot(path=folder / f"{name}.png")
     page.close()
-    print(folder / f"{name}.png")
+    keep(folder / f"{name}.png")
 
 
 def film(browser: Browser, home: Home, folder: Path, scratch: Path, only: str) -> None:
@@ -404,6 +412,7 @@ def console(browser: Browser, home: Home, asked: argparse.Namespace, scratch: Pa
         page.goto(str(home.status()["console"]))
         page.screenshot(path=asked.folder / "list-empty.png")
         page.close()
+        keep(asked.folder / "list-empty.png")
     scratch.mkdir()
     populate(home, scratch)
     base = str(home.status()["console"])

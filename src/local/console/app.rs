@@ -176,7 +176,7 @@ impl<'a> AppPage<'a> {
             words::counted(live.cold_starts, "cold start", "cold starts"),
         );
         if rows.is_empty() {
-            return html!("<p class=\"empty\">No replica runs. {}.</p>", told);
+            return html!("<p class=\"card empty\">No replica runs. {}.</p>", told);
         }
         html!(
             "<div class=\"card scroll\" tabindex=\"0\" role=\"group\" aria-labelledby=\"h-replicas\"><table>\

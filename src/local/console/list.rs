@@ -41,7 +41,10 @@ impl Apps {
             .map(|glance| self.row(glance))
             .collect();
         let empty = if self.glances.is_empty() {
-            html!("No apps yet. <code>flyte serve app.py</code> starts one.")
+            html!(
+                "No apps yet. <code>flyte serve app.py</code> starts one; <code>flyte init</code> writes \
+                 one to begin with."
+            )
         } else if rows.is_empty() {
             html!("No app matches the filter.")
         } else {

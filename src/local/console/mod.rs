@@ -315,7 +315,8 @@ async fn ask(State(console): State<Console>, Path(named): Path<Named>) -> Respon
             "Delete",
             "",
             &html!(
-                "<div class=\"alert\">{}</div>",
+                "<h1>{}</h1><div class=\"alert\">{}</div>",
+                key.name(),
                 app::deletion(&console, &key)
             ),
         ),

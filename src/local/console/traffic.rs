@@ -57,6 +57,10 @@ fn times(samples: &[Sample]) -> Html {
     let [half, most, nearly_all] = [time(0), time(1), time(2)];
     let told =
         format!("Latency over {MINUTES} minutes, last p50 {half}, p95 {most}, p99 {nearly_all}");
+    if last.is_none() {
+        let caption = html!("<span class=\"muted\">Latency: p50, p95, p99</span>");
+        return figure(&caption, &[], &told, words::milliseconds);
+    }
     let caption = html!(
         "<span class=\"key k1\">p50</span> <b>{}</b> <span class=\"key k2\">p95</span> <b>{}</b> \
          <span class=\"key k3\">p99</span> <b>{}</b>",

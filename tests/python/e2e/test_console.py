@@ -61,7 +61,7 @@ import flyte.app
 
 def app(name, program, **scaling):
     return flyte.app.AppEnvironment(
-        name=name, args=["python", "-c", program], scaling=flyte.app.Scaling(**scaling)
+        name=name, args=["python", "-c", program], include=["web.py"], scaling=flyte.app.Scaling(**scaling)
     )
 
 served = "import web; web.serve(lambda path: 1)"
