@@ -47,7 +47,11 @@ fn short(name: &str, value: &str) -> Option<Fact> {
     (!value.is_empty()).then(|| {
         (
             name.to_owned(),
-            html!("<code title=\"{}\">{}</code>", value, words::breakable(&shown)),
+            html!(
+                "<code title=\"{}\">{}</code>",
+                value,
+                words::breakable(&shown)
+            ),
         )
     })
 }

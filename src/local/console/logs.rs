@@ -66,7 +66,11 @@ pub fn section(console: &Console, key: &AppKey) -> Html {
     records.drain(..records.len() - fits.count());
     let after = records.last().map(|record| record.at.to_string());
     // Few lines of an app that has ended need no room for more.
-    let size = if records.len() < FEW_LINES { "log few" } else { "log" };
+    let size = if records.len() < FEW_LINES {
+        "log few"
+    } else {
+        "log"
+    };
     let lines: Html = records.iter().map(line).collect();
     html!(
         include "assets/log.html",

@@ -110,11 +110,7 @@ pub fn breakable(name: &str) -> Html {
 
 /// A name whose digest is cut to twelve digits, as tools for images and commits do.
 pub fn shortened(name: &str) -> String {
-    let digits = name
-        .bytes()
-        .rev()
-        .take_while(u8::is_ascii_hexdigit)
-        .count();
+    let digits = name.bytes().rev().take_while(u8::is_ascii_hexdigit).count();
     if digits < 32 {
         return name.to_owned();
     }
@@ -150,10 +146,7 @@ mod tests {
     #[test]
     fn digests_are_cut_and_names_are_not() {
         let digest = "0123456789abcdef".repeat(2);
-        assert_eq!(
-            shortened(&format!("a.b/c:{digest}")),
-            "a.b/c:0123456789ab…"
-        );
+        assert_eq!(shortened(&format!("a.b/c:{digest}")), "a.b/c:0123456789ab…");
         assert_eq!(shortened("a.b/c:1.0"), "a.b/c:1.0");
         assert_eq!(breakable("a.b").into_string(), "a.<wbr>b<wbr>");
     }
