@@ -160,6 +160,12 @@ soak: install
 docs: install
 	$(BIN)/python docs/generate.py
 
+.PHONY: screenshots test-first-time
+
+## screenshots: what people see, into docs/looks (needs chromium)
+screenshots: install $(VENV)/.dev
+	$(BIN)/python tests/screenshots.py
+
 ## site: the documentation as HTML, in `site`
 site: docs
 	$(BIN)/uv tool run --from mkdocs --with mkdocs-material mkdocs build --strict
@@ -170,10 +176,13 @@ wheels: $(BIN)/python
 	$(BIN)/maturin build --release --compatibility pypi --out dist --interpreter $(BIN)/python
 	$(BIN)/maturin sdist --out dist
 
-## test-wheels: each of them in a clean environment without a network, for each Python of PYTHONS; after `make wheels`
-PYTHONS ?= $(PYTHON)
-test-wheels: $(BIN)/python
-	$(BIN)/python tests/wheels.py dist $(PYTHONS)
+## test-wheels: each of them in a clean environment without a network, and `pip install .`; PYTHONS are all of 3.10 to 3.13
+test-wheels: wheels
+	$(BIN)/python tests/wheels.py dist --checkout $(PYTHONS)
+
+## test-first-time: what README tells somebody new, typed into a shell with a home that is new
+test-first-time:
+	$(PYTHON) tests/first_time.py
 
 clean:
 	rm -rf $(VENV) $(CARGO_TARGET_DIR)

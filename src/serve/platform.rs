@@ -368,14 +368,11 @@ async fn post(
         Ok(request) => request,
         Err(error) => return Ok(Err(error.to_string())),
     };
-    let broken_off = |error: hyper::Error| {
-        Error::BrokenOff(connectrpc::ConnectError::unavailable(error.to_string()))
-    };
     let answer = client.transport().send(request).await;
     let answer = answer.map_err(Error::BrokenOff)?;
     let done = answer.status().is_success();
     let body = answer.into_body().collect().await;
-    let body = body.map_err(broken_off)?.to_bytes();
+    let body = body.map_err(Error::BrokenOff)?.to_bytes();
     if done {
         return Ok(Ok(body));
     }

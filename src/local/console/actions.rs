@@ -38,8 +38,7 @@ pub async fn act(
             .map(|(_, value)| value.into_owned())
     };
     if !form("token").is_some_and(|token| console.token().is(&token)) {
-        let reason =
-            "the page is of an earlier start of the platform, or not one of ours; load it again";
+        let reason = "the platform has started anew since this page was loaded, so nothing was changed; try again";
         return failed(is_script, StatusCode::FORBIDDEN, reason);
     }
     let action = match word.as_str() {

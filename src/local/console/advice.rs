@@ -1,7 +1,11 @@
 //! What to do about an app that failed, as far as it can be told without the project.
 //!
-//! The command line knows more: it sees the files that the app was made of.
+//! The command line knows more: it sees the files that the app was made of. Where there is nothing
+//! of this place to say, the page of the code says it.
 
+use super::explained;
+use super::html::{Html, html};
+use super::words;
 use crate::error::Code;
 
 const ADVICE: &[(Code, &str)] = &[
@@ -58,7 +62,23 @@ const ADVICE: &[(Code, &str)] = &[
 ];
 
 /// Advice on a failure.
-pub fn on(code: Code) -> Option<&'static str> {
+pub fn on(code: Code) -> Html {
     let known = ADVICE.iter().find(|(known, _)| *known == code);
-    known.map(|(_, advice)| *advice)
+    known.map_or_else(
+        || explained::advice(code),
+        |(_, advice)| html!("<p class=\"hint\"><b>Hint</b> {}</p>", words::prose(advice)),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_advice_on_every_code() {
+        for code in Code::ALL.iter().copied() {
+            assert!(!on(code).is_empty(), "{code}");
+        }
+        assert!(on(Code::SecretNotFound).into_string().contains("<li>"));
+    }
 }

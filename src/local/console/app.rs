@@ -2,7 +2,7 @@
 
 use super::badge::{self, badge};
 use super::html::{Html, html};
-use super::{Console, advice, facts, logs, revisions, traffic, words};
+use super::{Console, advice, explained, facts, logs, revisions, traffic, words};
 use crate::local::platform::{Platform, Portrait, Refused};
 use crate::local::store::AppKey;
 use crate::local::supervisor::memory;
@@ -121,16 +121,17 @@ impl<'a> AppPage<'a> {
             _ => ("The app failed".to_owned(), String::new()),
         };
         html!(
-            "<section class=\"alert\" aria-labelledby=\"h-failure\"><h2 id=\"h-failure\">{}</h2>\
-             <p class=\"reason\">{}</p><p class=\"muted\"><code>{}</code>: {}. {} {}</p>{}{}</section>",
+            "<section class=\"alert\" aria-labelledby=\"h-failure\"><h2 id=\"h-failure\">{} <small>{}</small></h2>\
+             <p class=\"reason\">{}</p><p class=\"muted\"><a href=\"{}\"><code>{}</code></a>: {}. {}</p>{}{}\
+             </section>",
             title,
+            badge::moment_html(failed),
             words::prose(text),
+            explained::path(code),
             code.as_str(),
             code.meaning(),
             note,
-            badge::moment_html(failed),
-            advice::on(code)
-                .map(|advice| html!("<p class=\"hint\"><b>Hint</b> {}</p>", words::prose(advice))),
+            advice::on(code),
             self.last_words(failed.revision, began),
         )
     }
@@ -143,7 +144,7 @@ impl<'a> AppPage<'a> {
         let lines: Html = lines.iter().map(logs::line).collect();
         (!lines.is_empty()).then(|| {
             html!(
-                "<div class=\"log brief\" tabindex=\"0\" role=\"region\" \
+                "<div class=\"log brief wrap\" tabindex=\"0\" role=\"region\" \
                  aria-label=\"Last lines of the failed revision\">{}</div>",
                 lines
             )
@@ -160,8 +161,9 @@ impl<'a> AppPage<'a> {
         };
         let rows: Html = live.replicas.iter().map(|process| {
             html!(
-                "<tr><th scope=\"row\">{}</th><td><span class=\"st ok\">Serving</span></td><td class=\"n\">{}</td>\
-                 <td>{}</td><td class=\"n\">{}</td></tr>",
+                "<tr id=\"replica-{}\"><th scope=\"row\">{}</th><td><span class=\"st ok\">Serving</span></td>\
+                 <td class=\"n w1\">{}</td><td>{}</td><td class=\"n\">{}</td></tr>",
+                process.name,
                 process.name,
                 process.pid,
                 words::moment(process.since),
@@ -174,11 +176,12 @@ impl<'a> AppPage<'a> {
             words::counted(live.cold_starts, "cold start", "cold starts"),
         );
         if rows.is_empty() {
-            return html!("<p class=\"empty\">No replica runs. {}.</p>", told);
+            return html!("<p class=\"card empty\">No replica runs. {}.</p>", told);
         }
         html!(
-            "<div class=\"card scroll\"><table><caption class=\"vh\">Replicas</caption><thead><tr>\
-             <th scope=\"col\">Name</th><th scope=\"col\">State</th><th scope=\"col\" class=\"n\">Process</th>\
+            "<div class=\"card scroll\" tabindex=\"0\" role=\"group\" aria-labelledby=\"h-replicas\"><table>\
+             <caption class=\"vh\">Replicas</caption><thead><tr>\
+             <th scope=\"col\">Name</th><th scope=\"col\">State</th><th scope=\"col\" class=\"n w1\">Process</th>\
              <th scope=\"col\">Serving since</th><th scope=\"col\" class=\"n\">Memory</th></tr></thead>\
              <tbody>{}</tbody></table></div><p class=\"muted\">{}.</p>",
             rows,
@@ -196,19 +199,34 @@ impl<'a> AppPage<'a> {
                      <td class=\"text\">{}</td></tr>",
                     badge::moment_html(one),
                     badge(Some(one)),
-                    status::substate(one).unwrap_or("–"),
+                    substate(one),
                     one.revision,
-                    words::prose(&one.message)
+                    words::prose(message(one))
                 )
             })
             .collect();
         html!(
-            "<div class=\"card scroll\"><table><caption class=\"vh\">Status history, newest first</caption>\
-             <thead><tr><th scope=\"col\">Time</th><th scope=\"col\">Status</th>\
+            "<div class=\"card scroll\" tabindex=\"0\" role=\"group\" aria-labelledby=\"h-history\"><table>\
+             <caption class=\"vh\">Status history, newest first</caption><thead><tr><th scope=\"col\">Time</th><th scope=\"col\">Status</th>\
              <th scope=\"col\" class=\"w1\">Substate</th><th scope=\"col\" class=\"n w1\">Revision</th>\
              <th scope=\"col\">Message</th></tr></thead><tbody>{}</tbody></table></div>",
             rows
         )
+    }
+}
+
+/// `crash loop`, in the words of the wire.
+fn substate(condition: &app::Condition) -> String {
+    let name = status::substate(condition).unwrap_or("–");
+    name.to_lowercase().replace('_', " ")
+}
+
+/// What a condition says, without the reason's name for programs.
+fn message(condition: &app::Condition) -> &str {
+    if is_failure(condition) {
+        status::read_failure(&condition.message).1
+    } else {
+        &condition.message
     }
 }
 
@@ -230,7 +248,7 @@ fn attempt(before: &[app::Condition]) -> jiff::Timestamp {
 /// The confirmation that deleting asks for.
 pub fn deletion(console: &Console, key: &AppKey) -> Html {
     html!(
-        "<form method=\"post\" action=\"{}\" data-act=\"Deleting\"><h2 id=\"ask-h\">Delete {}?</h2>\
+        "<form id=\"ask-form\" method=\"post\" action=\"{}\" data-act=\"Deleting\" data-live><h2 id=\"ask-h\">Delete {}?</h2>\
          <p id=\"ask-p\">Its revisions, its log and its endpoint are forgotten. This cannot be undone.</p>\
          <input type=\"hidden\" name=\"token\" value=\"{}\"><p class=\"actions\">\
          <a class=\"button\" href=\"{}\" data-close>Cancel</a>\

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::html::{Html, html};
-use super::{diff, masks};
+use super::{diff, masks, words};
 use crate::local::store::AppKey;
 use crate::wire::{app, core};
 
@@ -41,6 +41,21 @@ fn code(name: &str, value: &str) -> Option<Fact> {
     (!value.is_empty()).then(|| (name.to_owned(), html!("<code>{}</code>", value)))
 }
 
+/// A name that ends with a digest, of which the first digits are enough for eyes.
+fn short(name: &str, value: &str) -> Option<Fact> {
+    let shown = words::shortened(value);
+    (!value.is_empty()).then(|| {
+        (
+            name.to_owned(),
+            html!(
+                "<code title=\"{}\">{}</code>",
+                value,
+                words::breakable(&shown)
+            ),
+        )
+    })
+}
+
 fn configuration(app: &app::App) -> Vec<Fact> {
     let by_name = &app.status.ingress.cname_url;
     let mut facts = vec![(
@@ -48,14 +63,14 @@ fn configuration(app: &app::App) -> Vec<Fact> {
         html!(
             "<a href=\"{}\" target=\"_blank\" rel=\"noopener\">{}</a>",
             by_name,
-            by_name
+            words::breakable(by_name)
         ),
     )];
     facts.extend(fact("Type", &app.spec.profile.r#type));
     facts.extend(fact("Replicas", &diff::replicas(app)));
-    facts.extend(code("Code", diff::digest(&app.metadata.code_bundle_uri)));
+    facts.extend(short("Code", diff::digest(&app.metadata.code_bundle_uri)));
     if let Some(app::spec::AppPayload::Container(container)) = &app.spec.app_payload {
-        facts.extend(code("Image", &container.image));
+        facts.extend(short("Image", &container.image));
         facts.extend(code(
             "Command",
             &masks::words(diff::own_command(container)).join(" "),

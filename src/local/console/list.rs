@@ -7,6 +7,7 @@ use super::html::{Html, html};
 use super::{page_path, words};
 use crate::local::platform::{Platform, Refused, Sample};
 use crate::local::store::{AppKey, Glance};
+use crate::wire::status;
 
 /// What the page is made of.
 pub struct Apps {
@@ -40,7 +41,10 @@ impl Apps {
             .map(|glance| self.row(glance))
             .collect();
         let empty = if self.glances.is_empty() {
-            html!("No apps yet. <code>flyte serve app.py</code> starts one.")
+            html!(
+                "No apps yet. <code>flyte serve app.py</code> starts one; <code>flyte init</code> writes \
+                 one to begin with."
+            )
         } else if rows.is_empty() {
             html!("No app matches the filter.")
         } else {
@@ -55,23 +59,25 @@ impl Apps {
         )
     }
 
-    /// `3 apps: 2 active, 1 failed`.
+    /// `3 apps: 1 failed, 2 active`.
     fn summary(&self) -> String {
-        let mut counts: Vec<(&str, usize)> = Vec::new();
+        let mut counts: Vec<((&str, &str), usize)> = Vec::new();
         for glance in &self.glances {
-            let (word, _) = badge::state(glance.last.as_ref());
-            match counts.iter_mut().find(|(known, _)| *known == word) {
+            let state = badge::state(glance.last.as_ref());
+            match counts.iter_mut().find(|(known, _)| *known == state) {
                 Some((_, count)) => *count += 1,
-                None => counts.push((word, 1)),
+                None => counts.push((state, 1)),
             }
         }
         if counts.is_empty() {
             return "no apps".to_owned();
         }
-        counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        // What needs somebody comes first.
+        let order = ["bad", "busy", "ok", "idle", "off"];
+        counts.sort_by_key(|((_, class), _)| order.iter().position(|known| known == class));
         let told: Vec<String> = counts
             .iter()
-            .map(|(word, count)| format!("{count} {}", word.to_lowercase()))
+            .map(|((word, _), count)| format!("{count} {}", word.to_lowercase()))
             .collect();
         format!(
             "{}: {}",
@@ -86,10 +92,11 @@ impl Apps {
         let sample = self.samples.get(&row.key).copied().unwrap_or_default();
         let port = u64::from(row.port);
         html!(
-            "<tr data-find=\"{}\"><th scope=\"row\"><a href=\"{}\">{}</a><small>{} / {}</small></th>\
+            "<tr id=\"app-{}\" data-find=\"{}\"><th scope=\"row\"><a href=\"{}\">{}</a><small>{} / {}</small></th>\
              <td>{}{}</td><td class=\"w2\"><a href=\"http://localhost:{}\">localhost:{}</a></td>\
              <td class=\"n w1\">{}</td><td class=\"n w1\">{}</td><td class=\"n\">{}</td>\
              <td class=\"n w1\">{}</td><td class=\"w2\">{}</td></tr>\n",
+            row.key.to_string(),
             text(glance),
             page_path(&row.key),
             name,
@@ -130,10 +137,12 @@ fn reason(glance: &Glance) -> Html {
     let (_, class) = badge::state(last);
     match last {
         Some(last) if class == "bad" => {
+            let (code, text) = status::read_failure(&last.message);
             html!(
-                "<small class=\"why\" title=\"{}\">{}</small>",
-                last.message,
-                last.message
+                "<small class=\"why\" title=\"{}: {}\">{}</small>",
+                code.as_str(),
+                text,
+                words::prose(text)
             )
         }
         Some(_) if glance.latest_failed => {

@@ -9,6 +9,7 @@ use crate::local::supervisor::logs::{Record, shorten};
 /// Lines on an app's page before the script asks for more, and their length together.
 const FIRST_LINES: usize = 100;
 const FIRST_BYTES: usize = 12 * 1024;
+const FEW_LINES: usize = 10;
 /// A longer line is cut; the command line has it whole.
 const LINE_BYTES: usize = 4 * 1024;
 /// Lines on the plain page.
@@ -64,10 +65,17 @@ pub fn section(console: &Console, key: &AppKey) -> Html {
     });
     records.drain(..records.len() - fits.count());
     let after = records.last().map(|record| record.at.to_string());
+    // Few lines of an app that has ended need no room for more.
+    let size = if records.len() < FEW_LINES {
+        "log few"
+    } else {
+        "log"
+    };
     let lines: Html = records.iter().map(line).collect();
     html!(
         include "assets/log.html",
         own_path(key, "logs"),
+        size,
         after,
         lines,
     )
@@ -98,8 +106,8 @@ pub fn page(console: &Console, key: &AppKey, asked: &Asked) -> Html {
         .is_empty()
         .then(|| html!("<p class=\"empty\">No line.</p>"));
     html!(
-        "<nav class=\"crumbs\" aria-label=\"Breadcrumb\"><a href=\"/\">Apps</a><a href=\"{}\">{}</a></nav>\
-         <h1>Log of {}</h1><form class=\"bar\" method=\"get\" role=\"search\"><label>Search <input type=\"search\" \
+        "<nav class=\"crumbs\" aria-label=\"Breadcrumb\"><a href=\"/\">Apps</a><a href=\"{}\">{}</a>\
+         <span>Log</span></nav><h1>Log of {}</h1><form class=\"bar\" method=\"get\" role=\"search\"><label>Search <input type=\"search\" \
          name=\"q\" value=\"{}\"></label><label>Replica <input name=\"replica\" value=\"{}\"></label>\
          <label>Lines <input type=\"number\" name=\"lines\" min=\"1\" max=\"{}\" value=\"{}\"></label>\
          <button class=\"small\">Show</button></form><div class=\"log whole wrap\" tabindex=\"0\" role=\"region\" \

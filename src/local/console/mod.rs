@@ -12,6 +12,7 @@ mod app;
 mod badge;
 mod charts;
 mod diff;
+mod explained;
 mod facts;
 mod guard;
 mod html;
@@ -37,6 +38,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::platform::{Platform, Refused, SAMPLE_EVERY};
 use super::store::AppKey;
+use crate::error::Code;
 use crate::wire::identifier;
 use guard::Token;
 use html::{Html, html};
@@ -91,6 +93,7 @@ impl Console {
                 "/console/icon.svg",
                 get(async || asset("image/svg+xml", ICON)),
             )
+            .route("/console/codes/{code}", get(explain))
             .route("/console/live", get(stream::all))
             .route(&format!("{own}/live"), get(stream::one))
             .route(&format!("{own}/logs"), get(log_page))
@@ -118,8 +121,9 @@ impl Console {
     /// A form of one button.
     fn button(&self, key: &AppKey, action: &str, text: &str, class: &str) -> Html {
         html!(
-            "<form method=\"post\" action=\"{}\" data-act=\"{}\"><input type=\"hidden\" name=\"token\" \
-             value=\"{}\"><button id=\"{}\" class=\"{}\">{}</button></form>",
+            "<form id=\"do-{}\" method=\"post\" action=\"{}\" data-act=\"{}\"><input type=\"hidden\" \
+             name=\"token\" value=\"{}\"><button id=\"{}\" class=\"{}\">{}</button></form>",
+            action,
             own_path(key, action),
             text,
             self.token().text(),
@@ -311,7 +315,8 @@ async fn ask(State(console): State<Console>, Path(named): Path<Named>) -> Respon
             "Delete",
             "",
             &html!(
-                "<div class=\"alert\">{}</div>",
+                "<h1>{}</h1><div class=\"alert\">{}</div>",
+                key.name(),
                 app::deletion(&console, &key)
             ),
         ),
@@ -327,6 +332,14 @@ async fn delete(
 ) -> Response {
     let path = Path((project, domain, name, "delete".to_owned()));
     actions::act(state, path, headers, body).await
+}
+
+/// What a code of an error means.
+async fn explain(Path(code): Path<String>) -> Response {
+    match Code::parse(&code) {
+        Some(code) => page(code.as_str(), "", &explained::page(code)),
+        None => nowhere().await,
+    }
 }
 
 async fn nowhere() -> Response {

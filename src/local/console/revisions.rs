@@ -1,5 +1,6 @@
 //! An app's revisions, and what is different between two of them.
 
+use std::cmp::Ordering;
 use std::path::PathBuf;
 
 use super::app::{AppPage, REVISIONS};
@@ -32,8 +33,9 @@ pub fn table(page: &AppPage<'_>) -> Html {
         .map(|(at, one)| {
             let before = revisions.get(at + 1);
             html!(
-                "<tr><th scope=\"row\" class=\"n\">{}</th><td>{}</td><td class=\"w1\">{}</td><td class=\"text\">{}</td>\
-                 <td class=\"end\">{}</td></tr>",
+                "<tr id=\"revision-{}\"><th scope=\"row\" class=\"n\">{}</th><td>{}</td><td class=\"w1\">{}</td>\
+                 <td class=\"text\">{}</td><td class=\"end\">{}</td></tr>",
+                one.revision,
                 one.revision,
                 mark(row, one),
                 words::moment_of_ms(one.created_at),
@@ -43,7 +45,8 @@ pub fn table(page: &AppPage<'_>) -> Html {
         })
         .collect();
     html!(
-        "<div class=\"card scroll\"><table><caption class=\"vh\">Revisions, newest first</caption><thead><tr>\
+        "<div class=\"card scroll\" tabindex=\"0\" role=\"group\" aria-labelledby=\"h-revisions\"><table>\
+         <caption class=\"vh\">Revisions, newest first</caption><thead><tr>\
          <th scope=\"col\" class=\"n\">No.</th><th scope=\"col\">State</th><th scope=\"col\" class=\"w1\">Created</th>\
          <th scope=\"col\">Changed</th><th scope=\"col\"><span class=\"vh\">Actions</span></th></tr></thead>\
          <tbody>{}</tbody></table></div>",
@@ -92,19 +95,27 @@ fn changes(key: &AppKey, before: Option<&RevisionRow>, one: &RevisionRow) -> Htm
     )
 }
 
+/// The way to another revision; a newer one is there after a roll back, or when it failed.
 fn back(page: &AppPage<'_>, one: &RevisionRow) -> Option<Html> {
     let row = &page.portrait.row;
-    (row.serving.unwrap_or(row.latest) != one.revision).then(|| {
-        html!(
-            "<form method=\"post\" action=\"{}\" data-act=\"Rolling back\">\
-             <input type=\"hidden\" name=\"token\" value=\"{}\"><input type=\"hidden\" name=\"revision\" \
-             value=\"{}\"><button class=\"small\">Roll back<span class=\"vh\"> to revision {}</span></button></form>",
-            own_path(page.key, "rollback"),
-            page.console.token().text(),
-            one.revision,
-            one.revision
-        )
-    })
+    let now = row.serving.unwrap_or(row.latest);
+    let (label, act) = match one.revision.cmp(&now) {
+        Ordering::Less => ("Roll back", "Rolling back"),
+        Ordering::Greater => ("Roll forward", "Rolling forward"),
+        Ordering::Equal => return None,
+    };
+    Some(html!(
+        "<form id=\"to-{}\" method=\"post\" action=\"{}\" data-act=\"{}\"><input type=\"hidden\" name=\"token\" \
+         value=\"{}\"><input type=\"hidden\" name=\"revision\" value=\"{}\"><button class=\"small\">{}\
+         <span class=\"vh\"> to revision {}</span></button></form>",
+        one.revision,
+        own_path(page.key, "rollback"),
+        act,
+        page.console.token().text(),
+        one.revision,
+        label,
+        one.revision
+    ))
 }
 
 /// A page on what is different between two revisions.
@@ -119,8 +130,8 @@ pub fn compare(
     let changes = diff::between(&before.app, &after.app);
     let uploads = platform.uploads();
     Ok(html!(
-        "<nav class=\"crumbs\" aria-label=\"Breadcrumb\"><a href=\"/\">Apps</a><a href=\"{}\">{}</a></nav>\
-         <h1>Revision {} to {}</h1><form class=\"bar\" method=\"get\"><label>From <input name=\"from\" \
+        "<nav class=\"crumbs\" aria-label=\"Breadcrumb\"><a href=\"/\">Apps</a><a href=\"{}\">{}</a>\
+         <span>Revisions</span></nav><h1>From revision {} to {}</h1><form class=\"bar\" method=\"get\"><label>From <input name=\"from\" \
          type=\"number\" min=\"1\" value=\"{}\"></label><label>To <input name=\"to\" type=\"number\" min=\"1\" \
          value=\"{}\"></label><button class=\"small\">Compare</button></form>{}{}",
         page_path(key),
@@ -156,7 +167,8 @@ fn settings(changes: &[Change]) -> Html {
         })
         .collect();
     html!(
-        "<section aria-labelledby=\"h-s\"><h2 id=\"h-s\">Settings</h2><div class=\"card scroll\"><table>\
+        "<section aria-labelledby=\"h-s\"><h2 id=\"h-s\">Settings</h2><div class=\"card scroll\" \
+         tabindex=\"0\" role=\"group\" aria-labelledby=\"h-s\"><table>\
          <thead><tr><th scope=\"col\">What</th><th scope=\"col\">Before</th><th scope=\"col\">After</th></tr>\
          </thead><tbody>{}</tbody></table></div></section>",
         rows
@@ -214,10 +226,10 @@ fn files_between(old: &Files, new: &Files) -> Html {
         return html!("<p class=\"empty\">The same {}.</p>", count(new));
     }
     let total = format!(
-        "{} before, {} after; {} differ",
+        "{} before, {} after; {}",
         count(old),
         count(new),
-        names.len()
+        words::counted(names.len() as u64, "differs", "differ")
     );
     let shown = names.iter().take(FILES_SHOWN);
     let rows: Html = shown
@@ -226,7 +238,8 @@ fn files_between(old: &Files, new: &Files) -> Html {
     let more = names.len().saturating_sub(FILES_SHOWN);
     let more = (more > 0).then(|| html!(" <span>{} are not shown.</span>", more));
     html!(
-        "<p class=\"muted\">{}.{}</p><div class=\"card scroll\"><table><thead><tr><th scope=\"col\">File</th>\
+        "<p class=\"muted\">{}.{}</p><div class=\"card scroll\" tabindex=\"0\" role=\"group\" \
+         aria-labelledby=\"h-f\"><table><thead><tr><th scope=\"col\">File</th>\
          <th scope=\"col\">What</th><th scope=\"col\" class=\"n\">Before</th><th scope=\"col\" class=\"n\">After\
          </th></tr></thead><tbody>{}</tbody></table></div>",
         total,

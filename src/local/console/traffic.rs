@@ -12,13 +12,17 @@ const MINUTES: u64 = SAMPLE_EVERY.as_secs() * SAMPLES_KEPT as u64 / 60;
 /// Requests a second, and how long they took.
 pub fn charts(platform: &Platform, key: &AppKey) -> Html {
     let samples = platform.samples(key);
+    let note = if samples.iter().all(|one| one.requests == 0) {
+        format!("No request in the last {MINUTES} minutes.")
+    } else {
+        let step = SAMPLE_EVERY.as_secs();
+        format!("The last {MINUTES} minutes, in steps of {step} seconds.")
+    };
     html!(
-        "<div class=\"charts\">{}{}</div><p class=\"muted\">The last {} minutes, in steps of {} \
-         seconds.</p>",
+        "<div class=\"charts\">{}{}</div><p class=\"muted\">{}</p>",
         rates(&samples),
         times(&samples),
-        MINUTES,
-        SAMPLE_EVERY.as_secs(),
+        note,
     )
 }
 
@@ -30,12 +34,14 @@ fn rates(samples: &[Sample]) -> Html {
     let now = words::rate(samples.last().map_or(0.0, |one| one.per_second));
     let sum = |of: fn(&Sample) -> u64| samples.iter().map(of).sum::<u64>();
     let requests = words::counted(sum(|one| one.requests), "request", "requests");
-    let errors = words::counted(sum(|one| one.errors), "error", "errors");
+    let failed = sum(|one| one.errors);
+    let errors = words::counted(failed, "error", "errors");
     let told = format!("Requests per second over {MINUTES} minutes, now {now}");
     let caption = html!(
-        "<b>{}</b> requests/s <span class=\"muted\">{}, {}</span>",
+        "<b>{}</b> requests/s <span class=\"muted\">{}, <span class=\"{}\">{}</span></span>",
         now,
         requests,
+        if failed > 0 { "bad" } else { "" },
         errors
     );
     figure(&caption, &[line], &told, words::rate)
@@ -51,6 +57,10 @@ fn times(samples: &[Sample]) -> Html {
     let [half, most, nearly_all] = [time(0), time(1), time(2)];
     let told =
         format!("Latency over {MINUTES} minutes, last p50 {half}, p95 {most}, p99 {nearly_all}");
+    if last.is_none() {
+        let caption = html!("<span class=\"muted\">Latency: p50, p95, p99</span>");
+        return figure(&caption, &[], &told, words::milliseconds);
+    }
     let caption = html!(
         "<span class=\"key k1\">p50</span> <b>{}</b> <span class=\"key k2\">p95</span> <b>{}</b> \
          <span class=\"key k3\">p99</span> <b>{}</b>",

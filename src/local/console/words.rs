@@ -101,6 +101,22 @@ pub fn prose(text: &str) -> Html {
         .collect()
 }
 
+/// A long name that may be broken behind a separator, rather than within a word or a number.
+pub fn breakable(name: &str) -> Html {
+    name.split_inclusive(['/', '.', '-', '@'])
+        .map(|part| html!("{}<wbr>", part))
+        .collect()
+}
+
+/// A name whose digest is cut to twelve digits, as tools for images and commits do.
+pub fn shortened(name: &str) -> String {
+    let digits = name.bytes().rev().take_while(u8::is_ascii_hexdigit).count();
+    if digits < 32 {
+        return name.to_owned();
+    }
+    format!("{}…", &name[..name.len() - digits + 12])
+}
+
 /// `1 file`, `2 files`.
 pub fn counted(count: u64, one: &str, many: &str) -> String {
     let word = if count == 1 { one } else { many };
@@ -125,6 +141,14 @@ mod tests {
         );
         assert_eq!(counted(1, "file", "files"), "1 file");
         assert_eq!(counted(0, "file", "files"), "0 files");
+    }
+
+    #[test]
+    fn digests_are_cut_and_names_are_not() {
+        let digest = "0123456789abcdef".repeat(2);
+        assert_eq!(shortened(&format!("a.b/c:{digest}")), "a.b/c:0123456789ab…");
+        assert_eq!(shortened("a.b/c:1.0"), "a.b/c:1.0");
+        assert_eq!(breakable("a.b").into_string(), "a.<wbr>b<wbr>");
     }
 
     #[test]

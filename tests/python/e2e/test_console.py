@@ -55,6 +55,22 @@ env = flyte.app.AppEnvironment(
 """
 
 
+# One app of each state that `shop` and `broken` are not in.
+STATES = """
+import flyte.app
+
+def app(name, program, **scaling):
+    return flyte.app.AppEnvironment(
+        name=name, args=["python", "-c", program], include=["web.py"], scaling=flyte.app.Scaling(**scaling)
+    )
+
+served = "import web; web.serve(lambda path: 1)"
+off = app("off", served)
+idle = app("idle", served, replicas=(0, 1), scaledown_after=1)
+busy = app("busy", "import time; time.sleep(600)")
+"""
+
+
 def browser_path() -> str:
     """Debian's Chromium; without it the tests cannot be run, which CI must not overlook."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -296,6 +312,139 @@ def test_deleting_asks_and_escape_closes(page, apps):
     assert not dialog.is_visible() and "broken" in apps.home.names()
 
 
+def test_a_row_that_comes_moves_no_button_under_a_hand(page, apps):
+    """The page shifts while somebody is about to press: what is pressed stays what was meant."""
+    home = apps.home
+    apps.write("steps.py", "import flyte.app, web\n" + STEPS)
+    for step in ("1", "2"):
+        assert home.flyte("serve", "steps.py", "-e", f"STEP={step}", cwd=apps.folder).returncode == 0
+    try:
+        open_app(page, "steps")
+        button = page.get_by_role("button", name="Roll back to revision 1")
+        button.focus()
+        focused = "document.activeElement.textContent"
+        assert "to revision 1" in page.evaluate(focused)
+        assert home.flyte("serve", "steps.py", "-e", "STEP=3", cwd=apps.folder).returncode == 0
+        page.get_by_role("button", name="Roll back to revision 2").wait_for()
+        assert "to revision 1" in page.evaluate(focused)
+        page.keyboard.press("Enter")
+        page.locator("#state", has_text="revision 4").wait_for(timeout=30_000)
+        assert re.search(r"STEP\s+1", page.locator("#facts").inner_text())
+        # A failed revision is newer than the one that serves: the way to it is not back.
+        broken = home.flyte("serve", "steps.py", "-e", "STEP=fail", cwd=apps.folder)
+        assert broken.returncode == 1, broken.stderr
+        page.get_by_role("button", name="Roll forward to revision 5").wait_for()
+    finally:
+        home.flyte("delete", "app", "steps")
+
+
+STEPS = """
+import os
+env = flyte.app.AppEnvironment(name="steps", scaling=flyte.app.Scaling(replicas=1))
+
+@env.server
+def server():
+    if os.environ["STEP"] == "fail":
+        raise SystemExit(3)
+    web.serve(lambda path: os.environ["STEP"])
+"""
+
+
+def test_a_button_amid_its_action_cannot_be_pressed_again(browser, base, apps):
+    # Of its own, since a request that breaks off is an error on the browser's console.
+    context = browser.new_context(base_url=base)
+    page = context.new_page()
+    open_app(page, "shop")
+    held: list[Any] = []
+    page.route("**/deactivate", lambda route: held.append(route))
+    button = page.locator("#deactivate")
+    button.click()
+    until(lambda: page.evaluate("document.getElementById('deactivate').disabled"), what="it is under way")
+    # The page is brought up to date meanwhile, more than once.
+    with page.expect_response(lambda answer: answer.url.endswith("/shop")):
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    page.wait_for_timeout(200)
+    assert button.is_disabled() and len(held) == 1
+    held[0].abort()
+    until(lambda: button.is_enabled(), what="it can be pressed again")
+    assert "nothing was changed" in page.locator("#oops").inner_text()
+    context.close()
+
+
+def test_a_refusal_is_told_inside_the_dialog_and_mended(browser, base, apps):
+    """The token of an earlier start of the platform: the dialog says so, and gets the new one."""
+    apps.write(
+        "brief.py", "import flyte.app\nenv = flyte.app.AppEnvironment(name='brief', args=['sleep', '9'])\n"
+    )
+    assert apps.home.flyte("serve", "brief.py", cwd=apps.folder).returncode == 1
+    context = browser.new_context(base_url=base)
+    page = context.new_page()
+    open_app(page, "brief")
+    page.locator("#delete").click()
+    with page.expect_response(lambda answer: answer.status == 403):
+        page.evaluate(
+            "(form => { form.token.value = '0'.repeat(64); form.querySelector('button').click(); })"
+            "(document.getElementById('ask-form'))"
+        )
+    told = page.get_by_role("dialog").get_by_role("alert")
+    until(lambda: "try again" in told.inner_text(), what="the refusal is told")
+    assert "brief" in apps.home.names()
+    until(
+        lambda: page.evaluate("document.getElementById('ask-form').token.value") != "0" * 64,
+        what="a new token",
+    )
+    assert page.get_by_role("dialog").is_visible()
+    page.get_by_role("button", name="Delete the app").click()
+    page.wait_for_url(base + "/")
+    assert "brief" not in apps.home.names()
+    context.close()
+
+
+def test_a_failure_leads_to_the_page_of_its_code(page, apps):
+    page.goto(path_of("broken"))
+    page.locator("#failure").get_by_role("link", name="app.exited").click()
+    page.wait_for_url("**/console/codes/app.exited")
+    assert page.get_by_role("heading", level=1).inner_text() == "app.exited"
+    assert page.get_by_role("heading", name="What to do").is_visible()
+    assert page.locator("article li").count() > 2 and "```" not in page.content()
+
+
+def test_the_shortcut_can_be_turned_off(page, apps):
+    focused = "document.activeElement.id"
+    page.goto("/")
+    page.keyboard.press("/")
+    assert page.evaluate(focused) == "q"
+    page.get_by_role("button", name="Shortcut /").click()
+    page.reload()
+    page.keyboard.press("/")
+    assert page.evaluate(focused) != "q"
+    assert page.get_by_role("button", name="Shortcut /").get_attribute("aria-pressed") == "false"
+    page.get_by_role("button", name="Shortcut /").click()
+    page.locator("h1").click()
+    page.keyboard.press("/")
+    assert page.evaluate(focused) == "q"
+
+
+def test_one_page_too_many_says_so_and_goes_on(browser, base, apps):
+    parts = urlsplit(base)
+    others = []
+    for _ in range(64):
+        connection = http.client.HTTPConnection("127.0.0.1", parts.port or 80, timeout=10)
+        connection.request("GET", "/console/live", headers={"Host": parts.netloc})
+        answer = connection.getresponse()
+        assert answer.status == 200
+        others += [answer, connection]
+    context = browser.new_context(base_url=base)
+    page = context.new_page()
+    page.goto("/")
+    link = page.locator("#link")
+    until(lambda: "Too many pages" in link.inner_text(), what="it says why it is slow")
+    for one in others:
+        one.close()
+    until(lambda: link.inner_text() == "", 20, "it is live again")
+    context.close()
+
+
 def test_everything_can_be_reached_by_keyboard(page, apps):
     open_app(page, "shop")
     page.keyboard.press("Tab")
@@ -357,22 +506,58 @@ def contents_of_axe() -> str:
     return (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
 
 
+@pytest.fixture
+def states(apps):
+    """`off`, `idle` and `busy`, which are what they are called."""
+    apps.write("states.py", STATES)
+    home = apps.home
+    for name in ("off", "idle"):
+        done = home.flyte("serve", "states.py", name, cwd=apps.folder)
+        assert done.returncode == 0, done.stderr
+    home.flyte("update", "app", "off", "--deactivate", "--wait")
+    apps.write("busy.py", "import flyte, states\nflyte.serve(states.busy)\n")
+    apps.start("busy.py")
+    until(lambda: "busy" in home.names() and home.app("busy")["status"] == "DEPLOYING", 30, "an app is busy")
+    until(lambda: not home.app("idle")["replicas"], 60, "an app is at zero")
+    yield
+    apps.close()
+    for name in ("off", "idle", "busy"):
+        assert home.flyte("delete", "app", name).returncode == 0
+
+
+@pytest.mark.parametrize("width", [1280, 400])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_is_hard_to_use(browser, base, apps, scheme):
-    context = browser.new_context(base_url=base, color_scheme=scheme, reduced_motion="reduce")
+def test_nothing_is_hard_to_use(browser, base, apps, states, scheme, width):
+    context = browser.new_context(
+        base_url=base,
+        color_scheme=scheme,
+        reduced_motion="reduce",
+        viewport={"width": width, "height": 800},
+    )
     page = context.new_page()
     found: dict[str, Any] = {}
     grounds = set()
-    for path in ("/", path_of("shop"), path_of("broken"), own("shop", "compare?from=1&to=2")):
-        page.goto(path)
+    words = set()
+    apps_of = [path_of(name) for name in ("shop", "broken", "off", "idle", "busy")]
+    compare, lines = own("shop", "compare?from=1&to=2"), own("shop", "logs?q=red")
+    delete = own("shop", "delete")
+    for path in ("/", *apps_of, compare, lines, delete, "/console/codes/app.exited", "/nowhere", "dialog"):
+        page.goto(path_of("shop") if path == "dialog" else path)
+        if path == "dialog":
+            page.locator("#delete").click()
+            # What a refusal looks like there.
+            page.evaluate("document.querySelector('dialog [role=alert]').textContent = 'no'")
         page.evaluate(contents_of_axe())
         result = page.evaluate("axe.run({resultTypes: ['violations']})")
         for one in result["violations"]:
             found[f"{path} {one['id']} ({one['impact']})"] = [node["html"][:120] for node in one["nodes"]][:3]
         grounds.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+        if path == "/":
+            words = set(page.locator("#apps .st").all_inner_texts())
     context.close()
     assert not found, json.dumps(found, indent=1)
     assert grounds == {"rgb(250, 250, 250)" if scheme == "light" else "rgb(15, 15, 18)"}
+    assert words == {"Active", "Failed", "Deactivated", "At zero", "Deploying"}
 
 
 def test_a_narrow_screen_scrolls_one_way_only(browser, base, apps):

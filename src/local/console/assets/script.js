@@ -12,11 +12,40 @@
     if (old.isEqualNode(fresh)) return;
     if (old.nodeName !== fresh.nodeName || old.id !== fresh.id) return old.replaceWith(fresh);
     if (old.nodeType !== Node.ELEMENT_NODE) { old.data = fresh.data; return; }
-    for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
+    // What is disabled here is amid its action, of which the server's page knows nothing.
+    for (const { name } of [...old.attributes]) if (name !== "disabled" && !fresh.hasAttribute(name)) old.removeAttribute(name);
     for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
-    const [before, after] = [[...old.childNodes], [...fresh.childNodes]];
-    after.forEach((node, index) => (before[index] ? morph(before[index], node) : old.append(node)));
-    before.slice(after.length).forEach((node) => node.remove());
+    within(old, fresh);
+  };
+
+  // What has an id stays itself wherever it goes: a row above it must not make another's button of
+  // the one that somebody is about to press.
+  const within = (old, fresh) => {
+    const wanted = new Set([...fresh.children].map((child) => child.id).filter(Boolean));
+    const known = new Map();
+    for (const child of [...old.children]) {
+      if (!child.id) continue;
+      if (wanted.has(child.id)) known.set(child.id, child);
+      else child.remove();
+    }
+    let at = old.firstChild;
+    const pass = () => { const node = at; at = at.nextSibling; return node; };
+    for (const node of [...fresh.childNodes]) {
+      const twin = node.id ? known.get(node.id) : at && !at.id ? at : null;
+      if (!twin) { old.insertBefore(node, at); continue; }
+      while (node.id && at && !at.id) pass().remove();
+      if (twin === at) pass();
+      else old.insertBefore(twin, at);
+      morph(twin, node);
+    }
+    while (at) pass().remove();
+  };
+
+  const update = (old, fresh) => {
+    const focused = document.activeElement;
+    morph(old, fresh);
+    // To move an element takes the focus from it.
+    if (focused !== document.activeElement && old.contains(focused)) focused.focus({ preventScroll: true });
   };
 
   let loading = false;
@@ -34,7 +63,7 @@
       if (request.status === 200) {
         for (const fresh of request.response.querySelectorAll("[data-live]")) {
           const old = at(fresh.id);
-          if (old) morph(old, fresh);
+          if (old) update(old, fresh);
         }
         filter();
         replicas();
@@ -208,8 +237,10 @@
     events.addEventListener("gap", (event) => take([{ gap: Number(event.data) }]));
     events.onopen = () => { if (at("link").textContent) { at("link").textContent = ""; refresh(); } };
     events.onerror = () => {
-      at("link").textContent = "No connection to the platform";
-      if (events.readyState === EventSource.CLOSED) { events = null; setTimeout(listen, 2000); }
+      // Closed is what was answered with a refusal; without an answer the browser goes on trying.
+      const isFull = events.readyState === EventSource.CLOSED;
+      at("link").textContent = isFull ? "Too many pages are open; this one is slow to change" : "No connection to the platform";
+      if (isFull) { events = null; setTimeout(() => { listen(); refresh(); }, 3000); }
     };
   };
   document.addEventListener("visibilitychange", () => {
@@ -221,6 +252,12 @@
 
   // --- Actions ----------------------------------------------------------------------------------
 
+  // Nothing but what is inside of an open dialog can be seen and heard.
+  const fail = (form, message) => {
+    const place = form.closest("dialog")?.querySelector("[role=alert]") ?? at("oops");
+    place.textContent = message;
+  };
+
   document.addEventListener("submit", async (event) => {
     const form = event.target;
     if (!form.dataset.act) return;
@@ -228,6 +265,7 @@
     const button = form.querySelector("button");
     if (button.disabled) return;
     button.disabled = true;
+    fail(form, "");
     say(`${form.dataset.act}…`);
     try {
       const answer = await fetch(form.action, {
@@ -237,10 +275,10 @@
       });
       const { message } = await answer.json();
       if (answer.ok && form.action.endsWith("/delete")) return location.assign("/");
-      say(message);
-      at("link").textContent = answer.ok ? "" : message;
+      if (answer.ok) say(message);
+      else fail(form, message);
     } catch {
-      at("link").textContent = "No connection to the platform";
+      fail(form, "The platform does not answer; nothing was changed");
     } finally {
       button.disabled = false;
       refresh();
@@ -255,14 +293,25 @@
       say("Copied");
       setTimeout(() => { copy.textContent = "Copy"; }, 1500);
     }
-    if (event.target.closest("[data-ask]")) { event.preventDefault(); at("ask").showModal(); }
+    if (event.target.closest("[data-ask]")) { event.preventDefault(); fail(at("ask-form"), ""); at("ask").showModal(); }
     if (event.target.closest("[data-close]") && at("ask")) { event.preventDefault(); at("ask").close(); }
   });
+
+  // One key does something here, which may be in somebody's way: it can be turned off, and stays so.
+  const keys = at("keys");
+  const kept = (() => { try { return localStorage; } catch { return {}; } })();
+  const show = () => {
+    keys.setAttribute("aria-pressed", String(kept.slash !== "off"));
+    document.documentElement.classList.toggle("nokeys", kept.slash === "off");
+  };
+  keys.addEventListener("click", () => { kept.slash = kept.slash === "off" ? "on" : "off"; show(); });
+  show();
 
   document.addEventListener("keydown", (event) => {
     const typing = /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.nodeName);
     const field = query || find;
-    if (event.key === "/" && !typing && field) { event.preventDefault(); field.focus(); }
+    const isPlain = !(event.ctrlKey || event.metaKey || event.altKey);
+    if (event.key === "/" && isPlain && !typing && field && pressed("keys")) { event.preventDefault(); field.focus(); }
     if (event.key === "Escape" && typing && event.target.type === "search" && event.target.value) {
       event.target.value = "";
       event.target.dispatchEvent(new Event("input"));
