@@ -5,7 +5,7 @@
 use super::answer;
 use super::chunks::Chunks;
 use super::headers::Ends;
-use super::request::Request;
+use super::request::{Hop, Request};
 
 /// What became of a buffer.
 #[derive(Debug, PartialEq)]
@@ -22,9 +22,10 @@ pub fn request(buffer: &[u8], most: usize) -> Seen {
     let ends = Ends {
         client: here,
         gateway: here,
+        secure: false,
     };
     let mut out = Vec::new();
-    match Request::read(buffer, most, ends, &mut out) {
+    match Request::read(buffer, most, &Hop::new(ends), &mut out) {
         Request::Whole(asked) => {
             let host = asked.host_in(buffer).unwrap_or_default().to_owned();
             Seen::Whole(asked.length, host, out)

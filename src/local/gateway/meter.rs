@@ -89,6 +89,7 @@ impl Meter {
         Visit {
             meter: Arc::clone(self),
             arrived,
+            left: None,
         }
     }
 
@@ -192,6 +193,7 @@ impl Totals {
 pub struct Visit {
     meter: Arc<Meter>,
     arrived: Instant,
+    left: Option<Instant>,
 }
 
 impl Visit {
@@ -199,9 +201,14 @@ impl Visit {
         self.arrived
     }
 
-    /// Counts as if it had not come; it will come another way.
-    pub fn forget(self) {
-        self.meter.state().arrived -= 1;
+    /// Ends it, at a time that was read already.
+    pub fn leave(mut self, now: Instant) {
+        self.left = Some(now);
+    }
+
+    /// Whether it is one of those that `meter` counts.
+    pub fn is_of(&self, meter: &Arc<Meter>) -> bool {
+        Arc::ptr_eq(&self.meter, meter)
     }
 
     /// Records that the answer begins now.
@@ -221,9 +228,9 @@ impl Visit {
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        let now = self.meter.began.elapsed();
+        let now = self.left.unwrap_or_else(Instant::now);
         let mut state = self.meter.state();
-        state.settle(now);
+        state.settle(now.saturating_duration_since(self.meter.began));
         state.active -= 1;
     }
 }
@@ -286,6 +293,7 @@ mod tests {
                 arrived: Instant::now()
                     .checked_sub(Duration::from_millis(millis))
                     .unwrap(),
+                left: None,
             };
             meter.state().active += 1;
             visit.answered(StatusCode::OK);
