@@ -126,7 +126,7 @@ impl Platform {
                 }
             };
             let latest = self.workshop.store.revision(&row.key, row.latest)?;
-            self.publish(&row.key, &self.shown(&row)?.app);
+            self.republish(&row)?;
             if row.desired_active {
                 let revision = match latest {
                     Some(latest) if !latest.failed => row.latest,
@@ -172,7 +172,7 @@ impl Platform {
         let key = AppKey::of(&app.metadata.id);
         let _changing = self.change(&key).await;
         let _open = self.gate.read().await;
-        self.check_names(&key, &app)?;
+        let names = self.reserve_names(&key, &app)?;
         app.status = buffa::MessageField::none();
         app.spec
             .modify(|spec| spec.desired_state = DesiredState::DESIRED_STATE_ACTIVE.into());
@@ -201,7 +201,8 @@ impl Platform {
         crash::point("apply.filed");
         store.push_condition(&key, &accepted(revision))?;
         crash::point("apply.accepted");
-        self.publish(&key, &app);
+        names.keep();
+        self.publish_first(&key, &app);
         let view = self.view(&key)?;
         if let Some(handle) = self.handle(&key) {
             handle.send(Command::Deploy(revision));

@@ -1,52 +1,101 @@
 //! The names under which apps answer at the shared port.
+//!
+//! They are an app's from the moment when a revision that asks for them is accepted, and lead to it
+//! once that revision serves: one that does not come up takes nothing from the one that goes on.
 
 use super::{Platform, Refused};
-use crate::local::gateway::names;
-use crate::local::store::AppKey;
+use crate::local::gateway::Names;
+use crate::local::store::{AppKey, AppRow, Revision};
+use crate::local::supervisor::hosts;
 use crate::wire::app;
 
-/// All host names of an app: the cluster's form, the declared subdomain, the declared domain.
-fn hosts(app: &app::App) -> Vec<String> {
-    let id = &app.metadata.id;
-    let mut hosts = vec![names::of_app(&id.name, &id.project, &id.domain)];
-    hosts.extend(declared(app));
-    hosts
+/// Names that are kept for a revision, unless it is not filed after all.
+#[must_use]
+pub(super) struct Reserved<'a> {
+    names: &'a Names,
+    key: AppKey,
+    revision: Revision,
+    is_filed: bool,
 }
 
-/// Those that the app asks for, which another one may have.
-fn declared(app: &app::App) -> impl Iterator<Item = String> {
-    let ingress = &app.spec.ingress;
-    let subdomain = Some(&ingress.subdomain).filter(|name| !name.is_empty());
-    let domain = Some(&ingress.cname).filter(|name| !name.is_empty());
-    let subdomain = subdomain.map(|name| names::of_subdomain(name));
-    subdomain.into_iter().chain(domain.cloned())
+impl Reserved<'_> {
+    /// The revision is there, and answers for its names from now on.
+    pub(super) fn keep(mut self) {
+        self.is_filed = true;
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if !self.is_filed {
+            self.names.release(self.key.as_str(), self.revision);
+        }
+    }
 }
 
 impl Platform {
-    /// Refuses an app that asks for a name which another one has.
-    pub(super) fn check_names(&self, key: &AppKey, app: &app::App) -> Result<(), Refused> {
-        for host in declared(app) {
-            if let Some(other) = self.workshop.names.taken_by(&host, key.as_str()) {
-                return Err(Refused::Invalid(format!(
-                    "the host name `{host}` belongs to app `{other}`"
-                )));
-            }
+    /// Keeps the names of an app's next revision for it; refuses one that asks for another app's.
+    pub(super) fn reserve_names(
+        &self,
+        key: &AppKey,
+        app: &app::App,
+    ) -> Result<Reserved<'_>, Refused> {
+        let names = &self.workshop.names;
+        let row = self.workshop.store.app(key)?;
+        let revision = row.map_or(1, |row| row.latest + 1);
+        names
+            .reserve(key.as_str(), &hosts::of(app), revision)
+            .map_err(|taken| {
+                Refused::Invalid(format!(
+                    "the host name `{}` belongs to app `{}`",
+                    taken.host, taken.owner
+                ))
+            })?;
+        Ok(Reserved {
+            names,
+            key: key.clone(),
+            revision,
+            is_filed: false,
+        })
+    }
+
+    /// Lets an app that has no names yet answer under its own: its requests wait for its first
+    /// revision, or are told why there is none.
+    pub(super) fn publish_first(&self, key: &AppKey, app: &app::App) {
+        let names = &self.workshop.names;
+        if let Some(handle) = self.handle(key)
+            && !names.has(key.as_str())
+        {
+            names.publish(key.as_str(), &hosts::of(app), &handle.route);
+        }
+    }
+
+    /// Lets an app that was there before answer under the names of the revision that serves, and
+    /// keeps those of a newer one for it.
+    pub(super) fn republish(&self, row: &AppRow) -> Result<(), Refused> {
+        let store = &self.workshop.store;
+        let shown = self.shown(row)?;
+        let serving = match row.serving {
+            Some(serving) => store.revision(&row.key, serving)?,
+            None => None,
+        };
+        self.publish_first(&row.key, &serving.as_ref().unwrap_or(&shown).app);
+        let (key, hosts) = (row.key.as_str(), hosts::of(&shown.app));
+        // Who asked first is told by the order of apps alone; whoever comes too late goes without.
+        if let Err(taken) = self.workshop.names.reserve(key, &hosts, shown.revision) {
+            tracing::warn!(
+                app = key,
+                host = taken.host,
+                owner = taken.owner,
+                "name is taken"
+            );
         }
         Ok(())
     }
 
-    /// Lets an app answer under its names.
-    pub(super) fn publish(&self, key: &AppKey, app: &app::App) {
-        if let Some(handle) = self.handle(key) {
-            self.workshop
-                .names
-                .publish(key.as_str(), &hosts(app), &handle.route);
-        }
-    }
-
     /// The address of an app by name: by the one it asks for, where it asks for one.
     pub(super) fn address_by_name(&self, app: &app::App) -> String {
-        let host = hosts(app).pop().unwrap_or_default();
+        let host = hosts::of(app).pop().unwrap_or_default();
         format!("http://{host}:{}", self.names_port)
     }
 }
