@@ -12,7 +12,7 @@ SOURCES := $(shell find src proto python -type f -not -name '*.pyc' 2>/dev/null)
 # Packages of the `dev` group of pyproject.toml, which an installer of the machine may be too old to read.
 DEV := $(shell sed -n 's/^dev = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
 
-.PHONY: install serve stop test test-rust test-python fuzz audit check format bench bench-bundle bench-cluster bench-gateway bench-image bench-parameters bench-startup bench-traffic bench-cli soak docs site test-wheels wheels clean
+.PHONY: install serve stop test test-rust test-python fuzz audit check format bench bench-bundle bench-cluster bench-gateway bench-image bench-parameters bench-startup bench-streams bench-traffic bench-cli soak docs site test-wheels wheels clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -96,6 +96,10 @@ bench-gateway: install
 ## bench-traffic: rollouts under load, cold starts, streams that last, 200 apps at zero, hot reload
 bench-traffic: install
 	for name in rollouts cold_start streams many_apps watch; do $(BIN)/python benches/$$name.py || exit 1; done
+
+## bench-streams: the streams alone, for the ten minutes that they have to last
+bench-streams: install
+	$(BIN)/python benches/streams.py --seconds 600
 
 ## bench-cluster: serving over TCP beside the PyPI SDK, on one platform
 bench-cluster: install

@@ -157,7 +157,8 @@ class Run:
         return float(value) * {"us": 1, "ms": 1_000, "s": 1_000_000}[unit]
 
 
-def compare(urls: dict[str, str], connections: int) -> None:
+def compare(urls: dict[str, str], connections: int) -> list[str]:
+    """Measure and print; return the limits that were missed."""
     runs: dict[str, list[Run]] = {name: [] for name in urls}
     for url in urls.values():
         Run(url, connections)  # for the caches
@@ -182,11 +183,11 @@ def compare(urls: dict[str, str], connections: int) -> None:
             f"{statistics.median(run.p99 for run in own):>10.0f}{rate:>9.2f}x{added:>11.0f}{share}"
         )
     sys.stdout.flush()
-    hand_over(f"The gateway beside other proxies, {connections} connection(s)", runs)
+    return hand_over(f"The gateway beside other proxies, {connections} connection(s)", runs)
 
 
-def hand_over(title: str, runs: dict[str, list[Run]]) -> None:
-    """Keep the figures; the peer of all is nginx."""
+def hand_over(title: str, runs: dict[str, list[Run]]) -> list[str]:
+    """Keep the figures; the peer of all is nginx. Return what is not as good as it."""
 
     def figures(name: str) -> tuple[Figure, Figure]:
         pairs = zip(runs[name], runs["direct"], strict=True)
@@ -195,6 +196,7 @@ def hand_over(title: str, runs: dict[str, list[Run]]) -> None:
             Figure(f"{name}, added at p99", [own.p99 - direct.p99 for own, direct in pairs], "us"),
         )
 
+    missed = []
     peers = figures("nginx, 1 worker")
     for peer in peers:
         keep(title, peer, None, None)
@@ -204,13 +206,18 @@ def hand_over(title: str, runs: dict[str, list[Run]]) -> None:
         asked = (Limit(least=1.0), Limit(times=1.0)) if name == "gateway" else (None, None)
         for figure, peer, limit in zip(figures(name), peers, asked, strict=True):
             keep(title, figure, peer, limit)
+            if limit and not limit.met(figure.median, peer.median):
+                missed.append(f"{title}: {figure.name} is not {limit} of {peer.name}")
+    return missed
 
 
-def main() -> None:
+def main() -> int:
+    """Measure; say by the exit status whether the limits are met, which unmeasured they are not."""
     missing = [name for name in ("nginx", "wrk", "cargo") if not shutil.which(name)]
     if missing:
         print(f"not run: {', '.join(missing)} not found (Debian: apt-get install nginx-light wrk cargo)")
-        return
+        return 1
+    missed = []
     with scratch_home() as home:
         endpoint, upstream = serve(home, build_upstream(home))
         with proxies(home, upstream) as others:
@@ -218,8 +225,11 @@ def main() -> None:
             urls = {"gateway": endpoint.replace("localhost", "127.0.0.1"), **others}
             urls["direct"] = f"http://127.0.0.1:{upstream}"
             for connections in (64, 1):
-                compare(urls, connections)
+                missed += compare(urls, connections)
+    for miss in missed:
+        print(f"MISSED  {miss}")
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
