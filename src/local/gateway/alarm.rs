@@ -11,7 +11,7 @@ use tokio::time::{Instant, Sleep};
 
 /// How long a client may read nothing of what there is for it: its request holds a place at the app.
 pub(super) const STALLED: Duration = if cfg!(test) {
-    Duration::from_secs(1)
+    Duration::from_secs(3)
 } else {
     Duration::from_secs(60)
 };

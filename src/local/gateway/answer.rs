@@ -38,6 +38,8 @@ pub(super) struct Answer {
     keeps: bool,
     /// Whether it has none, whatever else its head says.
     pub(super) bodiless: bool,
+    /// Whether it is of HTTP/1.0, which has no chunks, and so ends with its connection.
+    is_old: bool,
 }
 
 /// Where the body ends.
@@ -56,6 +58,23 @@ impl Answer {
             Body::Close => false,
         }
     }
+
+    /// Whether the client can be given the end that it has not, in chunks.
+    ///
+    /// A body that the app did not read makes its connection break off rather than end, which a
+    /// client may overlook only where the answer ends with the connection there too.
+    pub(super) fn can_be_chunked(&self, asked: &Asked) -> bool {
+        self.is_old && !self.has_end() && asked.keep_alive && asked.is_bodiless()
+    }
+}
+
+/// How an answer is carried.
+#[derive(Clone, Copy)]
+pub(super) struct Manner {
+    /// Whether the client's connection stays.
+    pub(super) keep_alive: bool,
+    /// Whether it gets the body in chunks of ours.
+    pub(super) chunked: bool,
 }
 
 /// Buffers of one connection.
@@ -130,18 +149,26 @@ impl Relay {
         app: &mut TcpStream,
         client: &mut WriteHalf<'_>,
         answer: Answer,
-        keep_alive: bool,
+        manner: Manner,
         alarm: &mut Alarm,
     ) -> io::Result<bool> {
-        if !keep_alive {
+        if !manner.keep_alive {
             self.head.extend_from_slice(b"connection: close\r\n");
+        }
+        if manner.chunked {
+            self.head
+                .extend_from_slice(b"transfer-encoding: chunked\r\n");
         }
         self.head.extend_from_slice(b"\r\n");
         let mut body = Ending::of(&answer.body);
         let begun = &self.read[answer.head..];
         let mut exact = body.take(begun)? == begun.len();
         let belongs = begun.len().min(body.taken);
-        self.head.extend_from_slice(&begun[..belongs]);
+        if manner.chunked {
+            add_chunk(&mut self.head, &begun[..belongs]);
+        } else {
+            self.head.extend_from_slice(&begun[..belongs]);
+        }
         send(client, &self.head, alarm).await?;
         if !body.done() {
             quick_ack(app);
@@ -150,15 +177,34 @@ impl Relay {
             self.read.clear();
             self.read.reserve(PIECE);
             if read(app, &mut self.read).await? == 0 {
+                if manner.chunked {
+                    send(client, b"0\r\n\r\n", alarm).await?;
+                }
                 return body.ends_with_connection();
             }
             let count = body.take(&self.read)?;
             exact = count == self.read.len();
-            send(client, &self.read[..count], alarm).await?;
+            let piece = &self.read[..count];
+            if manner.chunked {
+                self.head.clear();
+                add_chunk(&mut self.head, piece);
+                send(client, &self.head, alarm).await?;
+            } else {
+                send(client, piece, alarm).await?;
+            }
         }
         self.read.clear();
         self.read.shrink_to(KEPT);
         Ok(exact && answer.keeps)
+    }
+}
+
+fn add_chunk(out: &mut Vec<u8>, bytes: &[u8]) {
+    // An empty one would be the end.
+    if !bytes.is_empty() {
+        out.extend_from_slice(format!("{:x}\r\n", bytes.len()).as_bytes());
+        out.extend_from_slice(bytes);
+        out.extend_from_slice(b"\r\n");
     }
 }
 
@@ -307,6 +353,7 @@ fn rewrite(
         body,
         keeps: !framing.closes && parsed.version == Some(1),
         bodiless,
+        is_old: parsed.version == Some(0) && framing.coding == Coding::None,
     })
 }
 

@@ -376,8 +376,8 @@ pub(super) struct Lease {
 
 impl Lease {
     /// Lets the request count for as long as the connection is in use for it.
-    pub(super) fn accompany(&mut self, visit: Option<Visit>, status: StatusCode) {
-        if let Some(visit) = &visit {
+    pub(super) fn accompany(&mut self, mut visit: Option<Visit>, status: StatusCode) {
+        if let Some(visit) = &mut visit {
             visit.answered(status);
         }
         self.visit = visit;

@@ -83,7 +83,7 @@ impl Site {
                 match self.forward(request, ends, &route, id, &mut visit).await {
                     Ok(answer) => return answer,
                     Err(refusal) => {
-                        if let Some(visit) = visit {
+                        if let Some(mut visit) = visit {
                             visit.answered(refusal.status());
                         }
                         refusal

@@ -19,7 +19,7 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::Instant;
 
 use super::alarm::{Alarm, Limit};
-use super::answer::{Answer, Relay, send};
+use super::answer::{Answer, Manner, Relay, send};
 use super::backend::InFlight;
 use super::closing::Watch;
 use super::forward::Site;
@@ -188,7 +188,7 @@ impl Carrier {
         let refusal = match route {
             Err(refusal) => refusal,
             Ok(route) => {
-                let visit = route.meter().enter();
+                let mut visit = route.meter().enter();
                 match self.ask(&route, asked, visit.arrived().into()).await {
                     Ok(Some((slot, wire, answer))) => {
                         visit.answered(answer.status);
@@ -320,17 +320,16 @@ impl Carrier {
         answer: Answer,
     ) -> Done {
         let (slot, mut wire, visit) = held;
-        let keep_alive = asked.keep_alive && answer.has_end();
+        let chunked = answer.can_be_chunked(asked);
+        let keep_alive = asked.keep_alive && (chunked || answer.has_end());
+        let manner = Manner {
+            keep_alive,
+            chunked,
+        };
         wire.bodiless = answer.bodiless;
         let Ok(reusable) = self
             .relay
-            .carry(
-                &mut wire.stream,
-                client,
-                answer,
-                keep_alive,
-                &mut self.alarm,
-            )
+            .carry(&mut wire.stream, client, answer, manner, &mut self.alarm)
             .await
         else {
             return Done::Close;

@@ -51,11 +51,15 @@ pub(super) struct Asked {
 }
 
 impl Asked {
+    pub(super) fn is_bodiless(&self) -> bool {
+        self.body.is_none_or(|length| length == 0)
+    }
+
     /// Whether it may be sent again after a connection was lost without an answer; see
     /// `backend::may_repeat`. With a body it may where it is so small that servers read all of it or
     /// nothing.
     pub(super) fn may_repeat(&self, unread: bool) -> bool {
-        let bodiless = self.body.is_none_or(|length| length == 0);
+        let bodiless = self.is_bodiless();
         self.method != Method::Other || (unread && (bodiless || self.length <= READ_AT_ONCE))
     }
 }

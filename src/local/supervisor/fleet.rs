@@ -509,3 +509,34 @@ fn backend(app: &app::App, route: &Route, address: SocketAddr) -> Arc<Backend> {
 fn cancelled() -> Failure {
     Failure::new(Code::ClientConflict, "the start was given up")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_app_may_take_as_long_as_it_says_or_as_on_the_clusters() {
+        let app = |seconds: Option<i64>| app::App {
+            spec: app::Spec {
+                timeouts: app::TimeoutConfig {
+                    request_timeout: seconds.map_or_else(buffa::MessageField::none, |seconds| {
+                        let timeout = buffa_types::google::protobuf::Duration {
+                            seconds,
+                            ..Default::default()
+                        };
+                        timeout.into()
+                    }),
+                    ..Default::default()
+                }
+                .into(),
+                ..Default::default()
+            }
+            .into(),
+            ..Default::default()
+        };
+        for (declared, expected) in [(None, 300), (Some(0), 300), (Some(7), 7)] {
+            let timeout = request_timeout(&app(declared));
+            assert_eq!(timeout, Duration::from_secs(expected), "{declared:?}");
+        }
+    }
+}

@@ -566,3 +566,70 @@ async fn a_request_that_has_to_go_another_way_is_counted_once() {
         (1, 1)
     );
 }
+
+#[tokio::test]
+async fn an_answer_of_http_1_0_leaves_its_client_connected() {
+    let app = App::raw(|mut stream| async move {
+        read_until(&mut stream, "\r\n\r\n").await;
+        for piece in ["HTTP/1.0 200 OK\r\ndate: then\r\n\r\nto", " the", " end"] {
+            stream.write_all(piece.as_bytes()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let listener = listen(app.target()).await;
+    let mut stream = TcpStream::connect(("127.0.0.1", listener.port()))
+        .await
+        .unwrap();
+    for _ in 0..2 {
+        stream.write_all(GET.as_bytes()).await.unwrap();
+        let seen = within(read_until(&mut stream, "\r\n0\r\n\r\n")).await;
+        assert_eq!(
+            seen,
+            "HTTP/1.1 200 OK\r\ndate: then\r\ntransfer-encoding: chunked\r\n\r\n\
+             2\r\nto\r\n4\r\n the\r\n4\r\n end\r\n0\r\n\r\n"
+        );
+    }
+    // Whoever wants no more than one answer gets it as it came.
+    let seen = within(say(&listener, CLOSING)).await;
+    assert!(
+        seen.ends_with("connection: close\r\n\r\nto the end"),
+        "{seen}"
+    );
+}
+
+#[tokio::test]
+async fn who_finds_the_waiting_room_full_is_told_when_to_come_back() {
+    crate::sys::open_files::raise();
+    let route = Route::new(Target::Starting {
+        patience: Duration::from_secs(60),
+    });
+    let listener = AppListener::bind(None, route.clone(), &nobody_vouches())
+        .await
+        .unwrap();
+    let mut waiting = Vec::new();
+    for _ in 0..1000 {
+        let mut stream = TcpStream::connect(("127.0.0.1", listener.port()))
+            .await
+            .unwrap();
+        stream.write_all(GET.as_bytes()).await.unwrap();
+        waiting.push(stream);
+    }
+    within(async {
+        while route.waiting() < 1000 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let seen = within(say(&listener, CLOSING)).await;
+    assert!(seen.starts_with("HTTP/1.1 503 "), "{seen}");
+    assert!(seen.contains("\r\nretry-after: 1\r\n"), "{seen}");
+    assert!(seen.contains("app.overloaded"), "{seen}");
+    drop(waiting);
+    within(async {
+        while route.waiting() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
