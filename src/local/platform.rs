@@ -257,6 +257,8 @@ impl Platform {
         if let Some(handle) = handle {
             handle.finish(Command::Shutdown).await;
         }
+        // A revision may have come up until then.
+        self.workshop.names.withdraw(key.as_str());
         crash::point("delete.ended");
         self.workshop.store.delete_app(&key)?;
         crash::point("delete.forgotten");

@@ -36,8 +36,11 @@ struct Claim {
     /// Those that lead somewhere, where no earlier claim has them too.
     published: Option<(Vec<String>, Route)>,
     /// Those of a revision that does not serve yet.
-    reserved: Option<(Vec<String>, u64)>,
+    reserved: Option<Reservation>,
 }
+
+/// Names that are kept for an app, and the revision of it that asks for them.
+pub type Reservation = (Vec<String>, u64);
 
 /// A name belongs to somebody else.
 #[derive(Debug, PartialEq)]
@@ -50,8 +53,13 @@ impl Names {
     /// Keeps `hosts` for the app filed under `owner`, whose revision asks for them, unless another app
     /// has one of them, whether it leads there or is kept for it.
     ///
-    /// What it kept before is given up; what leads to it goes on to.
-    pub fn reserve(&self, owner: &str, hosts: &[String], revision: u64) -> Result<(), Taken> {
+    /// What it kept before is given up, and returned; what leads to it goes on to.
+    pub fn reserve(
+        &self,
+        owner: &str,
+        hosts: &[String],
+        revision: u64,
+    ) -> Result<Option<Reservation>, Taken> {
         let hosts = lower(hosts);
         let mut claims = self.claims();
         for claim in claims.iter().filter(|claim| claim.owner != owner) {
@@ -62,15 +70,22 @@ impl Names {
                 });
             }
         }
-        claim(&mut claims, owner).reserved = Some((hosts, revision));
-        Ok(())
+        let reserved = &mut claim(&mut claims, owner).reserved;
+        Ok(reserved.replace((hosts, revision)))
+    }
+
+    /// Puts things as they were before [`Names::reserve`].
+    pub fn take_back(&self, owner: &str, before: Option<Reservation>) {
+        let mut claims = self.claims();
+        claim(&mut claims, owner).reserved = before;
+        forget_empty(&mut claims);
     }
 
     /// Gives up what is kept for a revision, or for an earlier one.
     pub fn release(&self, owner: &str, revision: u64) {
         let mut claims = self.claims();
         claim(&mut claims, owner).release(revision);
-        claims.retain(|claim| claim.published.is_some() || claim.reserved.is_some());
+        forget_empty(&mut claims);
     }
 
     /// Lets `hosts` lead to the app filed under `owner`, and no others of those that did.
@@ -141,6 +156,10 @@ impl Claim {
             self.reserved = None;
         }
     }
+}
+
+fn forget_empty(claims: &mut Vec<Claim>) {
+    claims.retain(|claim| claim.published.is_some() || claim.reserved.is_some());
 }
 
 fn lower(hosts: &[String]) -> Vec<String> {
@@ -229,11 +248,11 @@ mod tests {
         assert!(leads_to(&first));
         let taken = names.reserve("b", &["SHOP.localhost".to_owned()], 1);
         assert_eq!(taken.unwrap_err().owner, "a");
-        assert_eq!(names.reserve("a", &shop, 2), Ok(()));
+        assert!(names.reserve("a", &shop, 2).is_ok());
         // Whoever waited for it gets it.
         names.withdraw("a");
         assert!(leads_to(&second));
-        assert_eq!(names.reserve("b", &shop, 1), Ok(()));
+        assert!(names.reserve("b", &shop, 1).is_ok());
         names.publish("b", &["other.localhost".to_owned()], &second);
         assert!(names.find("shop.localhost").is_none());
     }
@@ -243,17 +262,21 @@ mod tests {
         let names = Names::default();
         let shop = ["shop.localhost".to_owned()];
         names.publish("a", &["a.localhost".to_owned()], &route());
-        assert_eq!(names.reserve("a", &shop, 2), Ok(()));
+        let before = names.reserve("a", &shop, 2).unwrap();
+        assert_eq!(before, None);
         assert!(names.find("shop.localhost").is_none());
         assert!(names.find("a.localhost").is_some());
         assert_eq!(names.reserve("b", &shop, 1).unwrap_err().owner, "a");
         // A later revision keeps it when the earlier one fails.
-        assert_eq!(names.reserve("a", &shop, 3), Ok(()));
+        let before = names.reserve("a", &shop, 3).unwrap();
+        // One that is not filed after all leaves things as they were.
+        names.take_back("a", before.clone());
+        assert_eq!(names.reserve("a", &shop, 3).unwrap(), before);
         names.release("a", 2);
         assert!(names.reserve("b", &shop, 1).is_err());
         names.release("a", 3);
-        assert_eq!(names.reserve("b", &shop, 1), Ok(()));
-        names.release("b", 1);
+        assert!(names.reserve("b", &shop, 1).is_ok());
+        names.take_back("b", None);
         assert!(names.find("a.localhost").is_some());
     }
 

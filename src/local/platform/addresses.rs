@@ -5,7 +5,8 @@
 
 use super::{Platform, Refused};
 use crate::local::gateway::Names;
-use crate::local::store::{AppKey, AppRow, Revision};
+use crate::local::gateway::names::Reservation;
+use crate::local::store::{AppKey, AppRow};
 use crate::local::supervisor::hosts;
 use crate::wire::app;
 
@@ -14,7 +15,7 @@ use crate::wire::app;
 pub(super) struct Reserved<'a> {
     names: &'a Names,
     key: AppKey,
-    revision: Revision,
+    before: Option<Reservation>,
     is_filed: bool,
 }
 
@@ -28,7 +29,7 @@ impl Reserved<'_> {
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
         if !self.is_filed {
-            self.names.release(self.key.as_str(), self.revision);
+            self.names.take_back(self.key.as_str(), self.before.take());
         }
     }
 }
@@ -43,7 +44,7 @@ impl Platform {
         let names = &self.workshop.names;
         let row = self.workshop.store.app(key)?;
         let revision = row.map_or(1, |row| row.latest + 1);
-        names
+        let before = names
             .reserve(key.as_str(), &hosts::of(app), revision)
             .map_err(|taken| {
                 Refused::Invalid(format!(
@@ -54,7 +55,7 @@ impl Platform {
         Ok(Reserved {
             names,
             key: key.clone(),
-            revision,
+            before,
             is_filed: false,
         })
     }

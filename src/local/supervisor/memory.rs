@@ -22,6 +22,8 @@ use crate::wire::core::{self, resources::ResourceName};
 const LOOK: Duration = Duration::from_millis(100);
 /// The share of the time that slow looks may take is one in this many.
 const SLOW_LOOKS: u32 = 20;
+/// Longest pause for their sake.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The memory that a container may have, in bytes: its limit, else what it asked for.
 pub fn limit(container: &core::Container) -> Option<u64> {
@@ -99,7 +101,7 @@ pub async fn guard(leader: i32, limit: u64, exceeded: Arc<AtomicU64>) {
         }
         let took = began.elapsed() * SLOW_LOOKS;
         if took > LOOK {
-            tokio::time::sleep(took).await;
+            tokio::time::sleep(took.min(LONGEST_PAUSE)).await;
         }
     }
 }
