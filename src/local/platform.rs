@@ -126,7 +126,7 @@ impl Platform {
                 }
             };
             let latest = self.workshop.store.revision(&row.key, row.latest)?;
-            self.republish(&row)?;
+            self.publish(&row.key, &self.shown(&row)?.app);
             if row.desired_active {
                 let revision = match latest {
                     Some(latest) if !latest.failed => row.latest,
@@ -172,7 +172,7 @@ impl Platform {
         let key = AppKey::of(&app.metadata.id);
         let _changing = self.change(&key).await;
         let _open = self.gate.read().await;
-        let names = self.reserve_names(&key, &app)?;
+        let _names = self.reserve_names(&key, &app)?;
         app.status = buffa::MessageField::none();
         app.spec
             .modify(|spec| spec.desired_state = DesiredState::DESIRED_STATE_ACTIVE.into());
@@ -201,8 +201,7 @@ impl Platform {
         crash::point("apply.filed");
         store.push_condition(&key, &accepted(revision))?;
         crash::point("apply.accepted");
-        names.keep();
-        self.publish_first(&key, &app);
+        self.publish(&key, &app);
         let view = self.view(&key)?;
         if let Some(handle) = self.handle(&key) {
             handle.send(Command::Deploy(revision));
@@ -257,8 +256,6 @@ impl Platform {
         if let Some(handle) = handle {
             handle.finish(Command::Shutdown).await;
         }
-        // A revision may have come up until then.
-        self.workshop.names.withdraw(key.as_str());
         crash::point("delete.ended");
         self.workshop.store.delete_app(&key)?;
         crash::point("delete.forgotten");

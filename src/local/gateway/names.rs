@@ -97,6 +97,20 @@ impl Names {
         self.show(&claims);
     }
 
+    /// Lets the `hosts` of a revision lead to the app, instead of those that did, and keeps none for it
+    /// any more. An app that was withdrawn gets none.
+    pub fn serve(&self, owner: &str, hosts: &[String], revision: u64) {
+        let mut claims = self.claims();
+        let Some(claim) = claims.iter_mut().find(|claim| claim.owner == owner) else {
+            return;
+        };
+        if let Some((published, _)) = &mut claim.published {
+            *published = lower(hosts);
+        }
+        claim.release(revision);
+        self.show(&claims);
+    }
+
     /// Forgets the names of an app.
     pub fn withdraw(&self, owner: &str) {
         let mut claims = self.claims();
@@ -278,6 +292,12 @@ mod tests {
         assert!(names.reserve("b", &shop, 1).is_ok());
         names.take_back("b", None);
         assert!(names.find("a.localhost").is_some());
+        names.serve("a", &shop, 4);
+        assert!(names.find("a.localhost").is_none());
+        assert!(names.find("shop.localhost").is_some());
+        names.withdraw("a");
+        names.serve("a", &shop, 5);
+        assert!(names.find("shop.localhost").is_none());
     }
 
     #[test]

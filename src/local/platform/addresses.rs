@@ -4,32 +4,28 @@
 //! once that revision serves: one that does not come up takes nothing from the one that goes on.
 
 use super::{Platform, Refused};
-use crate::local::gateway::Names;
 use crate::local::gateway::names::Reservation;
-use crate::local::store::{AppKey, AppRow};
+use crate::local::store::{AppKey, Revision};
+use crate::local::supervisor::app::Workshop;
 use crate::local::supervisor::hosts;
 use crate::wire::app;
 
-/// Names that are kept for a revision, unless it is not filed after all.
+/// Names that are kept for an app's next revision, unless that is not filed after all.
 #[must_use]
 pub(super) struct Reserved<'a> {
-    names: &'a Names,
+    platform: &'a Platform,
     key: AppKey,
+    revision: Revision,
     before: Option<Reservation>,
-    is_filed: bool,
-}
-
-impl Reserved<'_> {
-    /// The revision is there, and answers for its names from now on.
-    pub(super) fn keep(mut self) {
-        self.is_filed = true;
-    }
 }
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
-        if !self.is_filed {
-            self.names.take_back(self.key.as_str(), self.before.take());
+        let Workshop { store, names, .. } = &self.platform.workshop;
+        let row = store.app(&self.key).ok().flatten();
+        let is_filed = row.is_some_and(|row| row.latest >= self.revision);
+        if !is_filed {
+            names.take_back(self.key.as_str(), self.before.take());
         }
     }
 }
@@ -53,45 +49,35 @@ impl Platform {
                 ))
             })?;
         Ok(Reserved {
-            names,
+            platform: self,
             key: key.clone(),
+            revision,
             before,
-            is_filed: false,
         })
     }
 
-    /// Lets an app that has no names yet answer under its own: its requests wait for its first
-    /// revision, or are told why there is none.
-    pub(super) fn publish_first(&self, key: &AppKey, app: &app::App) {
-        let names = &self.workshop.names;
-        if let Some(handle) = self.handle(key)
-            && !names.has(key.as_str())
-        {
-            names.publish(key.as_str(), &hosts::of(app), &handle.route);
-        }
-    }
-
-    /// Lets an app that was there before answer under the names of the revision that serves, and
-    /// keeps those of a newer one for it.
-    pub(super) fn republish(&self, row: &AppRow) -> Result<(), Refused> {
-        let store = &self.workshop.store;
-        let shown = self.shown(row)?;
-        let serving = match row.serving {
-            Some(serving) => store.revision(&row.key, serving)?,
-            None => None,
+    /// Lets an app that has no names yet answer under its own.
+    ///
+    /// They are those of the revision that serves; where none does, requests wait for the first one, or
+    /// are told why there is none. Those that `app` asks for besides are kept for it.
+    pub(super) fn publish(&self, key: &AppKey, app: &app::App) {
+        let Workshop { store, names, .. } = &self.workshop;
+        let Some(handle) = self.handle(key).filter(|_| !names.has(key.as_str())) else {
+            return;
         };
-        self.publish_first(&row.key, &serving.as_ref().unwrap_or(&shown).app);
-        let (key, hosts) = (row.key.as_str(), hosts::of(&shown.app));
-        // Who asked first is told by the order of apps alone; whoever comes too late goes without.
-        if let Err(taken) = self.workshop.names.reserve(key, &hosts, shown.revision) {
-            tracing::warn!(
-                app = key,
-                host = taken.host,
-                owner = taken.owner,
-                "name is taken"
-            );
+        let row = store.app(key).ok().flatten();
+        let latest = row.as_ref().map_or(1, |row| row.latest);
+        let serving = row.and_then(|row| store.revision(key, row.serving?).ok()?);
+        let (shown, coming) = (serving.map(|row| hosts::of(&row.app)), hosts::of(app));
+        names.publish(
+            key.as_str(),
+            shown.as_ref().unwrap_or(&coming),
+            &handle.route,
+        );
+        // Which of two apps came first is not known any more when a platform begins.
+        if let Err(taken) = names.reserve(key.as_str(), &coming, latest) {
+            tracing::warn!(app = %key, host = taken.host, owner = taken.owner, "name is taken");
         }
-        Ok(())
     }
 
     /// The address of an app by name: by the one it asks for, where it asks for one.

@@ -23,12 +23,12 @@ impl Platform {
         let row = self.row(key)?;
         let revisions = self.workshop.store.revisions(key)?;
         let wanted = choose(&row, &revisions, to)?;
-        let names = self.reserve_names(key, &wanted.app)?;
+        let _names = self.reserve_names(key, &wanted.app)?;
         let revision = self.workshop.store.insert_revision(key, &wanted.app)?;
-        names.keep();
         self.workshop
             .store
             .push_condition(key, &accepted(revision))?;
+        self.publish(key, &wanted.app);
         if let Some(handle) = self.handle(key) {
             handle.send(Command::Deploy(revision));
         }

@@ -218,10 +218,7 @@ impl Task {
     /// The names that the serving revision asks for lead here now, and no others.
     fn answer_by_name(&self, revision: Revision, hosts: &[String]) {
         let Yard { workshop, key, .. } = &self.yard;
-        workshop
-            .names
-            .publish(key.as_str(), hosts, &self.yard.route);
-        workshop.names.release(key.as_str(), revision);
+        workshop.names.serve(key.as_str(), hosts, revision);
     }
 
     async fn fail(&mut self, revision: Revision, failure: &Failure) {
