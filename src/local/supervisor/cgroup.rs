@@ -130,11 +130,11 @@ impl Base {
             }
         }
         let there = std::fs::read_to_string(folder.join("cgroup.procs"))?;
-        let own = |process: &&str| {
+        let is_foreign = |process: &&str| {
             let process = process.parse().unwrap_or(0);
             process != i32::try_from(pid).unwrap_or(0) && !family.contains(&process)
         };
-        if there.lines().any(|process| own(&process)) {
+        if there.lines().any(|process| is_foreign(&process)) {
             return Err(io::Error::other("others are in the platform's group"));
         }
         let leaf = folder.join(LEAF);
