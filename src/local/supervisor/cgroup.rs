@@ -154,7 +154,8 @@ impl Base {
     }
 
     fn make(&self, name: &str, bounds: Bounds, leader: i32) -> io::Result<Group> {
-        let folder = self.folder.join(format!("{REPLICA}{name}"));
+        // Apps of other projects have replicas of the same name.
+        let folder = self.folder.join(format!("{REPLICA}{name}-{leader}"));
         make_folder(&folder)?;
         let group = Group { folder, bounds };
         if let Err(error) = group.begin(leader) {
@@ -301,7 +302,7 @@ mod tests {
         let fake = fake("cpu memory", "7\n");
         let base = Base::claim(fake.path().into(), 7, &[]).unwrap();
         let group = base.make("web-1-1", BOUNDS, 42).unwrap();
-        let folder = fake.path().join(format!("{REPLICA}web-1-1"));
+        let folder = fake.path().join(format!("{REPLICA}web-1-1-42"));
         for (file, value) in [
             ("memory.max", "67108864"),
             ("memory.swap.max", "0"),
