@@ -107,6 +107,8 @@ pub async fn run(options: Options) -> Result<(), Error> {
     // The client that asks health paths is not made without one, though it never speaks TLS.
     tls::install();
     let home = options.home;
+    let open_files = sys::open_files::raise();
+    tracing::debug!(?open_files, "may have this many files open");
     // It holds what seals secrets, and apps of the same user run beside it.
     sys::conceal().map_err(|source| Error::Io {
         path: "/proc/self".into(),

@@ -172,7 +172,7 @@ impl Platform {
         let key = AppKey::of(&app.metadata.id);
         let _changing = self.change(&key).await;
         let _open = self.gate.read().await;
-        self.check_names(&key, &app)?;
+        let _names = self.reserve_names(&key, &app)?;
         app.status = buffa::MessageField::none();
         app.spec
             .modify(|spec| spec.desired_state = DesiredState::DESIRED_STATE_ACTIVE.into());

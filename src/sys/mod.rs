@@ -22,6 +22,7 @@ use rustix::process::Signal;
 
 #[cfg(target_os = "linux")]
 mod fence;
+pub mod open_files;
 pub mod port_watch;
 
 /// Lets the kernel send `signal` to this process when its parent ends.

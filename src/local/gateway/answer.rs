@@ -13,6 +13,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::WriteHalf;
 
+use super::alarm::{Alarm, Limit, STALLED};
 use super::chunks::Chunks;
 use super::plain::{quick_ack, read};
 use super::request::{Asked, Method};
@@ -35,6 +36,10 @@ pub(super) struct Answer {
     body: Body,
     /// Whether the app keeps the connection open afterwards.
     keeps: bool,
+    /// Whether it has none, whatever else its head says.
+    pub(super) bodiless: bool,
+    /// Whether it is of HTTP/1.0, which has no chunks, and so ends with its connection.
+    is_old: bool,
 }
 
 /// Where the body ends.
@@ -53,6 +58,23 @@ impl Answer {
             Body::Close => false,
         }
     }
+
+    /// Whether the client can be given the end that it has not, in chunks.
+    ///
+    /// A body that the app did not read makes its connection break off rather than end, which a
+    /// client may overlook only where the answer ends with the connection there too.
+    pub(super) fn can_be_chunked(&self, asked: &Asked) -> bool {
+        self.is_old && !self.has_end() && asked.keep_alive && asked.is_bodiless()
+    }
+}
+
+/// How an answer is carried.
+#[derive(Clone, Copy)]
+pub(super) struct Manner {
+    /// Whether the client's connection stays.
+    pub(super) keep_alive: bool,
+    /// Whether it gets the body in chunks of ours.
+    pub(super) chunked: bool,
 }
 
 /// Buffers of one connection.
@@ -127,18 +149,27 @@ impl Relay {
         app: &mut TcpStream,
         client: &mut WriteHalf<'_>,
         answer: Answer,
-        keep_alive: bool,
+        manner: Manner,
+        alarm: &mut Alarm,
     ) -> io::Result<bool> {
-        if !keep_alive {
+        if !manner.keep_alive {
             self.head.extend_from_slice(b"connection: close\r\n");
+        }
+        if manner.chunked {
+            self.head
+                .extend_from_slice(b"transfer-encoding: chunked\r\n");
         }
         self.head.extend_from_slice(b"\r\n");
         let mut body = Ending::of(&answer.body);
         let begun = &self.read[answer.head..];
         let mut exact = body.take(begun)? == begun.len();
         let belongs = begun.len().min(body.taken);
-        self.head.extend_from_slice(&begun[..belongs]);
-        client.write_all(&self.head).await?;
+        if manner.chunked {
+            add_chunk(&mut self.head, &begun[..belongs]);
+        } else {
+            self.head.extend_from_slice(&begun[..belongs]);
+        }
+        send(client, &self.head, alarm).await?;
         if !body.done() {
             quick_ack(app);
         }
@@ -146,16 +177,51 @@ impl Relay {
             self.read.clear();
             self.read.reserve(PIECE);
             if read(app, &mut self.read).await? == 0 {
+                if manner.chunked {
+                    send(client, b"0\r\n\r\n", alarm).await?;
+                }
                 return body.ends_with_connection();
             }
             let count = body.take(&self.read)?;
             exact = count == self.read.len();
-            client.write_all(&self.read[..count]).await?;
+            let piece = &self.read[..count];
+            if manner.chunked {
+                self.head.clear();
+                add_chunk(&mut self.head, piece);
+                send(client, &self.head, alarm).await?;
+            } else {
+                send(client, piece, alarm).await?;
+            }
         }
         self.read.clear();
         self.read.shrink_to(KEPT);
         Ok(exact && answer.keeps)
     }
+}
+
+fn add_chunk(out: &mut Vec<u8>, bytes: &[u8]) {
+    // An empty one would be the end.
+    if !bytes.is_empty() {
+        out.extend_from_slice(format!("{:x}\r\n", bytes.len()).as_bytes());
+        out.extend_from_slice(bytes);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Writes everything, to a client that goes on reading.
+pub(super) async fn send(
+    client: &mut WriteHalf<'_>,
+    mut bytes: &[u8],
+    alarm: &mut Alarm,
+) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let written = alarm.within(Limit::In(STALLED), client.write(bytes)).await;
+        match written.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            count => bytes = &bytes[count..],
+        }
+    }
+    Ok(())
 }
 
 /// What is made of an answer's head.
@@ -228,11 +294,12 @@ impl Ending {
     }
 }
 
-/// How the body is coded for its way.
+/// How the body is coded for its way; what it says is passed on as it is.
 #[derive(Clone, Copy, Default, PartialEq)]
 enum Coding {
     #[default]
     None,
+    /// In chunks, whatever is in them.
     Chunked,
     /// One that has no end of its own.
     Other,
@@ -280,14 +347,13 @@ fn rewrite(
         (Coding::None, Some(length)) => Body::Length(length),
         (Coding::Other, _) | (Coding::None, None) => Body::Close,
     };
-    if framing.coding == Coding::Chunked {
-        head.extend_from_slice(b"transfer-encoding: chunked\r\n");
-    }
     Ok(Answer {
         status,
         head: length,
         body,
         keeps: !framing.closes && parsed.version == Some(1),
+        bodiless,
+        is_old: parsed.version == Some(0) && framing.coding == Coding::None,
     })
 }
 
@@ -313,18 +379,26 @@ impl Framing {
                         return Err("the answer has two lengths");
                     }
                 }
-                17 if is("transfer-encoding") => {
-                    let chunked = header.value.trim_ascii().eq_ignore_ascii_case(b"chunked");
-                    framing.coding = if chunked {
-                        Coding::Chunked
-                    } else {
-                        Coding::Other
-                    };
-                }
+                17 if is("transfer-encoding") => framing.take_coding(header.value)?,
                 _ => {}
             }
         }
         Ok(framing)
+    }
+
+    /// Several lines of it are one list, of which the last one frames the body.
+    fn take_coding(&mut self, value: &[u8]) -> Result<(), &'static str> {
+        for token in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            if self.coding == Coding::Chunked {
+                return Err("the answer's chunks are coded again");
+            }
+            self.coding = match token {
+                b"" => continue,
+                _ if token.eq_ignore_ascii_case(b"chunked") => Coding::Chunked,
+                _ => Coding::Other,
+            };
+        }
+        Ok(())
     }
 
     fn take_connection(&mut self, value: &[u8]) {
@@ -346,7 +420,6 @@ impl Framing {
             10 => is("connection") || is("keep-alive"),
             14 => self.coding != Coding::None && is("content-length"),
             16 => is("proxy-connection"),
-            17 => self.coding != Coding::Other && is("transfer-encoding"),
             18 => is("proxy-authenticate"),
             19 => is("proxy-authorization"),
             _ => false,

@@ -8,7 +8,6 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,7 +24,7 @@ use tokio::time::Instant;
 use super::body::{Upload, UploadWatch};
 use super::headers::{Head, for_h2};
 use super::meter::Visit;
-use super::wire::{Wire, connect, is_open, was_reset};
+use super::wire::{Shared, Wire, connect, is_open, was_reset};
 
 /// Longest rest of a connection that is used again. Below the shortest keep-alive of common app
 /// servers (gunicorn 2 s, uvicorn and node 5 s), so that they do not hang up while we pick up; a
@@ -226,12 +225,12 @@ impl Backend {
         self.see_to_sweeping(&mut pool);
     }
 
-    /// A wire that rested a short time only; `checked`, that the kernel knows to be open.
-    pub(super) fn take_wire(&self, checked: bool) -> Option<Wire> {
+    /// A wire that rested a short time only and on which nothing came meanwhile; `surely`, where a
+    /// request could not be sent again.
+    pub(super) fn take_wire(&self, surely: bool, now: Instant) -> Option<Wire> {
         let mut pool = self.pool();
-        let now = Instant::now();
         while let Some((wire, since)) = pool.wires.pop() {
-            if now.duration_since(since) < MAX_IDLE && (!checked || is_open(&wire.stream)) {
+            if now.duration_since(since) < MAX_IDLE && wire.is_quiet(surely) {
                 return Some(wire);
             }
         }
@@ -239,13 +238,13 @@ impl Backend {
     }
 
     /// Keeps a wire for the next request.
-    pub(super) fn put_wire(self: &Arc<Self>, mut wire: Wire) {
+    pub(super) fn put_wire(self: &Arc<Self>, mut wire: Wire, now: Instant) {
         wire.reused = true;
         let mut pool = self.pool();
         if self.is_retired() {
             return;
         }
-        pool.wires.push((wire, Instant::now()));
+        pool.wires.push((wire, now));
         self.see_to_sweeping(&mut pool);
     }
 
@@ -338,16 +337,15 @@ enum Connection {
 struct Own {
     sender: SendRequest<Upload>,
     driver: AbortHandle,
-    /// A second handle on the socket, only ever asked whether the app has hung up.
-    socket: OwnedFd,
+    /// Only ever asked whether the app has hung up.
+    socket: Shared,
     reused: bool,
 }
 
 impl Own {
     async fn open(addr: SocketAddr) -> Result<Self, io::Error> {
-        let stream = connect(addr).await?;
-        let socket = stream.as_fd().try_clone_to_owned()?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream))
+        let socket = Shared::new(connect(addr).await?);
+        let (sender, connection) = http1::handshake(TokioIo::new(socket.clone()))
             .await
             .map_err(io::Error::other)?;
         // How it ended reaches whoever waits for the response.
@@ -378,8 +376,8 @@ pub(super) struct Lease {
 
 impl Lease {
     /// Lets the request count for as long as the connection is in use for it.
-    pub(super) fn accompany(&mut self, visit: Option<Visit>, status: StatusCode) {
-        if let Some(visit) = &visit {
+    pub(super) fn accompany(&mut self, mut visit: Option<Visit>, status: StatusCode) {
+        if let Some(visit) = &mut visit {
             visit.answered(status);
         }
         self.visit = visit;

@@ -3,6 +3,7 @@
 //! It owns the order of things: prepare, find a backend, send, try again where nothing was sent,
 //! answer or refuse. What each step means is known to the files it calls.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,12 +14,12 @@ use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::super::authority::Authority;
 use super::backend::{Failure, InFlight, Lease, Outgoing};
 use super::body::Download;
+use super::closing::Closing;
 use super::headers::{Ends, Head, clean_response};
 use super::meter::Visit;
 use super::names::Names;
@@ -36,8 +37,8 @@ pub(super) struct Site {
     pub(super) authority: Arc<Authority>,
     /// Upgraded connections outlive their request; the listener waits for them here.
     pub(super) tunnels: TaskTracker,
-    /// Cancelled when the listener closes.
-    pub(super) closing: CancellationToken,
+    /// Begins when the listener closes.
+    pub(super) closing: Closing,
 }
 
 /// Whose requests arrive here.
@@ -49,12 +50,14 @@ pub(super) enum Routing {
 }
 
 impl Routing {
-    pub(super) fn find(&self, host: Option<&str>) -> Result<Route, Refusal> {
+    pub(super) fn find(&self, host: Option<&str>) -> Result<Cow<'_, Route>, Refusal> {
         match self {
-            Self::One(route) => Ok(route.clone()),
+            Self::One(route) => Ok(Cow::Borrowed(route)),
             Self::ByName(names) => {
                 let host = host.unwrap_or_default();
-                names.find(host).ok_or_else(|| Refusal::unknown_host(host))
+                let route = names.find(host);
+                let route = route.ok_or_else(|| Refusal::unknown_host(host))?;
+                Ok(Cow::Owned(route))
             }
         }
     }
@@ -62,16 +65,25 @@ impl Routing {
 
 impl Site {
     /// Answers a request, whatever happens.
-    pub(super) async fn answer(&self, request: Request<Incoming>, ends: Ends) -> Answer {
+    ///
+    /// `counted` has what the short way counted of it, before it found that it cannot answer it.
+    pub(super) async fn answer(
+        &self,
+        request: Request<Incoming>,
+        ends: Ends,
+        counted: Option<Visit>,
+    ) -> Answer {
         let client_id = request_id_of(request.headers());
         let refusal = match self.routing.find(host_of(&request)) {
             Ok(route) => {
-                let mut visit = Some(route.meter().enter());
+                let meter = route.meter();
+                let counted = counted.filter(|visit| visit.is_of(meter));
+                let mut visit = Some(counted.unwrap_or_else(|| meter.enter()));
                 let id = client_id.as_ref();
                 match self.forward(request, ends, &route, id, &mut visit).await {
                     Ok(answer) => return answer,
                     Err(refusal) => {
-                        if let Some(visit) = visit {
+                        if let Some(mut visit) = visit {
                             visit.answered(refusal.status());
                         }
                         refusal
@@ -93,7 +105,9 @@ impl Site {
         client_id: Option<&HeaderValue>,
         visit: &mut Option<Visit>,
     ) -> Result<Answer, Refusal> {
-        let arrived = Instant::now();
+        let arrived = visit
+            .as_ref()
+            .map_or_else(Instant::now, |visit| visit.arrived().into());
         let client = hyper::upgrade::on(&mut request);
         let mut outgoing = prepare(request, ends)?;
         let by_connect = outgoing.head.by_connect;
@@ -164,7 +178,7 @@ impl Site {
         self.tunnels.spawn(async move {
             tokio::select! {
                 () = tunnel(client, app) => {}
-                () = closing.cancelled() => {}
+                () = closing.begun() => {}
             }
             drop(lease);
         });

@@ -26,7 +26,7 @@ use super::chunks::Chunks;
 use super::forward::{Routing, Site};
 use super::headers::Ends;
 use super::listener::serve_h2;
-use super::request::Request;
+use super::request::{Hop, Request};
 use super::route::{Route, Target};
 
 /// What a connection may take. Nothing that is sent here has to be waited for.
@@ -50,7 +50,7 @@ pub fn request(buffer: &[u8], most: usize) -> Seen {
         secure: false,
     };
     let mut out = Vec::new();
-    match Request::read(buffer, most, ends, &mut out) {
+    match Request::read(buffer, most, &Hop::new(ends), &mut out) {
         Request::Whole(asked) => {
             let host = asked.host_in(buffer).unwrap_or_default().to_owned();
             Seen::Whole(asked.length, host, out)

@@ -205,9 +205,15 @@ fn settle_host(
     version: Version,
     ends: Ends,
 ) -> Result<(), Refusal> {
+    // Two may mean two apps, one to us and another one to the app (RFC 9112, section 3.2).
+    if headers.get_all(HOST).iter().nth(1).is_some() {
+        return Err(Refusal::malformed(
+            "the request has more than one `host` header",
+        ));
+    }
     let host = match authority {
         Some(authority) => without_user(authority).to_owned(),
-        None if headers.contains_key(HOST) => return Ok(()),
+        None if headers.contains_key(HOST) => return Ok(()), // one, as was seen to
         None if version == Version::HTTP_10 => ends.gateway.to_string(),
         None => return Err(Refusal::malformed("the request has no `host` header")),
     };
@@ -352,6 +358,14 @@ mod tests {
         let absolute = head(request).unwrap();
         assert_eq!(absolute.uri, "/x?y");
         assert_eq!(absolute.headers["host"], "other:81");
+    }
+
+    #[test]
+    fn a_second_host_is_refused_whatever_it_says() {
+        for (target, second) in [("/", "b"), ("/", "a"), ("http://a/", "b")] {
+            let request = Request::get(target).header("host", "a");
+            assert!(head(request.header("host", second)).is_err(), "{target}");
+        }
     }
 
     #[test]

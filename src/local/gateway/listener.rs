@@ -4,11 +4,13 @@
 //! clients and `127.0.0.1` for others. This file knows when connections begin and end; what is said
 //! on them is `forward`'s.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
@@ -16,14 +18,17 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::super::authority::Authority;
 use super::Error;
+use super::closing::Closing;
 use super::forward::{Routing, Site};
 use super::headers::Ends;
 use super::lane;
+use super::meter::Visit;
 use super::names::Names;
 use super::plain::{self, HEADER_READ_TIMEOUT};
 use super::rewind::Rewind;
@@ -41,6 +46,20 @@ const TLS_SIGN: u8 = 22;
 
 /// Time to agree on a TLS connection.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the client of a connection of HTTP/2 may be silent before it is asked whether it is there;
+/// what it does not read to the end, and streams that last, stay open otherwise for ever.
+const H2_PING: Duration = Duration::from_secs(30);
+
+/// Time for it to say so.
+const H2_PONG: Duration = Duration::from_secs(20);
+
+/// How long such a connection stays open without a new request, at the least.
+const H2_IDLE: Duration = if cfg!(test) {
+    Duration::from_secs(2)
+} else {
+    Duration::from_secs(180)
+};
 
 /// Time that requests get to end after the listener was closed.
 const CLOSE_GRACE: Duration = Duration::from_secs(3);
@@ -127,8 +146,8 @@ impl NameListener {
 struct Door {
     port: u16,
     site: Site,
+    /// Each ends with the last of its connections.
     acceptors: TaskTracker,
-    connections: TaskTracker,
     /// Ends what did not end by itself.
     cut: CancellationToken,
 }
@@ -156,34 +175,26 @@ impl Door {
                 routing,
                 authority: Arc::clone(authority),
                 tunnels: TaskTracker::new(),
-                closing: CancellationToken::new(),
+                closing: Closing::default(),
             },
             acceptors: TaskTracker::new(),
-            connections: TaskTracker::new(),
             cut: CancellationToken::new(),
         };
         for socket in sockets {
-            let accepting = accept(
-                socket,
-                door.site.clone(),
-                door.connections.clone(),
-                door.cut.clone(),
-            );
+            let accepting = accept(socket, door.site.clone(), door.cut.clone());
             door.acceptors.spawn_on(accepting, &lane);
         }
         Ok(door)
     }
 
     async fn close(&self) {
-        self.site.closing.cancel();
+        self.site.closing.begin();
         self.acceptors.close();
-        self.acceptors.wait().await;
-        self.connections.close();
         self.site.tunnels.close();
-        let ended = tokio::time::timeout(CLOSE_GRACE, self.connections.wait()).await;
+        let ended = tokio::time::timeout(CLOSE_GRACE, self.acceptors.wait()).await;
         if ended.is_err() {
             self.cut.cancel();
-            self.connections.wait().await;
+            self.acceptors.wait().await;
         }
         self.site.tunnels.wait().await;
     }
@@ -191,7 +202,7 @@ impl Door {
 
 impl Drop for Door {
     fn drop(&mut self) {
-        self.site.closing.cancel();
+        self.site.closing.begin();
     }
 }
 
@@ -233,15 +244,18 @@ async fn listen_anywhere() -> Result<Listening, Error> {
     }
 }
 
-async fn accept(socket: TcpListener, site: Site, connections: TaskTracker, cut: CancellationToken) {
+/// Takes connections in, and holds on to them, so that none has to listen for its own end.
+async fn accept(socket: TcpListener, site: Site, cut: CancellationToken) {
+    let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
-            () = site.closing.cancelled() => return,
+            Some(_) = connections.join_next() => continue,
+            () = site.closing.begun() => break,
         };
         match accepted {
             Ok((stream, client)) => {
-                connections.spawn(serve(stream, client, site.clone(), cut.clone()));
+                connections.spawn(serve(stream, client, site.clone()));
             }
             Err(error) if is_about_one_client(&error) => {}
             Err(error) => {
@@ -249,6 +263,11 @@ async fn accept(socket: TcpListener, site: Site, connections: TaskTracker, cut: 
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+    drop(socket);
+    tokio::select! {
+        () = async { while connections.join_next().await.is_some() {} } => {}
+        () = cut.cancelled() => connections.shutdown().await,
     }
 }
 
@@ -262,7 +281,7 @@ fn is_about_one_client(error: &io::Error) -> bool {
 }
 
 /// Serves one connection; errors on it are the client's leaving and concern nobody else.
-async fn serve(stream: TcpStream, client: SocketAddr, site: Site, cut: CancellationToken) {
+async fn serve(stream: TcpStream, client: SocketAddr, site: Site) {
     let Ok(gateway) = stream.local_addr().and_then(|addr| {
         stream.set_nodelay(true)?;
         Ok(addr)
@@ -274,24 +293,19 @@ async fn serve(stream: TcpStream, client: SocketAddr, site: Site, cut: Cancellat
         gateway,
         secure: false,
     };
-    let served = async {
-        if let Some(rest) = plain::serve(stream, ends, &site).await {
-            let is_h2 = rest.before.len() >= H2_SIGN
-                && rest.before.iter().zip(H2_PREFACE).all(|(a, b)| a == b);
-            let is_tls = rest.before.first() == Some(&TLS_SIGN);
-            let stream = Rewind::new(rest.before, rest.stream);
-            if is_tls {
-                serve_tls(stream, ends, site).await;
-            } else if is_h2 {
-                serve_h2(stream, ends, site).await;
-            } else {
-                serve_h1(stream, ends, site).await;
-            }
-        }
+    let Some(rest) = plain::serve(stream, ends, &site).await else {
+        return;
     };
-    tokio::select! {
-        () = served => {}
-        () = cut.cancelled() => {}
+    let begins_h2 = rest.before.iter().zip(H2_PREFACE).all(|(a, b)| a == b);
+    let is_h2 = rest.before.len() >= H2_SIGN && begins_h2;
+    let is_tls = rest.before.first() == Some(&TLS_SIGN);
+    let stream = Rewind::new(rest.before, rest.stream);
+    if is_tls {
+        serve_tls(stream, ends, site).await;
+    } else if is_h2 {
+        serve_h2(stream, ends, site).await;
+    } else {
+        serve_h1(stream, ends, site, rest.visit).await;
     }
 }
 
@@ -319,7 +333,7 @@ async fn serve_tls(stream: Rewind, ends: Ends, site: Site) {
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         serve_h2(stream, ends, site).await;
     } else {
-        serve_h1(stream, ends, site).await;
+        serve_h1(stream, ends, site, None).await;
     }
 }
 
@@ -328,11 +342,12 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for T {}
 
-async fn serve_h1(stream: impl Stream, ends: Ends, site: Site) {
+async fn serve_h1(stream: impl Stream, ends: Ends, site: Site, first: Option<Visit>) {
     let closing = site.closing.clone();
+    let first = Cell::new(first);
     let service = service_fn(move |request| {
-        let site = site.clone();
-        async move { Ok::<_, Infallible>(site.answer(request, ends).await) }
+        let (site, counted) = (site.clone(), first.take());
+        async move { Ok::<_, Infallible>(site.answer(request, ends, counted).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -342,27 +357,43 @@ async fn serve_h1(stream: impl Stream, ends: Ends, site: Site) {
     let mut connection = pin!(connection);
     tokio::select! {
         _ = connection.as_mut() => return,
-        () = closing.cancelled() => connection.as_mut().graceful_shutdown(),
+        () = closing.begun() => connection.as_mut().graceful_shutdown(),
     }
     drop(connection.await);
 }
 
 pub(super) async fn serve_h2(stream: impl Stream, ends: Ends, site: Site) {
     let closing = site.closing.clone();
+    let asked = Arc::new(AtomicBool::new(false));
+    let noted = Arc::clone(&asked);
     let service = service_fn(move |request| {
+        noted.store(true, Ordering::Relaxed);
         let site = site.clone();
-        async move { Ok::<_, Infallible>(site.answer(request, ends).await) }
+        async move { Ok::<_, Infallible>(site.answer(request, ends, None).await) }
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .adaptive_window(true)
+        .keep_alive_interval(H2_PING)
+        .keep_alive_timeout(H2_PONG)
         // WebSockets of browsers that have one connection for all.
         .enable_connect_protocol()
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     tokio::select! {
         _ = connection.as_mut() => return,
-        () = closing.cancelled() => connection.as_mut().graceful_shutdown(),
+        () = closing.begun() => connection.as_mut().graceful_shutdown(),
+        () = unused(&asked) => connection.as_mut().graceful_shutdown(),
     }
     drop(connection.await);
+}
+
+/// Resolves once no request has begun for a while. Those under way go on when that ends a connection.
+async fn unused(asked: &AtomicBool) {
+    loop {
+        tokio::time::sleep(H2_IDLE).await;
+        if !asked.swap(false, Ordering::Relaxed) {
+            return;
+        }
+    }
 }

@@ -52,7 +52,8 @@ pub struct Totals {
     pub in_flight: u64,
     /// A second, over the last minute.
     pub rate: f64,
-    /// Answers with 1xx (switched protocols), 2xx, 3xx, 4xx, 5xx.
+    /// Answers with 1xx (switched protocols), 2xx, 3xx, 4xx, 5xx. Clients that left before they had one
+    /// count as 4xx.
     pub by_status: [u64; 5],
     /// Sum of the times until an answer began.
     pub seconds: f64,
@@ -89,6 +90,8 @@ impl Meter {
         Visit {
             meter: Arc::clone(self),
             arrived,
+            left: None,
+            answered: false,
         }
     }
 
@@ -192,6 +195,8 @@ impl Totals {
 pub struct Visit {
     meter: Arc<Meter>,
     arrived: Instant,
+    left: Option<Instant>,
+    answered: bool,
 }
 
 impl Visit {
@@ -199,13 +204,19 @@ impl Visit {
         self.arrived
     }
 
-    /// Counts as if it had not come; it will come another way.
-    pub fn forget(self) {
-        self.meter.state().arrived -= 1;
+    /// Ends it, at a time that was read already.
+    pub fn leave(mut self, now: Instant) {
+        self.left = Some(now);
+    }
+
+    /// Whether it is one of those that `meter` counts.
+    pub fn is_of(&self, meter: &Arc<Meter>) -> bool {
+        Arc::ptr_eq(&self.meter, meter)
     }
 
     /// Records that the answer begins now.
-    pub fn answered(&self, status: StatusCode) {
+    pub fn answered(&mut self, status: StatusCode) {
+        self.answered = true;
         let took = self.arrived.elapsed();
         let mut state = self.meter.state();
         let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
@@ -221,10 +232,14 @@ impl Visit {
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        let now = self.meter.began.elapsed();
+        let now = self.left.unwrap_or_else(Instant::now);
         let mut state = self.meter.state();
-        state.settle(now);
+        state.settle(now.saturating_duration_since(self.meter.began));
         state.active -= 1;
+        if !self.answered {
+            // Its client left before it had an answer, as nginx writes 499 for.
+            state.by_status[3] += 1;
+        }
     }
 }
 
@@ -277,15 +292,27 @@ mod tests {
     }
 
     #[test]
+    fn who_leaves_without_an_answer_is_counted_too() {
+        let meter = Meter::new();
+        meter.enter().answered(StatusCode::OK);
+        drop(meter.enter());
+        let totals = meter.totals();
+        assert_eq!(totals.by_status, [0, 1, 0, 1, 0]);
+        assert_eq!(totals.requests, 2);
+    }
+
+    #[test]
     fn quantiles_lie_within_the_class_of_the_time() {
         let meter = Meter::new();
         assert_eq!(meter.totals().quantile(0.5), None);
         for millis in [1, 1, 1, 100] {
-            let visit = Visit {
+            let mut visit = Visit {
                 meter: Arc::clone(&meter),
                 arrived: Instant::now()
                     .checked_sub(Duration::from_millis(millis))
                     .unwrap(),
+                left: None,
+                answered: false,
             };
             meter.state().active += 1;
             visit.answered(StatusCode::OK);

@@ -13,10 +13,12 @@
 
 pub mod names;
 
+mod alarm;
 mod answer;
 mod backend;
 mod body;
 mod chunks;
+mod closing;
 mod forward;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;

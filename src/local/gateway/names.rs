@@ -5,7 +5,7 @@
 //! `localhost` to this machine, so nothing has to be set up.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use sha2::{Digest, Sha256};
@@ -22,47 +22,122 @@ const LABEL: usize = 63;
 /// What is kept of a longer one, in front of eight digits that tell it from others.
 const KEPT: usize = 54;
 
-/// All names and whose they are; read by every request at the shared port.
+/// All names and whose they are; what they lead to is read by every request at the shared port.
 #[derive(Default)]
 pub struct Names {
-    known: ArcSwap<HashMap<String, Entry>>,
+    known: ArcSwap<HashMap<String, Route>>,
+    /// In the order in which their owners came.
+    claims: Mutex<Vec<Claim>>,
 }
 
-#[derive(Clone)]
-struct Entry {
+/// The names of one app.
+struct Claim {
     owner: String,
-    route: Route,
+    /// Those that lead somewhere, where no earlier claim has them too.
+    published: Option<(Vec<String>, Route)>,
+    /// Those of a revision that does not serve yet.
+    reserved: Option<Reservation>,
+}
+
+/// Names that are kept for an app, and the revision of it that asks for them.
+pub type Reservation = (Vec<String>, u64);
+
+/// A name belongs to somebody else.
+#[derive(Debug, PartialEq)]
+pub struct Taken {
+    pub host: String,
+    pub owner: String,
 }
 
 impl Names {
-    /// Lets `hosts` lead to the app filed under `owner`, and no others of those it had.
+    /// Keeps `hosts` for the app filed under `owner`, whose revision asks for them, unless another app
+    /// has one of them, whether it leads there or is kept for it.
     ///
-    /// A name that another app has stays with that one.
-    pub fn publish(&self, owner: &str, hosts: &[String], route: &Route) {
-        self.known.rcu(|known| {
-            let mut known = without(known, owner);
-            for host in hosts {
-                known
-                    .entry(host.to_ascii_lowercase())
-                    .or_insert_with(|| Entry {
-                        owner: owner.to_owned(),
-                        route: route.clone(),
-                    });
+    /// What it kept before is given up, and returned; what leads to it goes on to.
+    pub fn reserve(
+        &self,
+        owner: &str,
+        hosts: &[String],
+        revision: u64,
+    ) -> Result<Option<Reservation>, Taken> {
+        let hosts = lower(hosts);
+        let mut claims = self.claims();
+        for claim in claims.iter().filter(|claim| claim.owner != owner) {
+            if let Some(host) = hosts.iter().find(|host| claim.has(host)) {
+                return Err(Taken {
+                    host: host.clone(),
+                    owner: claim.owner.clone(),
+                });
             }
-            known
-        });
+        }
+        let reserved = &mut claim(&mut claims, owner).reserved;
+        Ok(reserved.replace((hosts, revision)))
+    }
+
+    /// Puts things as they were before [`Names::reserve`].
+    pub fn take_back(&self, owner: &str, before: Option<Reservation>) {
+        let mut claims = self.claims();
+        claim(&mut claims, owner).reserved = before;
+        forget_empty(&mut claims);
+    }
+
+    /// Gives up what is kept for a revision, or for an earlier one.
+    pub fn release(&self, owner: &str, revision: u64) {
+        let mut claims = self.claims();
+        claim(&mut claims, owner).release(revision);
+        forget_empty(&mut claims);
+    }
+
+    /// Lets `hosts` lead to the app filed under `owner`, and no others of those that did.
+    ///
+    /// A name that another app has stays with that one, until it gives it up.
+    pub fn publish(&self, owner: &str, hosts: &[String], route: &Route) {
+        let mut claims = self.claims();
+        claim(&mut claims, owner).published = Some((lower(hosts), route.clone()));
+        self.show(&claims);
+    }
+
+    /// Lets the `hosts` of a revision lead to the app, instead of those that did, and keeps none for it
+    /// any more. An app that was withdrawn gets none.
+    pub fn serve(&self, owner: &str, hosts: &[String], revision: u64) {
+        let mut claims = self.claims();
+        let Some(claim) = claims.iter_mut().find(|claim| claim.owner == owner) else {
+            return;
+        };
+        if let Some((published, _)) = &mut claim.published {
+            *published = lower(hosts);
+        }
+        claim.release(revision);
+        self.show(&claims);
     }
 
     /// Forgets the names of an app.
     pub fn withdraw(&self, owner: &str) {
-        self.known.rcu(|known| without(known, owner));
+        let mut claims = self.claims();
+        claims.retain(|claim| claim.owner != owner);
+        self.show(&claims);
     }
 
-    /// The app that has `host` and is not `owner`.
-    pub fn taken_by(&self, host: &str, owner: &str) -> Option<String> {
-        let known = self.known.load();
-        let entry = known.get(&host.to_ascii_lowercase())?;
-        (entry.owner != owner).then(|| entry.owner.clone())
+    /// Whether names lead to an app.
+    pub fn has(&self, owner: &str) -> bool {
+        let claims = self.claims();
+        claims
+            .iter()
+            .any(|claim| claim.owner == owner && claim.published.is_some())
+    }
+
+    fn claims(&self) -> MutexGuard<'_, Vec<Claim>> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn show(&self, claims: &[Claim]) {
+        let mut known = HashMap::new();
+        for (hosts, route) in claims.iter().filter_map(|claim| claim.published.as_ref()) {
+            for host in hosts {
+                known.entry(host.clone()).or_insert_with(|| route.clone());
+            }
+        }
+        self.known.store(Arc::new(known));
     }
 
     /// Where requests for `host` go; a port behind the name says nothing.
@@ -75,19 +150,48 @@ impl Names {
         if let Some(label) = name.strip_suffix(CONTAINER_SUFFIX) {
             name = format!("{label}{SUFFIX}");
         }
-        self.known
-            .load()
-            .get(&name)
-            .map(|entry| entry.route.clone())
+        self.known.load().get(&name).cloned()
     }
 }
 
-fn without(known: &Arc<HashMap<String, Entry>>, owner: &str) -> HashMap<String, Entry> {
-    known
-        .iter()
-        .filter(|(_, entry)| entry.owner != owner)
-        .map(|(host, entry)| (host.clone(), entry.clone()))
-        .collect()
+impl Claim {
+    fn has(&self, host: &String) -> bool {
+        let published = self.published.iter().flat_map(|(hosts, _)| hosts);
+        let reserved = self.reserved.iter().flat_map(|(hosts, _)| hosts);
+        published.chain(reserved).any(|own| own == host)
+    }
+
+    fn release(&mut self, revision: u64) {
+        if self
+            .reserved
+            .as_ref()
+            .is_some_and(|(_, of)| *of <= revision)
+        {
+            self.reserved = None;
+        }
+    }
+}
+
+fn forget_empty(claims: &mut Vec<Claim>) {
+    claims.retain(|claim| claim.published.is_some() || claim.reserved.is_some());
+}
+
+fn lower(hosts: &[String]) -> Vec<String> {
+    hosts.iter().map(|host| host.to_ascii_lowercase()).collect()
+}
+
+/// The claim of an owner, which is the last one where it is new.
+fn claim<'a>(claims: &'a mut Vec<Claim>, owner: &str) -> &'a mut Claim {
+    let found = claims.iter().position(|claim| claim.owner == owner);
+    let place = found.unwrap_or(claims.len());
+    if found.is_none() {
+        claims.push(Claim {
+            owner: owner.to_owned(),
+            published: None,
+            reserved: None,
+        });
+    }
+    &mut claims[place]
 }
 
 /// The name of an app as a cluster makes it, below `localhost`.
@@ -148,14 +252,51 @@ mod tests {
     fn a_name_belongs_to_who_had_it_first_until_it_is_given_up() {
         let names = Names::default();
         let shop = ["shop.localhost".to_owned()];
-        names.publish("a", &shop, &route());
-        names.publish("b", &shop, &route());
-        assert_eq!(names.taken_by("SHOP.localhost", "b").as_deref(), Some("a"));
-        assert_eq!(names.taken_by("shop.localhost", "a"), None);
+        let (first, second) = (route(), route());
+        let leads_to = |route: &Route| {
+            let found = names.find("shop.localhost").unwrap();
+            Arc::ptr_eq(found.meter(), route.meter())
+        };
+        names.publish("a", &shop, &first);
+        names.publish("b", &shop, &second);
+        assert!(leads_to(&first));
+        let taken = names.reserve("b", &["SHOP.localhost".to_owned()], 1);
+        assert_eq!(taken.unwrap_err().owner, "a");
+        assert!(names.reserve("a", &shop, 2).is_ok());
+        // Whoever waited for it gets it.
         names.withdraw("a");
-        assert_eq!(names.taken_by("shop.localhost", "b"), None);
-        names.publish("b", &shop, &route());
-        names.publish("b", &["other.localhost".to_owned()], &route());
+        assert!(leads_to(&second));
+        assert!(names.reserve("b", &shop, 1).is_ok());
+        names.publish("b", &["other.localhost".to_owned()], &second);
+        assert!(names.find("shop.localhost").is_none());
+    }
+
+    #[test]
+    fn a_name_that_is_kept_for_a_revision_is_nobody_elses_and_leads_nowhere_yet() {
+        let names = Names::default();
+        let shop = ["shop.localhost".to_owned()];
+        names.publish("a", &["a.localhost".to_owned()], &route());
+        let before = names.reserve("a", &shop, 2).unwrap();
+        assert_eq!(before, None);
+        assert!(names.find("shop.localhost").is_none());
+        assert!(names.find("a.localhost").is_some());
+        assert_eq!(names.reserve("b", &shop, 1).unwrap_err().owner, "a");
+        // A later revision keeps it when the earlier one fails.
+        let before = names.reserve("a", &shop, 3).unwrap();
+        // One that is not filed after all leaves things as they were.
+        names.take_back("a", before.clone());
+        assert_eq!(names.reserve("a", &shop, 3).unwrap(), before);
+        names.release("a", 2);
+        assert!(names.reserve("b", &shop, 1).is_err());
+        names.release("a", 3);
+        assert!(names.reserve("b", &shop, 1).is_ok());
+        names.take_back("b", None);
+        assert!(names.find("a.localhost").is_some());
+        names.serve("a", &shop, 4);
+        assert!(names.find("a.localhost").is_none());
+        assert!(names.find("shop.localhost").is_some());
+        names.withdraw("a");
+        names.serve("a", &shop, 5);
         assert!(names.find("shop.localhost").is_none());
     }
 

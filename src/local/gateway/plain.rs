@@ -6,26 +6,27 @@
 //! over, with the connection, to hyper and `forward`, before anything of it was done. Both ways obey
 //! the same rules: what is changed in a head is said in `headers`, what is sent twice in `backend`.
 
+use std::borrow::Cow;
+use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use http::HeaderValue;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
-use tokio::time::{Instant, Sleep};
-use tokio_util::sync::WaitForCancellationFuture;
+use tokio::time::Instant;
 
-use super::answer::{Answer, Relay};
+use super::alarm::{Alarm, Limit};
+use super::answer::{Answer, Manner, Relay, send};
 use super::backend::InFlight;
+use super::closing::Watch;
 use super::forward::Site;
 use super::headers::Ends;
 use super::meter::Visit;
 use super::refusal::{Refusal, new_request_id};
-use super::request::{Asked, Method, Request};
+use super::request::{Asked, Hop, Method, Request};
 use super::route::{Route, Trouble};
 use super::wire::{Lost, Wire};
 
@@ -39,25 +40,27 @@ const MOST_HELD: usize = 32 * 1024;
 pub(super) struct Rest {
     pub(super) before: Vec<u8>,
     pub(super) stream: TcpStream,
+    /// The first request of what was read, where it was counted already.
+    pub(super) visit: Option<Visit>,
 }
 
 /// Serves a connection for as long as its requests are plain; `None` when it has ended.
 pub(super) async fn serve(mut stream: TcpStream, ends: Ends, site: &Site) -> Option<Rest> {
     let mut inbox = Vec::with_capacity(2048);
     let mut carrier = Carrier {
-        ends,
+        hop: Hop::new(ends),
         outbox: Vec::with_capacity(2048),
         relay: Relay::default(),
-        alarm: Alarm::new(),
+        alarm: Alarm::new(HEADER_READ_TIMEOUT),
+        closing: site.closing.watch(),
+        idle_since: Instant::now(),
     };
-    // Made once: each would have to be put on a list and taken off again.
-    let mut closing = pin!(site.closing.cancelled());
-    loop {
+    let visit = loop {
         let (mut reader, mut writer) = stream.split();
-        let next = carrier.next(&mut reader, &mut inbox, closing.as_mut());
+        let next = carrier.next(&mut reader, &mut inbox);
         let asked = match next.await {
             Next::Request(asked) => asked,
-            Next::Other => break,
+            Next::Other => break None,
             Next::End => return None,
         };
         let route = site.routing.find(asked.host_in(&inbox));
@@ -73,12 +76,13 @@ pub(super) async fn serve(mut stream: TcpStream, ends: Ends, site: &Site) -> Opt
         match done {
             Done::Next => drop(inbox.drain(..asked.length)),
             Done::Close => return None,
-            Done::NotPlain => break,
+            Done::NotPlain(visit) => break Some(visit),
         }
-    }
+    };
     Some(Rest {
         before: inbox,
         stream,
+        visit,
     })
 }
 
@@ -93,7 +97,7 @@ enum Done {
     Next,
     Close,
     /// The app speaks HTTP/2; nothing was sent.
-    NotPlain,
+    NotPlain(Visit),
 }
 
 /// Resolves when the client has hung up; until then it collects what it sends ahead.
@@ -130,39 +134,44 @@ pub(super) async fn read(
 
 /// What one connection needs again for each of its requests.
 struct Carrier {
-    ends: Ends,
+    hop: Hop,
     /// The request as the app gets it.
     outbox: Vec<u8>,
     relay: Relay,
     alarm: Alarm,
+    closing: Watch,
+    /// When the last answer had been sent. The clock is read seldom: that is a good part of what a
+    /// small request costs here.
+    idle_since: Instant,
 }
 
 impl Carrier {
     /// Waits for the next request to be there as a whole.
-    async fn next(
-        &mut self,
-        reader: &mut ReadHalf<'_>,
-        inbox: &mut Vec<u8>,
-        mut closing: Pin<&mut WaitForCancellationFuture<'_>>,
-    ) -> Next {
-        let deadline = Instant::now() + HEADER_READ_TIMEOUT;
+    async fn next(&mut self, reader: &mut ReadHalf<'_>, inbox: &mut Vec<u8>) -> Next {
+        let mut deadline = self.idle_since + HEADER_READ_TIMEOUT;
+        let mut begun = false;
         loop {
             if !inbox.is_empty() {
-                match Request::read(inbox, MOST_HELD, self.ends, &mut self.outbox) {
+                match Request::read(inbox, MOST_HELD, &self.hop, &mut self.outbox) {
                     Request::Whole(asked) => return Next::Request(asked),
                     Request::Partial => quick_ack(reader.as_ref()),
                     Request::Special => return Next::Other,
                 }
+                if !std::mem::replace(&mut begun, true) {
+                    // However long nothing was asked before.
+                    deadline = Instant::now() + HEADER_READ_TIMEOUT;
+                }
             }
             let idle = inbox.is_empty();
+            let closing = &mut self.closing;
             let arrival = async {
                 tokio::select! {
                     biased;
                     count = read(reader, inbox) => count.unwrap_or(0),
-                    () = closing.as_mut(), if idle => 0,
+                    () = poll_fn(|cx| closing.poll_begun(cx)), if idle => 0,
                 }
             };
-            match self.alarm.within(deadline, arrival).await {
+            match self.alarm.within(Limit::At(deadline), arrival).await {
                 Some(1..) => {}
                 Some(0) | None => return Next::End,
             }
@@ -174,23 +183,20 @@ impl Carrier {
         &mut self,
         client: &mut WriteHalf<'_>,
         asked: &Asked,
-        route: Result<Route, Refusal>,
+        route: Result<Cow<'_, Route>, Refusal>,
     ) -> Done {
         let refusal = match route {
             Err(refusal) => refusal,
             Ok(route) => {
-                let visit = route.meter().enter();
-                match self.ask(&route, asked).await {
+                let mut visit = route.meter().enter();
+                match self.ask(&route, asked, visit.arrived().into()).await {
                     Ok(Some((slot, wire, answer))) => {
                         visit.answered(answer.status);
                         return self
                             .answer(client, asked, (slot, wire, visit), answer)
                             .await;
                     }
-                    Ok(None) => {
-                        visit.forget();
-                        return Done::NotPlain;
-                    }
+                    Ok(None) => return Done::NotPlain(visit),
                     Err(refusal) => {
                         visit.answered(refusal.status());
                         refusal
@@ -213,7 +219,9 @@ impl Carrier {
         keep_alive: bool,
     ) -> Done {
         let bytes = refusal.into_bytes(id, keep_alive);
-        match client.write_all(&bytes).await {
+        let sent = send(client, &bytes, &mut self.alarm).await;
+        self.idle_since = Instant::now();
+        match sent {
             Ok(()) if keep_alive => Done::Next,
             Ok(()) | Err(_) => Done::Close,
         }
@@ -224,15 +232,23 @@ impl Carrier {
         &mut self,
         route: &Route,
         asked: &Asked,
+        arrived: Instant,
     ) -> Result<Option<(InFlight, Wire, Answer)>, Refusal> {
-        let arrived = Instant::now();
         let mut trouble = Trouble::default();
+        let mut now = arrived;
         loop {
-            let slot = route.admit(arrived, &trouble).await?;
+            let slot = match route.admit_now(arrived, &trouble)? {
+                Some(slot) => slot,
+                None => {
+                    let slot = route.admit(arrived, &trouble).await?;
+                    now = Instant::now();
+                    slot
+                }
+            };
             if slot.backend().speaks_h2() {
                 return Ok(None);
             }
-            let failure = match self.attempt(&slot, asked).await? {
+            let failure = match self.attempt(&slot, asked, now).await? {
                 Ok((wire, answer)) => return Ok(Some((slot, wire, answer))),
                 Err(failure) => failure,
             };
@@ -256,6 +272,7 @@ impl Carrier {
                 return Err(Refusal::unreachable());
             };
             route.pause(&trouble, pause).await?;
+            now = Instant::now();
         }
     }
 
@@ -264,6 +281,7 @@ impl Carrier {
         &mut self,
         slot: &InFlight,
         asked: &Asked,
+        now: Instant,
     ) -> Result<Result<(Wire, Answer), Lost>, Refusal> {
         let Self {
             outbox,
@@ -273,7 +291,7 @@ impl Carrier {
         } = self;
         let limit = slot.backend().request_timeout();
         let talk = async {
-            if let Some(mut wire) = slot.backend().take_wire(asked.method == Method::Other) {
+            if let Some(mut wire) = slot.backend().take_wire(asked.method == Method::Other, now) {
                 match relay.begin(&mut wire, outbox, asked).await {
                     Err(Lost::Broken { unread, early, .. })
                         if early && asked.may_repeat(unread) => {}
@@ -287,7 +305,7 @@ impl Carrier {
         match limit {
             None => Ok(talk.await),
             Some(limit) => alarm
-                .within(Instant::now() + limit, talk)
+                .within(Limit::At(now + limit), talk)
                 .await
                 .ok_or_else(|| Refusal::late(limit)),
         }
@@ -302,55 +320,27 @@ impl Carrier {
         answer: Answer,
     ) -> Done {
         let (slot, mut wire, visit) = held;
-        let keep_alive = asked.keep_alive && answer.has_end();
+        let chunked = answer.can_be_chunked(asked);
+        let keep_alive = asked.keep_alive && (chunked || answer.has_end());
+        let manner = Manner {
+            keep_alive,
+            chunked,
+        };
+        wire.bodiless = answer.bodiless;
         let Ok(reusable) = self
             .relay
-            .carry(&mut wire.stream, client, answer, keep_alive)
+            .carry(&mut wire.stream, client, answer, manner, &mut self.alarm)
             .await
         else {
             return Done::Close;
         };
+        let now = Instant::now();
         if reusable {
-            slot.backend().put_wire(wire);
+            slot.backend().put_wire(wire, now);
         }
-        drop((slot, visit));
+        drop(slot);
+        visit.leave(now.into());
+        self.idle_since = now;
         if keep_alive { Done::Next } else { Done::Close }
-    }
-}
-
-/// One timer for all the deadlines of a connection.
-///
-/// Most deadlines are far away and never met, so the timer is only moved when it fires or comes too
-/// late, and not for each request.
-struct Alarm {
-    sleep: Pin<Box<Sleep>>,
-}
-
-impl Alarm {
-    fn new() -> Self {
-        Self {
-            sleep: Box::pin(tokio::time::sleep(HEADER_READ_TIMEOUT)),
-        }
-    }
-
-    /// The outcome of `future`, unless `deadline` comes first.
-    async fn within<T>(&mut self, deadline: Instant, future: impl Future<Output = T>) -> Option<T> {
-        let mut future = pin!(future);
-        std::future::poll_fn(|cx| {
-            if let Poll::Ready(value) = future.as_mut().poll(cx) {
-                return Poll::Ready(Some(value));
-            }
-            if self.sleep.deadline() > deadline {
-                self.sleep.as_mut().reset(deadline);
-            }
-            while self.sleep.as_mut().poll(cx).is_ready() {
-                if Instant::now() >= deadline {
-                    return Poll::Ready(None);
-                }
-                self.sleep.as_mut().reset(deadline);
-            }
-            Poll::Pending
-        })
-        .await
     }
 }

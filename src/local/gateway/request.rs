@@ -2,8 +2,8 @@
 //!
 //! The rules are those of `headers`, for the few cases that need no map to follow them.
 
-use std::io::Write;
 use std::mem::MaybeUninit;
+use std::net::IpAddr;
 use std::ops::Range;
 
 use http::HeaderValue;
@@ -51,11 +51,15 @@ pub(super) struct Asked {
 }
 
 impl Asked {
+    pub(super) fn is_bodiless(&self) -> bool {
+        self.body.is_none_or(|length| length == 0)
+    }
+
     /// Whether it may be sent again after a connection was lost without an answer; see
     /// `backend::may_repeat`. With a body it may where it is so small that servers read all of it or
     /// nothing.
     pub(super) fn may_repeat(&self, unread: bool) -> bool {
-        let bodiless = self.body.is_none_or(|length| length == 0);
+        let bodiless = self.is_bodiless();
         self.method != Method::Other || (unread && (bodiless || self.length <= READ_AT_ONCE))
     }
 }
@@ -63,7 +67,7 @@ impl Asked {
 impl Request {
     /// Looks at the beginning of `buffer` and writes to `out` what the app shall get for it; what
     /// would not fit into `most` bytes is special.
-    pub(super) fn read(buffer: &[u8], most: usize, ends: Ends, out: &mut Vec<u8>) -> Self {
+    pub(super) fn read(buffer: &[u8], most: usize, hop: &Hop, out: &mut Vec<u8>) -> Self {
         let mut headers = [const { MaybeUninit::uninit() }; MOST_HEADERS];
         let mut parsed = httparse::Request::new(&mut []);
         let head = match parsed.parse_with_uninit_headers(buffer, &mut headers) {
@@ -91,7 +95,7 @@ impl Request {
         let Some(host) = asked.host_in(buffer) else {
             return Self::Special;
         };
-        asked.add_forwarded(host, ends, out);
+        asked.add_forwarded(host, hop, out);
         out.extend_from_slice(b"\r\n");
         asked.length = head.saturating_add(asked.body.unwrap_or(0));
         if asked.length > most {
@@ -174,23 +178,41 @@ impl Asked {
     }
 
     /// See `headers::add_forwarded`.
-    fn add_forwarded(&self, host: &str, ends: Ends, out: &mut Vec<u8>) {
-        let client = ends.client.ip();
-        // Writing to a vector does not fail.
-        let _ = write!(out, "x-forwarded-for: {client}\r\n");
-        let _ = match client {
-            std::net::IpAddr::V4(address) => write!(out, "forwarded: for={address}"),
-            std::net::IpAddr::V6(address) => write!(out, "forwarded: for=\"[{address}]\""),
-        };
+    fn add_forwarded(&self, host: &str, hop: &Hop, out: &mut Vec<u8>) {
+        out.extend_from_slice(&hop.by_whom);
         if !host.contains(['"', '\\']) {
-            let _ = write!(out, ";host=\"{host}\"");
+            for part in [";host=\"", host, "\""] {
+                out.extend_from_slice(part.as_bytes());
+            }
         }
         out.extend_from_slice(b";proto=http\r\n");
         if !self.names_host {
-            let _ = write!(out, "x-forwarded-host: {host}\r\n");
+            for part in ["x-forwarded-host: ", host, "\r\n"] {
+                out.extend_from_slice(part.as_bytes());
+            }
         }
         if !self.names_proto {
             out.extend_from_slice(b"x-forwarded-proto: http\r\n");
+        }
+    }
+}
+
+/// What is added to all requests of a connection, made once.
+pub(super) struct Hop {
+    /// The header that ends with the client, and the beginning of the next one.
+    by_whom: Vec<u8>,
+}
+
+impl Hop {
+    pub(super) fn new(ends: Ends) -> Self {
+        let client = ends.client.ip();
+        let quoted = match client {
+            IpAddr::V4(address) => address.to_string(),
+            IpAddr::V6(address) => format!("\"[{address}]\""),
+        };
+        let by_whom = format!("x-forwarded-for: {client}\r\nforwarded: for={quoted}");
+        Self {
+            by_whom: by_whom.into_bytes(),
         }
     }
 }
@@ -246,23 +268,23 @@ fn length(value: &[u8]) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn ends() -> Ends {
-        Ends {
+    fn hop() -> Hop {
+        Hop::new(Ends {
             client: "127.0.0.1:40000".parse().unwrap(),
             gateway: "127.0.0.1:8080".parse().unwrap(),
             secure: false,
-        }
+        })
     }
 
     fn written(text: &str) -> String {
         let mut out = Vec::new();
-        let read = Request::read(text.as_bytes(), 1 << 15, ends(), &mut out);
+        let read = Request::read(text.as_bytes(), 1 << 15, &hop(), &mut out);
         assert!(matches!(read, Request::Whole(_)), "{text}");
         String::from_utf8(out).unwrap()
     }
 
     fn read(text: &str) -> Request {
-        Request::read(text.as_bytes(), 1 << 15, ends(), &mut Vec::new())
+        Request::read(text.as_bytes(), 1 << 15, &hop(), &mut Vec::new())
     }
 
     #[test]

@@ -1,4 +1,6 @@
 //! A connection of which some bytes were read already, put back in front.
+//!
+//! Those who speak on it wait for a client that does not read for as long as it likes; here that ends.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -6,12 +8,17 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
+
+use super::alarm::STALLED;
 
 /// Reads `before` first, then on from the socket.
 pub(super) struct Rewind {
     before: Vec<u8>,
     taken: usize,
     stream: TcpStream,
+    /// Runs while nothing can be written.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl Rewind {
@@ -20,7 +27,25 @@ impl Rewind {
             before,
             taken: 0,
             stream,
+            stalled: None,
         }
+    }
+
+    /// What came of writing, unless nothing has come of it for too long.
+    fn in_time(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let stalled = self
+            .stalled
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(STALLED)));
+        let over = stalled.as_mut().poll(cx);
+        over.map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -51,7 +76,8 @@ impl AsyncWrite for Rewind {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.in_time(cx, written)
     }
 
     fn poll_write_vectored(
@@ -59,7 +85,8 @@ impl AsyncWrite for Rewind {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.in_time(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -138,15 +138,26 @@ impl Route {
         arrived: Instant,
         trouble: &Trouble,
     ) -> Result<InFlight, Refusal> {
-        let first = self.shared.queued.load(Ordering::Acquire) == 0;
-        match self.look(first, arrived, trouble) {
-            Look::Enter(slot) => return Ok(slot),
-            Look::Refuse(refusal) => return Err(refusal),
-            Look::Wait { .. } => {}
+        if let Some(slot) = self.admit_now(arrived, trouble)? {
+            return Ok(slot);
         }
         let _place = self.take_place()?;
         self.shared.knock.notify_one();
         self.wait(arrived, trouble).await
+    }
+
+    /// The same where nothing has to be waited for.
+    pub(super) fn admit_now(
+        &self,
+        arrived: Instant,
+        trouble: &Trouble,
+    ) -> Result<Option<InFlight>, Refusal> {
+        let first = self.shared.queued.load(Ordering::Acquire) == 0;
+        match self.look(first, arrived, trouble) {
+            Look::Enter(slot) => Ok(Some(slot)),
+            Look::Refuse(refusal) => Err(refusal),
+            Look::Wait { .. } => Ok(None),
+        }
     }
 
     async fn wait(&self, arrived: Instant, trouble: &Trouble) -> Result<InFlight, Refusal> {

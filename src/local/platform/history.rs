@@ -23,6 +23,7 @@ impl Platform {
         let row = self.row(key)?;
         let revisions = self.workshop.store.revisions(key)?;
         let wanted = choose(&row, &revisions, to)?;
+        let _names = self.reserve_names(key, &wanted.app)?;
         let revision = self.workshop.store.insert_revision(key, &wanted.app)?;
         self.workshop
             .store
@@ -46,7 +47,7 @@ fn choose<'a>(
         None => revisions
             .iter()
             .rev()
-            .find(|one| one.revision < in_force && !one.failed)
+            .find(|one| one.revision < in_force && !one.failed && !one.overtaken)
             .ok_or_else(|| {
                 Refused::Invalid(format!(
                     "app `{name}` has no revision before {in_force} that came up"
@@ -76,10 +77,16 @@ fn entry(row: &AppRow, one: &RevisionRow) -> serde_json::Value {
         "SERVING"
     } else if one.failed {
         "FAILED"
-    } else if one.revision > row.serving.unwrap_or(0) {
+    } else if one.overtaken {
+        "OVERTAKEN"
+    } else if one.revision < row.serving.unwrap_or(0) {
+        "REPLACED"
+    } else if one.revision < row.latest {
+        "OVERTAKEN"
+    } else if row.desired_active {
         "STARTING"
     } else {
-        "REPLACED"
+        "DEACTIVATED"
     };
     let image = launch::container(&one.app).map_or("", |container| &container.image);
     serde_json::json!({
@@ -115,6 +122,7 @@ mod tests {
             revision,
             app: app::App::default(),
             failed: failed.contains(&revision),
+            overtaken: false,
             created_at: 0,
         };
         (1..=latest).map(one).collect()
@@ -127,6 +135,17 @@ mod tests {
         assert_eq!(chosen.revision, 2);
         let chosen = choose(&row(Some(4), 5), &all, Some(1)).unwrap();
         assert_eq!(chosen.revision, 1);
+    }
+
+    #[test]
+    fn one_that_never_served_is_not_gone_back_to_and_is_called_so() {
+        let mut all = revisions(&[], 4);
+        all[1].overtaken = true;
+        let row = row(Some(3), 4);
+        assert_eq!(choose(&row, &all, None).unwrap().revision, 1);
+        let states = all.iter().map(|one| entry(&row, one)["state"].clone());
+        let states: Vec<_> = states.collect();
+        assert_eq!(states, ["REPLACED", "OVERTAKEN", "SERVING", "STARTING"]);
     }
 
     #[test]

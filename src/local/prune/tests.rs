@@ -256,6 +256,7 @@ fn row(revision: Revision, age: Duration, failed: bool) -> store::RevisionRow {
         revision,
         app: app::App::default(),
         failed,
+        overtaken: false,
         created_at: i64::try_from(since.as_millis()).unwrap(),
     }
 }

@@ -135,6 +135,8 @@ pub struct RevisionRow {
     pub revision: Revision,
     pub app: app::App,
     pub failed: bool,
+    /// Whether a newer one took its place before it served.
+    pub overtaken: bool,
     /// Milliseconds since 1970.
     pub created_at: i64,
 }
@@ -316,10 +318,19 @@ impl Store {
 
     /// Records which revision takes traffic.
     pub fn set_serving(&self, key: &AppKey, revision: Option<Revision>) -> Result<(), Error> {
-        self.connection().execute(
+        let mut connection = self.connection();
+        let transaction = connection.transaction()?;
+        // Traffic only ever moves on, so what lies between the two never had any.
+        transaction.execute(
+            "UPDATE revisions SET failed = ?3 WHERE key = ?1 AND failed = 0 AND revision < ?2
+             AND revision > (SELECT coalesce(serving, 0) FROM apps WHERE key = ?1)",
+            params![key.as_str(), revision.map(number), OVERTAKEN],
+        )?;
+        transaction.execute(
             "UPDATE apps SET serving = ?2, updated_at = ?3 WHERE key = ?1",
             params![key.as_str(), revision.map(number), now_ms()],
         )?;
+        transaction.commit()?;
         Ok(())
     }
 
@@ -398,11 +409,14 @@ fn next_revision(
     Ok(latest.unsigned_abs())
 }
 
+/// What is stored as a revision's failure where it was not its own: 1 is its own.
+const OVERTAKEN: i64 = 2;
+
 /// A revision before its message was read.
 struct StoredRevision {
     revision: Revision,
     app: Vec<u8>,
-    failed: bool,
+    failed: i64,
     created_at: i64,
 }
 
@@ -411,7 +425,8 @@ impl StoredRevision {
         Ok(RevisionRow {
             revision: self.revision,
             app: app::App::decode_from_slice(&self.app)?,
-            failed: self.failed,
+            failed: self.failed != 0 && self.failed != OVERTAKEN,
+            overtaken: self.failed == OVERTAKEN,
             created_at: self.created_at,
         })
     }
@@ -502,6 +517,23 @@ mod tests {
         assert_eq!((row.latest, row.serving, row.port), (2, Some(2), 4100));
         let stored = store.revision(&key(), 2).unwrap().unwrap();
         assert_eq!(stored.app, app);
+    }
+
+    #[test]
+    fn what_never_served_before_a_newer_one_did_is_marked() {
+        let (_folder, store) = store();
+        let app = app::App::default();
+        store.create_app(&key(), 4100, &app).unwrap();
+        store.set_serving(&key(), Some(1)).unwrap();
+        for _ in 0..3 {
+            store.insert_revision(&key(), &app).unwrap();
+        }
+        store.set_failed(&key(), 3, true).unwrap();
+        store.set_serving(&key(), Some(4)).unwrap();
+        let rows = store.revisions(&key()).unwrap();
+        let marks: Vec<_> = rows.iter().map(|row| (row.failed, row.overtaken)).collect();
+        let served = (false, false);
+        assert_eq!(marks, [served, (false, true), (true, false), served]);
     }
 
     #[test]

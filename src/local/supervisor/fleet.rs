@@ -17,6 +17,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::app::{Process, Workshop};
 use super::diagnose::Failure;
+use super::hosts;
 use super::launch;
 use super::logs::LogBook;
 use super::replica::Replica;
@@ -115,6 +116,11 @@ impl Leaving {
             self.let_go(member, replaced);
         }
         // What is still starting never had a request.
+        self.end_now(fleet);
+    }
+
+    /// Ends all members, which never had a request, or are to have none.
+    pub fn end_now(&self, fleet: Fleet) {
         self.tasks.spawn(fleet.end());
     }
 
@@ -167,14 +173,49 @@ impl Fleet {
 
     /// Starts one more replica after a pause.
     pub fn start(&mut self, yard: &Yard, folders: &mut Folders, number: u64, pause: Duration) {
-        let order = Order {
+        let order = self.order(yard, folders, number);
+        self.start_after(pause, start(yard.clone(), order, self.cancel.clone()));
+    }
+
+    /// Starts one in place of one that ended for this reason, after a pause, and says so when that is
+    /// over: until then, what matters is the reason.
+    pub fn restart(
+        &mut self,
+        yard: &Yard,
+        folders: &mut Folders,
+        number: u64,
+        pause: Duration,
+        reason: String,
+    ) {
+        let order = self.order(yard, folders, number);
+        let (yard, cancel) = (yard.clone(), self.cancel.clone());
+        self.start_after(pause, async move {
+            if order.alone {
+                let revision = order.revision;
+                let text = format!("starting revision {revision} again: {reason}");
+                let state = DeploymentStatus::DEPLOYMENT_STATUS_DEPLOYING;
+                let doing = Substate::INITIALIZING;
+                yard.workshop.note(&yard.key, revision, state, doing, &text);
+            }
+            start(yard, order, cancel).await
+        });
+    }
+
+    fn order(&self, yard: &Yard, folders: &mut Folders, number: u64) -> Order {
+        Order {
             app: Arc::clone(&self.app),
             revision: self.revision,
             number,
             folder: folders.claim(yard, self.revision, number),
             alone: self.members.is_empty(),
-        };
-        let start = start(yard.clone(), order, self.cancel.clone());
+        }
+    }
+
+    fn start_after(
+        &mut self,
+        pause: Duration,
+        start: impl Future<Output = Outcome> + Send + 'static,
+    ) {
         let cancel = self.cancel.clone();
         self.starts.spawn(async move {
             tokio::select! {
@@ -210,6 +251,16 @@ impl Fleet {
             outcome = started => Event::Started(Box::new(outcome)),
             index = ended => Event::Ended(index),
         }
+    }
+
+    /// The names under which it shall answer.
+    pub fn hosts(&self) -> Vec<String> {
+        hosts::of(&self.app)
+    }
+
+    /// How long the app may take to begin an answer.
+    pub fn request_timeout(&self) -> Duration {
+        request_timeout(&self.app)
     }
 
     pub fn add(&mut self, member: Member) {
@@ -429,15 +480,17 @@ async fn prepare_image(
     }
 }
 
-fn backend(app: &app::App, route: &Route, address: SocketAddr) -> Arc<Backend> {
-    let request_timeout = app
-        .spec
+fn request_timeout(app: &app::App) -> Duration {
+    app.spec
         .timeouts
         .request_timeout
         .as_option()
         .map(|timeout| Duration::new(timeout.seconds.unsigned_abs(), timeout.nanos.unsigned_abs()))
         .filter(|timeout| !timeout.is_zero())
-        .unwrap_or(REQUEST_TIMEOUT);
+        .unwrap_or(REQUEST_TIMEOUT)
+}
+
+fn backend(app: &app::App, route: &Route, address: SocketAddr) -> Arc<Backend> {
     let room = Plan::of(app).limit.map(|limit| Room {
         limit,
         freed: route.freed(),
@@ -445,7 +498,7 @@ fn backend(app: &app::App, route: &Route, address: SocketAddr) -> Arc<Backend> {
     Backend::with(
         address,
         Terms {
-            request_timeout: Some(request_timeout),
+            request_timeout: Some(request_timeout(app)),
             room,
             h2: launch::container(app).is_ok_and(launch::speaks_h2),
         },
@@ -455,4 +508,35 @@ fn backend(app: &app::App, route: &Route, address: SocketAddr) -> Arc<Backend> {
 /// Nobody is told: whoever cancelled a start does something else with the app.
 fn cancelled() -> Failure {
     Failure::new(Code::ClientConflict, "the start was given up")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_app_may_take_as_long_as_it_says_or_as_on_the_clusters() {
+        let app = |seconds: Option<i64>| app::App {
+            spec: app::Spec {
+                timeouts: app::TimeoutConfig {
+                    request_timeout: seconds.map_or_else(buffa::MessageField::none, |seconds| {
+                        let timeout = buffa_types::google::protobuf::Duration {
+                            seconds,
+                            ..Default::default()
+                        };
+                        timeout.into()
+                    }),
+                    ..Default::default()
+                }
+                .into(),
+                ..Default::default()
+            }
+            .into(),
+            ..Default::default()
+        };
+        for (declared, expected) in [(None, 300), (Some(0), 300), (Some(7), 7)] {
+            let timeout = request_timeout(&app(declared));
+            assert_eq!(timeout, Duration::from_secs(expected), "{declared:?}");
+        }
+    }
 }

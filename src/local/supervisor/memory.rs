@@ -3,11 +3,15 @@
 //! A cluster's kernel kills a container over its limit. Here the memory of the replica's processes
 //! is looked at ten times a second, and the replica killed when it is over: a control group would be
 //! exact, but asks for rights that a user's session seldom has. What counts is what the processes
-//! made themselves; files that they mapped can be dropped and are shared.
+//! made themselves, shared memory included; files that they mapped can be dropped.
+//!
+//! Workers that were forked share their parent's pages until one of them writes there. The quick look
+//! counts such a page for each; only where that is too much is it asked, slowly, what they hold
+//! together.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -16,6 +20,10 @@ use crate::wire::core::{self, resources::ResourceName};
 
 /// How often memory is looked at.
 const LOOK: Duration = Duration::from_millis(100);
+/// The share of the time that slow looks may take is one in this many.
+const SLOW_LOOKS: u32 = 20;
+/// Longest pause for their sake.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The memory that a container may have, in bytes: its limit, else what it asked for.
 pub fn limit(container: &core::Container) -> Option<u64> {
@@ -87,15 +95,20 @@ pub async fn guard(leader: i32, limit: u64, exceeded: Arc<AtomicU64>) {
     let mut look = tokio::time::interval(LOOK);
     loop {
         look.tick().await;
+        let began = Instant::now();
         if kill_if_over(leader, limit, &exceeded) {
             return;
+        }
+        let took = began.elapsed() * SLOW_LOOKS;
+        if took > LOOK {
+            tokio::time::sleep(took.min(LONGEST_PAUSE)).await;
         }
     }
 }
 
 /// Looks once; tells whether the group was over its limit, and so was killed.
 pub fn kill_if_over(leader: i32, limit: u64, exceeded: &AtomicU64) -> bool {
-    let used = used_by(leader);
+    let used = held(leader, limit);
     let is_over = used > limit;
     if is_over {
         exceeded.store(used, Ordering::Release);
@@ -104,17 +117,39 @@ pub fn kill_if_over(leader: i32, limit: u64, exceeded: &AtomicU64) -> bool {
     is_over
 }
 
-/// Bytes of memory that a process and its descendants hold for themselves.
-#[cfg(target_os = "linux")]
+/// Bytes of memory that a process and its descendants hold.
 pub fn used_by(pid: i32) -> u64 {
-    let page = rustix::param::page_size() as u64;
-    let own = |pid: i32| {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-        let mut fields = text.split(' ').skip(1).map(str::parse::<u64>);
-        let (resident, shared) = (fields.next()?.ok()?, fields.next()?.ok()?);
-        Some(resident.saturating_sub(shared) * page)
+    held(pid, 0)
+}
+
+/// The same; where that is no more than `enough`, a
+/// number that is no less than it and no more than that.
+#[cfg(target_os = "linux")]
+fn held(pid: i32, enough: u64) -> u64 {
+    let family = family(pid);
+    let each = |pid: &i32| fields(*pid, "status", ["RssAnon:", "RssShmem:"]).unwrap_or(0);
+    let at_most = family.iter().map(each).sum();
+    if at_most <= enough {
+        return at_most;
+    }
+    let share = |pid: &i32| {
+        // Older kernels do not tell.
+        let share = fields(*pid, "smaps_rollup", ["Pss_Anon:", "Pss_Shmem:"]);
+        share.unwrap_or_else(|| each(pid))
     };
-    family(pid).into_iter().filter_map(own).sum()
+    family.iter().map(share).sum()
+}
+
+/// The sum of two fields of a file that the kernel keeps of a process.
+#[cfg(target_os = "linux")]
+fn fields(pid: i32, file: &str, names: [&str; 2]) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        let kilobytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+        Some(kilobytes * 1024)
+    };
+    Some(field(names[0])? + field(names[1])?)
 }
 
 /// A process and its descendants.
@@ -149,7 +184,7 @@ fn children(pid: i32) -> Vec<i32> {
 
 /// Other systems do not tell without help; nothing is limited there.
 #[cfg(not(target_os = "linux"))]
-pub fn used_by(_pid: i32) -> u64 {
+fn held(_pid: i32, _enough: u64) -> u64 {
     0
 }
 
@@ -173,6 +208,46 @@ mod tests {
             ("5Xi", None),
         ] {
             assert_eq!(bytes(text), expected, "{text}");
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn python(script: &str) -> std::process::Child {
+        use std::os::unix::process::CommandExt;
+        std::process::Command::new("python3")
+            .args(["-c", script])
+            .stdout(std::process::Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .unwrap()
+    }
+
+    #[cfg(target_os = "linux")]
+    fn wait_for_word(child: &mut std::process::Child) -> i32 {
+        use std::io::Read;
+        let mut word = [0; 2];
+        let mut output = child.stdout.take().unwrap();
+        output.read_exact(&mut word).unwrap();
+        i32::try_from(child.id()).unwrap()
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_forked_workers_share_counts_once_and_shared_memory_counts() {
+        let share = "import os, time\nx = bytearray(b'x' * (60 << 20))\n\
+                     for _ in range(4):\n    if os.fork() == 0: time.sleep(60)\n\
+                     time.sleep(0.3)\nprint('ok', flush=True)\ntime.sleep(60)";
+        let map = "import mmap, time\nm = mmap.mmap(-1, 60 << 20)\n\
+                   m.write(b'x' * (60 << 20))\nprint('ok', flush=True)\ntime.sleep(60)";
+        for script in [share, map] {
+            let mut child = python(script);
+            let leader = wait_for_word(&mut child);
+            let (all, exact) = (held(leader, u64::MAX), used_by(leader));
+            sweep::signal_group(leader, Signal::KILL);
+            child.wait().unwrap();
+            assert!(all >= exact, "{all} {exact}");
+            let megabytes = exact >> 20;
+            assert!((60..140).contains(&megabytes), "{megabytes}: {script}");
         }
     }
 

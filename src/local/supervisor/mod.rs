@@ -6,6 +6,7 @@
 pub mod app;
 pub mod container;
 pub mod diagnose;
+pub mod hosts;
 pub mod launch;
 pub mod logs;
 pub mod memory;
@@ -15,10 +16,13 @@ pub mod secrets;
 pub mod spawner;
 pub mod sweep;
 
+#[cfg(target_os = "linux")]
+mod cgroup;
 mod cpu;
 mod entry;
 mod fleet;
 mod idle;
+mod limits;
 mod process;
 mod readiness;
 mod scale;

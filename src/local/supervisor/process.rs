@@ -5,13 +5,13 @@
 //! before the app ran.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -20,14 +20,14 @@ use rustix::process::Signal;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::{mpsc, watch};
-use tokio_util::task::AbortOnDropHandle;
 
 use super::diagnose::{Ending, Failure};
+use super::limits::{Bounds, Hold};
 use super::replica::Launch;
 use super::said::{Lines, Said};
 use super::spawner::Spawner;
 use super::vessel::{Ear, Launched, Signs, Vessel};
-use super::{cpu, idle, memory, sweep};
+use super::{idle, limits, sweep};
 use crate::error::Code;
 use crate::sys::port_watch;
 
@@ -44,11 +44,8 @@ struct Group {
     leader: i32,
     mark: String,
     assigned: SocketAddr,
-    memory_limit: Option<u64>,
-    /// The memory for which it was killed.
-    exceeded: Arc<AtomicU64>,
-    /// Look after its memory and its processor time for as long as it is there.
-    _guards: [Option<AbortOnDropHandle<()>>; 2],
+    declared_port: u16,
+    hold: Arc<dyn Hold>,
 }
 
 /// Starts the process; whether it serves is seen later.
@@ -73,29 +70,25 @@ pub async fn start(
         .stderr(writer);
     let child = spawner.spawn(command).await.map_err(failed)?;
     let leader = i32::try_from(child.id()).unwrap_or(i32::MAX);
-    let exceeded = Arc::new(AtomicU64::new(0));
-    let limit = launch.memory_limit;
-    let memory = limit.map(|limit| memory::guard(leader, limit, Arc::clone(&exceeded)));
-    let cores = launch.cores.filter(|cores| cpu::is_less_than_all(*cores));
-    let cpu = cores.map(|cores| cpu::guard(leader, cores));
+    let bounds = Bounds {
+        memory: launch.memory_limit,
+        cores: launch.cores,
+    };
+    let hold = limits::hold(leader, &launch.name, bounds).await;
     let (sender, signs) = mpsc::unbounded_channel();
     tokio::spawn(listen(ours, launch.declared_port, assigned.port(), sender));
     let output = Receiver::from_owned_fd(reader.into()).map_err(failed)?;
     Ok(Launched {
         assigned,
-        ending: wait(child, limit, Arc::clone(&exceeded)),
+        ending: wait(child, launch.memory_limit, Arc::clone(&hold)),
         signs,
         output: Box::new(output),
         vessel: Box::new(Group {
             leader,
             mark: launch.mark.clone(),
             assigned,
-            memory_limit: limit,
-            exceeded,
-            _guards: [
-                memory.map(|guard| AbortOnDropHandle::new(tokio::spawn(guard))),
-                cpu.map(|guard| AbortOnDropHandle::new(tokio::spawn(guard))),
-            ],
+            declared_port: launch.declared_port,
+            hold,
         }),
     })
 }
@@ -113,9 +106,12 @@ impl Vessel for Group {
         ready(self.look()).boxed()
     }
 
+    fn rival(&self) -> Option<String> {
+        holder_of(self.declared_port)
+    }
+
     fn kill_if_over_memory(&self) -> bool {
-        self.memory_limit
-            .is_some_and(|limit| memory::kill_if_over(self.leader, limit, &self.exceeded))
+        self.hold.kill_if_over()
     }
 
     fn terminate(&self) -> BoxFuture<'_, ()> {
@@ -125,8 +121,11 @@ impl Vessel for Group {
 
     fn clear(&self) -> BoxFuture<'_, ()> {
         sweep::signal_group(self.leader, Signal::KILL);
-        let mark = self.mark.clone();
-        let sweep = tokio::task::spawn_blocking(move || sweep::kill_marked(&mark));
+        let (mark, hold) = (self.mark.clone(), Arc::clone(&self.hold));
+        let sweep = tokio::task::spawn_blocking(move || {
+            hold.clear();
+            sweep::kill_marked(&mark)
+        });
         async {
             if let Ok(count @ 1..) = sweep.await {
                 tracing::debug!(mark = self.mark, count, "swept processes");
@@ -150,16 +149,33 @@ impl Group {
         let all = listeners::get_all().unwrap_or_default();
         all.iter()
             .filter(|listener| own(listener))
-            .map(|listener| listener.socket.port())
-            .map(|port| {
-                if port == self.assigned.port() {
-                    Ear::Served
-                } else {
-                    Ear::Elsewhere(port)
-                }
-            })
+            .map(|listener| self.ear(listener.socket))
             .collect()
     }
+
+    fn ear(&self, mut socket: SocketAddr) -> Ear {
+        let port = socket.port();
+        if port == self.assigned.port() {
+            Ear::Served
+        } else if port == self.declared_port {
+            match socket.ip() {
+                IpAddr::V4(ip) if ip.is_unspecified() => socket.set_ip(Ipv4Addr::LOCALHOST.into()),
+                IpAddr::V6(ip) if ip.is_unspecified() => socket.set_ip(Ipv6Addr::LOCALHOST.into()),
+                IpAddr::V4(_) | IpAddr::V6(_) => {}
+            }
+            Ear::Declared(socket)
+        } else {
+            Ear::Elsewhere(port)
+        }
+    }
+}
+
+/// The process that listens on a port of this machine, for people.
+fn holder_of(port: u16) -> Option<String> {
+    let all = listeners::get_all().ok()?;
+    let holder = all.iter().find(|one| one.socket.port() == port)?;
+    let process = &holder.process;
+    Some(format!("`{}` (process {})", process.name, process.pid))
 }
 
 fn process_group(pid: i32) -> Option<i32> {
@@ -207,15 +223,14 @@ fn free_port() -> io::Result<SocketAddr> {
 fn wait(
     mut child: Child,
     limit: Option<u64>,
-    exceeded: Arc<AtomicU64>,
+    hold: Arc<dyn Hold>,
 ) -> watch::Receiver<Option<Ending>> {
     let (sender, receiver) = watch::channel(None);
     let wait = move || {
         let ended = child.wait();
-        let used = exceeded.load(Ordering::Acquire);
-        let ending = match (ended, limit) {
-            (Ok(_), Some(limit)) if used > limit => Ending::OutOfMemory { used, limit },
-            (Ok(status), _) => match (status.code(), status.signal()) {
+        let ending = match (ended, limit.zip(hold.exceeded())) {
+            (Ok(_), Some((limit, used))) => Ending::OutOfMemory { used, limit },
+            (Ok(status), None) => match (status.code(), status.signal()) {
                 (Some(code), _) => Ending::Exited(code),
                 (None, signal) => Ending::Signalled(signal.unwrap_or(9)),
             },
@@ -310,4 +325,29 @@ async fn forward_ports(
         }
     };
     tokio::join!(serve, forward);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unwatched_app_is_served_where_it_listens_and_its_rival_is_named() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let group = Group {
+            leader: rustix::process::getpgrp().as_raw_nonzero().get(),
+            mark: String::new(),
+            assigned: SocketAddr::from(([127, 0, 0, 1], 9)),
+            declared_port: port,
+            hold: Arc::new(limits::Free),
+        };
+        let served = Ear::Declared(taken.local_addr().unwrap());
+        assert!(group.look().contains(&served));
+        let everywhere = SocketAddr::from(([0, 0, 0, 0], port));
+        assert_eq!(group.ear(everywhere), served);
+        let own = std::process::id();
+        let rival = group.rival().unwrap();
+        assert!(rival.ends_with(&format!("(process {own})")), "{rival}");
+    }
 }

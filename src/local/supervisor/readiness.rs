@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::diagnose::Failure;
+use super::diagnose::{Ending, Failure};
 use super::idle::IdleMeter;
 use super::replica::Replica;
 use super::vessel::{Ear, Signs};
@@ -84,12 +84,15 @@ impl Replica {
                     seen.last_words(&mut signs, self.declared_port).await;
                     return Err(match seen.failed.take() {
                         Some(failure) => failure,
-                        None => seen.explain_bind(self.explain(ending).await, self.declared_port),
+                        None => self.explain_unready(&seen, ending).await,
                     });
                 }
                 _ = look.tick() => {
-                    if seen.must_look && seen.hear(&self.vessel.ears().await) {
-                        return Ok(self.assigned);
+                    if seen.must_look {
+                        let ears = self.vessel.ears().await;
+                        if let Some(address) = seen.hear(&ears, self.assigned) {
+                            return Ok(address);
+                        }
                     }
                     if last_sample.elapsed() >= SAMPLE {
                         last_sample = Instant::now();
@@ -98,6 +101,22 @@ impl Replica {
                     }
                 }
             }
+        }
+    }
+
+    /// Why it ended before it served; most of those that do not get a port end.
+    async fn explain_unready(&mut self, seen: &Seen, ending: Ending) -> Failure {
+        let failure = self.explain(ending).await;
+        let failure = seen.explain_bind(failure, self.declared_port);
+        match self.vessel.rival().filter(|_| seen.must_look) {
+            Some(rival) if failure.code == Code::AppExited => Failure::new(
+                Code::LocalPort,
+                format!(
+                    "port {} belongs to {rival}, and this machine does not let apps be led to other ones. {}",
+                    self.declared_port, failure.message
+                ),
+            ),
+            Some(_) | None => failure,
         }
     }
 
@@ -236,19 +255,20 @@ struct Seen {
 }
 
 impl Seen {
-    /// Takes note of listening sockets; tells whether the replica's own is among them.
-    fn hear(&mut self, ears: &[Ear]) -> bool {
+    /// Takes note of listening sockets; tells where the replica is served, if it is.
+    fn hear(&mut self, ears: &[Ear], assigned: SocketAddr) -> Option<SocketAddr> {
         self.is_inside = ears.contains(&Ear::Inside);
         for ear in ears {
             match ear {
-                Ear::Served => return true,
+                Ear::Served => return Some(assigned),
+                Ear::Declared(address) => return Some(*address),
                 Ear::Inside => {}
                 Ear::Elsewhere(port) => {
                     self.elsewhere.insert(*port);
                 }
             }
         }
-        false
+        None
     }
 
     fn take(&mut self, sign: Signs, declared: u16) -> Option<SocketAddr> {

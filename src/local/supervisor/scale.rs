@@ -162,7 +162,7 @@ impl Scaler {
             end: now.at,
             length: now.at.saturating_sub(before.at),
             presence: now.presence - before.presence,
-            arrived: now.arrived - before.arrived,
+            arrived: now.arrived.saturating_sub(before.arrived),
         });
         let oldest = now.at.saturating_sub(self.plan.window);
         while self.slices.front().is_some_and(|slice| slice.end <= oldest) {

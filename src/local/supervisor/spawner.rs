@@ -11,6 +11,7 @@ use std::thread;
 use tokio::sync::oneshot;
 
 use crate::crash;
+use crate::sys::open_files;
 
 type Job = (Command, oneshot::Sender<io::Result<Child>>);
 
@@ -29,6 +30,10 @@ impl Spawner {
             .spawn(move || {
                 for (mut command, answer) in queue {
                     let child = command.spawn();
+                    if let Ok(child) = &child {
+                        // It has hardly begun, and does not open a thousand files at once.
+                        open_files::lower_for(child.id());
+                    }
                     crash::point("replica.spawned");
                     // Close our copies of the child's ends before anybody waits for their end.
                     drop(command);

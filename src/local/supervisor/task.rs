@@ -21,7 +21,7 @@ use crate::local::store::{self, AppRow, Revision};
 use crate::wire::app::status::{DeploymentStatus, Substate};
 use crate::wire::status;
 
-/// How long requests wait for an app that is starting.
+/// How long requests wait for an app that is starting, at the least.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// The first pause before a crashed app is started again; doubles up to the longest.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
@@ -98,9 +98,8 @@ impl Task {
 
     /// Starts a revision beside the one that serves; a start that is under way gives way to it.
     async fn deploy(&mut self, revision: Revision) {
-        self.end_rising().await;
-        if self.serving.as_ref().is_none_or(Fleet::is_empty) {
-            self.expect_replica();
+        if let Some(overtaken) = self.rising.take() {
+            self.leaving.end_now(overtaken);
         }
         self.note(
             revision,
@@ -112,6 +111,9 @@ impl Task {
             Ok(fleet) => fleet,
             Err(failure) => return self.fail(revision, &failure).await,
         };
+        if self.serving.as_ref().is_none_or(Fleet::is_empty) {
+            self.expect(&fleet);
+        }
         // The traffic that the old revision has several replicas for goes to the new one at once.
         let present = self.serving.as_ref().map_or(0, Fleet::len);
         let (min, max) = (fleet.plan.min as usize, fleet.plan.max as usize);
@@ -127,7 +129,8 @@ impl Task {
     async fn rest(&mut self, revision: Revision) {
         match self.fleet(revision) {
             Ok(fleet) => {
-                self.expect_replica();
+                self.expect(&fleet);
+                self.answer_by_name(revision, &fleet.hosts());
                 self.serving = Some(fleet);
             }
             Err(_) => self.deploy(revision).await,
@@ -179,17 +182,23 @@ impl Task {
             Event::Ended(index) => fleet.remove(index).bury().await,
         };
         let revision = fleet.revision;
-        fleet.end().await;
+        self.leaving.end_now(fleet);
         self.fail(revision, &failure).await;
     }
 
     /// Moves traffic to a revision that serves, and lets the old one finish what it has begun.
     fn promote(&mut self, mut fleet: Fleet) {
         let revision = fleet.revision;
+        let hosts = fleet.hosts();
         fleet.awake(self.yard.route.meter().read());
         let old = self.serving.replace(fleet);
+        if old.as_ref().is_none_or(|old| old.revision != revision) {
+            // What the older one did is not held against it.
+            self.crashes = 0;
+        }
         self.lead();
         crash::point("promote.led");
+        self.answer_by_name(revision, &hosts);
         let store = &self.yard.workshop.store;
         self.record(store.set_serving(&self.yard.key, Some(revision)));
         self.record(store.set_failed(&self.yard.key, revision, false));
@@ -206,11 +215,19 @@ impl Task {
         }
     }
 
+    /// The names that the serving revision asks for lead here now, and no others.
+    fn answer_by_name(&self, revision: Revision, hosts: &[String]) {
+        let Yard { workshop, key, .. } = &self.yard;
+        workshop.names.serve(key.as_str(), hosts, revision);
+    }
+
     async fn fail(&mut self, revision: Revision, failure: &Failure) {
         let message = status::failure_message(failure.code, &failure.message);
         if self.serving.is_none() && self.is_serving_revision(revision) {
             return self.resume(revision, failure);
         }
+        let Yard { workshop, key, .. } = &self.yard;
+        workshop.names.release(key.as_str(), revision);
         self.record(
             self.yard
                 .workshop
@@ -356,10 +373,11 @@ impl Task {
             (0, true) => DeploymentStatus::DEPLOYMENT_STATUS_FAILED,
             (0, false) => DeploymentStatus::DEPLOYMENT_STATUS_PENDING,
         };
-        let substate = if out_of_memory {
-            Substate::OOM_KILLED
-        } else {
-            Substate::CRASH_LOOP
+        // Once is no loop.
+        let substate = match (out_of_memory, self.crashes) {
+            (true, _) => Substate::OOM_KILLED,
+            (false, 2..) => Substate::CRASH_LOOP,
+            (false, _) => Substate::SUBSTATE_UNSPECIFIED,
         };
         let message = status::failure_message(cause.code, &cause.message);
         let when = format!("starting it again in {} ms", pause.as_millis());
@@ -371,15 +389,9 @@ impl Task {
             replica: format!("{}-{revision}-platform", self.yard.key.name()),
             text: format!("flyte: {}; {when}", cause.message),
         });
-        if fleet.is_empty() {
-            self.note(
-                revision,
-                DeploymentStatus::DEPLOYMENT_STATUS_DEPLOYING,
-                Substate::INITIALIZING,
-                &format!("starting revision {revision} again: {message}"),
-            );
-        }
-        self.start_one(&mut fleet, pause);
+        self.started += 1;
+        let (yard, folders) = (&self.yard, &mut self.folders);
+        fleet.restart(yard, folders, self.started, pause, message);
         self.serving = Some(fleet);
     }
 
@@ -445,22 +457,21 @@ impl Task {
 
     /// Lets traffic go to the replicas that there are.
     fn lead(&self) {
-        let backends = self
-            .serving
-            .as_ref()
-            .map(Fleet::backends)
-            .unwrap_or_default();
-        if backends.is_empty() {
-            self.expect_replica();
-        } else {
-            self.yard.route.set(Target::Backends(backends));
+        if let Some(fleet) = &self.serving {
+            let backends = fleet.backends();
+            if backends.is_empty() {
+                self.expect(fleet);
+            } else {
+                self.yard.route.set(Target::Backends(backends));
+            }
         }
         self.show_live();
     }
 
-    fn expect_replica(&self) {
+    /// Lets requests wait for a replica: as long as they would for its answer, if that is long.
+    fn expect(&self, fleet: &Fleet) {
         self.yard.route.set(Target::Starting {
-            patience: START_PATIENCE,
+            patience: START_PATIENCE.max(fleet.request_timeout()),
         });
     }
 

@@ -24,6 +24,11 @@ pub trait Vessel: Send + Sync {
     /// Where its processes listen.
     fn ears(&self) -> BoxFuture<'_, Vec<Ear>>;
 
+    /// Who else has the port that it declares, where that is a port of this machine.
+    fn rival(&self) -> Option<String> {
+        None
+    }
+
     /// Kills it where it holds more memory than it may; tells whether it did. Who is held to its
     /// limit by the kernel is never over it.
     fn kill_if_over_memory(&self) -> bool;
@@ -43,6 +48,8 @@ pub trait Vessel: Send + Sync {
 pub enum Ear {
     /// The one that the replica's address leads to.
     Served,
+    /// The declared port itself, which nobody led elsewhere.
+    Declared(SocketAddr),
     /// The right port, but on an address that nothing outside of the replica reaches.
     Inside,
     /// On this port, which is another one than declared.

@@ -181,6 +181,41 @@ def test_a_crash_is_told_in_the_apps_log_and_state(project, home):
     home.flyte("delete", "app", "crashes")
 
 
+def test_the_words_for_a_crash_last_as_long_as_the_pause_after_it(project, home):
+    project.write(
+        "main.py",
+        """
+        import os, threading
+        import flyte, flyte.app
+        import web
+
+        env = flyte.app.AppEnvironment(name="loops", scaling=flyte.app.Scaling(replicas=1))
+
+        @env.server
+        def server():
+            threading.Timer(0.3, os._exit, [3]).start()
+            web.serve(lambda path: "up")
+
+        if __name__ == "__main__":
+            print(flyte.serve(env).endpoint)
+        """,
+    )
+    assert project.run().returncode == 0
+    states = []
+
+    def state():
+        app = home.json("get", "app", "loops")
+        states.append((app["status"], app["substate"]))
+        return states[-1]
+
+    until(lambda: state() == ("PENDING", "CRASH_LOOP"), 30, "a crash loop")
+    # After five in a row the pauses are long, and so is the word.
+    until(lambda: state() == ("FAILED", "CRASH_LOOP"), 60, "a failure")
+    until(lambda: "in 6400 ms" in home.flyte("get", "logs", "loops").stdout, 60, "a long pause")
+    assert state() == ("FAILED", "CRASH_LOOP")
+    home.flyte("delete", "app", "loops")
+
+
 def test_serving_an_app_again_that_keeps_crashing_tries_at_once(project, home):
     project.write(
         "main.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -158,3 +159,35 @@ def test_homes_do_not_know_of_each_other(lasting, home):
     # Ending one leaves the other's apps alone.
     assert home.flyte("local", "stop").returncode == 0
     assert get(endpoints(lasting)["lasting"])[0] == 200
+
+
+def test_the_platform_may_open_more_files_than_its_apps(fresh_home, tmp_path):
+    project = Project(tmp_path, fresh_home)
+    project.write("web.py", WEB)
+    project.write(
+        "main.py",
+        """
+        import json, resource
+        import flyte, flyte.app
+        from web import serve
+
+        env = flyte.app.AppEnvironment(name="modest")
+        env.server(lambda: serve(lambda path: resource.getrlimit(resource.RLIMIT_NOFILE)))
+
+        if __name__ == "__main__":
+            print(json.dumps(flyte.serve(env).endpoint))
+        """,
+    )
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = 600
+    if hard != resource.RLIM_INFINITY and hard <= few:
+        pytest.skip("no more than that may be opened here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
+    try:
+        endpoint = project.result()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert get_json(endpoint) == [few, hard]
+    own = Path(f"/proc/{fresh_home.status()['pid']}/limits").read_text()
+    (line,) = [line for line in own.splitlines() if line.startswith("Max open files")]
+    assert int(line.split()[3]) > few

@@ -181,6 +181,52 @@ def test_apps_answer_by_name_at_one_port(project, home):
     assert "`front.example` belongs to app" in failure["message"]
 
 
+def name_status(home, name: str, host: str) -> int:
+    port = urlsplit(home.json("get", "app", name)["by_name"]).port
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    connection.request("GET", "/", headers={"Host": host})
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
+def test_names_go_with_the_revision_that_serves(project, home):
+    text = APP.format(name="renamed", word="one", replicas=1)
+    named = text.replace(", scaling=", ", domain=flyte.app.Domain(subdomain='{}'), scaling=")
+    project.write("main.py", named.format("renamed-old"))
+    project.result()
+    # One that fails neither takes the old name away nor gets the new one.
+    project.write("main.py", named.format("renamed-new").replace("serve(lambda", "exit(lambda"))
+    assert project.run().returncode != 0
+    assert name_status(home, "renamed", "renamed-old.localhost") == 200
+    assert name_status(home, "renamed", "renamed-new.localhost") == 404
+    project.write("main.py", named.format("renamed-new"))
+    project.result()
+    assert name_status(home, "renamed", "renamed-new.localhost") == 200
+    assert name_status(home, "renamed", "renamed-old.localhost") == 404
+
+
+def test_an_apps_own_name_is_not_anothers_subdomain(project, home):
+    serve(project, "rightful", "one")
+    told = home.json("get", "app", "rightful")
+    own = f"rightful-{told['project']}-{told['domain']}"
+    squatter = APP.format(name="squatter", word="two", replicas=1).replace(
+        ", scaling=", f", domain=flyte.app.Domain(subdomain='{own}'), scaling="
+    )
+    project.write("main.py", squatter)
+    assert f"`{own}.localhost` belongs to app" in project.failure()["message"]
+    # The other way round: whoever comes later is told, and not left without a name.
+    later = own.replace("rightful", "later")
+    project.write("main.py", squatter.replace(own, later))
+    project.result()
+    project.write("main.py", APP.format(name="later", word="three", replicas=1))
+    assert f"`{later}.localhost` belongs to app" in project.failure()["message"]
+    assert home.flyte("delete", "app", "squatter").returncode == 0
+    endpoint = serve(project, "later", "three")
+    assert get_json(endpoint)["word"] == "three"
+    assert name_status(home, "later", f"{later}.localhost") == 200
+
+
 def test_traffic_is_counted(project, home):
     endpoint = serve(project, "counted", "one")
     for _ in range(10):

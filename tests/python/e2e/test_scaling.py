@@ -92,6 +92,52 @@ def test_an_app_without_traffic_rests_and_a_request_wakes_it(project, home):
     assert substate(home, "sleeper") == "RUNNING"
 
 
+def test_an_app_that_is_woken_says_so(project, home):
+    scaling = "Scaling(replicas=(0, 1), scaledown_after=1)"
+    text = APP.format(name="riser", scaling=scaling)
+    project.write("main.py", text.replace("def server():\n", "def server():\n    time.sleep(0.8)\n"))
+    endpoint = project.result()
+    until(lambda: substate(home, "riser") == "SCALED_TO_ZERO", 15)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(get, endpoint)
+        until(lambda: substate(home, "riser") == "SCALING_FROM_ZERO", 10)
+        assert answer.result()[0] == 200
+    assert substate(home, "riser") == "RUNNING"
+
+
+def test_the_rate_of_requests_brings_replicas_too(project, home):
+    endpoint = serve(
+        project, "rated", "Scaling(replicas=(1, 2), metric=Scaling.RequestRate(2), scaledown_after=2)"
+    )
+    assert len(replicas(home, "rated")) == 1
+    deadline = time.monotonic() + 30
+    while len(replicas(home, "rated")) < 2:
+        # Quick ones, one after the other: a concurrency of hardly anything.
+        for _ in range(10):
+            assert get(endpoint)[0] == 200
+        assert time.monotonic() < deadline
+    until(lambda: len(replicas(home, "rated")) == 1, 30)
+
+
+def test_a_replica_that_ignores_the_polite_signal_does_not_hold_its_app_up(project, home):
+    text = APP.format(name="deaf", scaling="Scaling(replicas=1)")
+    stubborn = "def server():\n    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n    time.sleep(600)\n"
+    deaf = text.replace("import json, os", "import json, os, signal").replace("def server():\n", stubborn)
+    project.write("main.py", deaf)
+    started = project.start()
+    until(lambda: home.replicas("deaf") != [], 20)
+    time.sleep(1)
+    began = time.monotonic()
+    # The newer one does not wait for the end of the one that it overtakes.
+    endpoint = serve(project, "deaf", "Scaling(replicas=1)")
+    assert time.monotonic() - began < 8
+    assert get(endpoint)[0] == 200
+    assert started.wait(20) != 0
+    states = {one["revision"]: one["state"] for one in home.json("get", "app", "deaf", "--revisions")}
+    assert states == {2: "SERVING", 1: "OVERTAKEN"}
+    until(lambda: len(home.replicas("deaf")) == 1, 20, "what was overtaken is killed after its grace")
+
+
 def test_a_request_keeps_an_app_awake_for_as_long_as_it_takes(project, home):
     endpoint = serve(project, "sleeper", "Scaling(replicas=(0, 1), scaledown_after=1)")
     pid = get_json(endpoint)["pid"]
@@ -194,6 +240,11 @@ def test_an_app_that_takes_too_much_memory_is_killed_and_says_so(project, home):
     until(lambda: get(endpoint)[0] == 200, 20)
     log = home.flyte("get", "logs", "greedy").stdout
     assert "MiB of memory and may have 150 MiB" in log
+    # The pauses between grow, until there is time to look.
+    for _ in range(4):
+        assert get(endpoint + "/take")[0] == 502
+    told = home.json("get", "app", "greedy")
+    assert (told["status"], told["substate"]) == ("FAILED", "OOM_KILLED"), told
     # Again while it starts: the caller learns why.
     project.write(
         "main.py",

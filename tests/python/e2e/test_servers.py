@@ -6,7 +6,9 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -179,23 +181,53 @@ def binary(folder: Path, language: str) -> str:
     return f"{program} {folder / 'hello.js'}"
 
 
-@pytest.mark.timeout(600)
-def test_nine_python_servers_side_by_side(home, tmp_path):
+@pytest.fixture(scope="module")
+def nine(home, tmp_path_factory) -> dict[str, str]:
+    """Endpoints of the Python servers, which stay up for the rest of the module."""
+    folder = tmp_path_factory.mktemp("nine")
     # The image of each is built by the platform's `uv`, so the first run of a machine downloads.
     with ThreadPoolExecutor(3) as pool:
         served = {
-            name: pool.submit(serve, tmp_path / name, home, name, packages, files, command)
+            name: pool.submit(serve, folder / name, home, name, packages, files, command)
             for name, (packages, files, command, _) in PYTHON.items()
         }
-        endpoints = {name: future.result() for name, future in served.items()}
+        return {name: future.result() for name, future in served.items()}
+
+
+@pytest.fixture(scope="module")
+def others(home, tmp_path_factory) -> Callable[[str], str]:
+    """The endpoint of a server in another language, which stays up too."""
+
+    @cache
+    def endpoint(language: str) -> str:
+        folder = tmp_path_factory.mktemp(language)
+        command = binary(folder / "server", language)
+        return serve(folder / "app", home, language, (), {}, command)
+
+    return endpoint
+
+
+@pytest.mark.timeout(600)
+def test_nine_python_servers_side_by_side(home, nine):
     assert len(home.status()["apps"]) == len(PYTHON)
-    for name, endpoint in endpoints.items():
+    for name, endpoint in nine.items():
         check(home, name, endpoint, PYTHON[name][3])
 
 
 @pytest.mark.parametrize("language", ["go", "node"])
-def test_servers_of_other_languages(home, tmp_path, language):
-    command = binary(tmp_path / "server", language)
-    endpoint = serve(tmp_path / "app", home, language, (), {}, command)
+def test_servers_of_other_languages(home, others, language):
+    endpoint = others(language)
     until(lambda: len(home.app(language)["replicas"]) == 2, 10)
     check(home, language, endpoint, "hello")
+
+
+@pytest.mark.timeout(600)
+def test_eleven_servers_on_one_port_at_once(home, nine, others):
+    served = nine | {language: others(language) for language in ("go", "node")}
+    running = home.status()["apps"]
+    assert {app["name"] for app in running} == set(served)
+    assert {len(app["replicas"]) for app in running} == {2}
+    assert len({replica["pid"] for app in running for replica in app["replicas"]}) == 22
+    # All of them answer when all of them are up.
+    for name, endpoint in served.items():
+        check(home, name, endpoint, PYTHON[name][3] if name in PYTHON else "hello")

@@ -403,3 +403,233 @@ async fn a_replica_takes_no_more_than_it_may() {
     }
     assert_eq!(most.load(Ordering::SeqCst), 3);
 }
+
+/// What an app adds to an answer that was over.
+#[tokio::test]
+async fn bytes_behind_an_answer_are_nobodys_answer() {
+    for (ask, answer, more) in [
+        (
+            "HEAD",
+            "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n",
+            "late",
+        ),
+        ("GET", "HTTP/1.1 204 No Content\r\n\r\n", "0\r\n\r\n"),
+        (
+            "GET",
+            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+            "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nsecret",
+        ),
+    ] {
+        let app = App::raw(move |mut stream| async move {
+            read_until(&mut stream, "\r\n\r\n").await;
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            stream.write_all(more.as_bytes()).await.unwrap();
+            read_until(&mut stream, "\r\n\r\n").await;
+            let own = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nown";
+            let _ = stream.write_all(own).await;
+        })
+        .await;
+        let listener = listen(app.target()).await;
+        let mut stream = TcpStream::connect(("127.0.0.1", listener.port()))
+            .await
+            .unwrap();
+        let first = format!("{ask} / HTTP/1.1\r\nhost: a\r\n\r\n");
+        stream.write_all(first.as_bytes()).await.unwrap();
+        within(read_until(&mut stream, "\r\n\r\n")).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        // Somebody else asks; the app gets it on a new connection.
+        let seen = within(say(&listener, CLOSING)).await;
+        assert!(seen.starts_with("HTTP/1.1 20"), "{ask}: {seen}");
+        assert!(!seen.contains("secret"), "{ask}: {seen}");
+        assert_eq!(app.connections.load(Ordering::SeqCst), 2, "{ask}");
+    }
+}
+
+const CLOSING: &str = "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+
+#[tokio::test]
+async fn a_coding_of_chunks_is_passed_on_with_them() {
+    for (coding, ends) in [
+        ("transfer-encoding: gzip, chunked", true),
+        (
+            "transfer-encoding: gzip\r\ntransfer-encoding: chunked",
+            true,
+        ),
+        ("transfer-encoding: gzip", false),
+    ] {
+        let body = if ends { "2\r\nzz\r\n0\r\n\r\n" } else { "zz" };
+        let answer = format!("HTTP/1.1 200 OK\r\ndate: then\r\n{coding}\r\n\r\n{body}");
+        let app = App::raw(move |mut stream| {
+            let answer = answer.clone();
+            async move {
+                read_until(&mut stream, "\r\n\r\n").await;
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                if ends {
+                    // Whoever does not know the end waits for this one.
+                    tokio::time::sleep(Duration::from_secs(60)).await;
+                }
+            }
+        })
+        .await;
+        let listener = listen(app.target()).await;
+        let seen = within(say(&listener, CLOSING)).await;
+        let expected =
+            format!("HTTP/1.1 200 OK\r\ndate: then\r\n{coding}\r\nconnection: close\r\n\r\n{body}");
+        assert_eq!(seen, expected);
+    }
+}
+
+#[tokio::test]
+async fn chunks_that_are_coded_again_are_a_502() {
+    let app = recorded(&[
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntransfer-encoding: gzip\r\n\r\nzz",
+    ])
+    .await;
+    let listener = listen(app.target()).await;
+    let seen = within(say(&listener, CLOSING)).await;
+    assert!(seen.starts_with("HTTP/1.1 502 "), "{seen}");
+}
+
+/// More than the buffers of two sockets hold.
+fn plenty() -> Router {
+    let body = || async { Body::from(vec![b'x'; 64 << 20]) };
+    Router::new().route("/", get(body).post(body))
+}
+
+#[tokio::test]
+async fn a_client_that_reads_no_more_gives_its_place_up() {
+    let app = App::start(plenty()).await;
+    let listener = listen(app.target()).await;
+    // One that goes the short way, and one that does not.
+    let chunked = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
+    for request in [GET, chunked] {
+        let mut stream = TcpStream::connect(("127.0.0.1", listener.port()))
+            .await
+            .unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        within(read_until(&mut stream, "\r\n\r\n")).await;
+        assert_eq!(app.backend.in_flight(), 1, "{request}");
+        within(async {
+            while app.backend.in_flight() > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn an_unused_connection_of_http_2_ends() {
+    let app = App::start(Router::new().route("/", get(|| async { "here" }))).await;
+    let listener = listen(app.target()).await;
+    let stream = TcpStream::connect(("127.0.0.1", listener.port()))
+        .await
+        .unwrap();
+    let (mut sender, connection) =
+        http2::handshake::<_, _, Frames>(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    let connection = tokio::spawn(connection);
+    let request = call(&listener, frames(futures::stream::empty()));
+    within(sender.send_request(request)).await.unwrap();
+    within(connection).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_request_that_has_to_go_another_way_is_counted_once() {
+    let app = H2App::start(echo()).await;
+    let route = Route::new(Target::Starting {
+        patience: Duration::from_secs(30),
+    });
+    let listener = AppListener::bind(None, route.clone(), &nobody_vouches())
+        .await
+        .unwrap();
+    let meter = Arc::clone(route.meter());
+    let mut waiting = TcpStream::connect(("127.0.0.1", listener.port()))
+        .await
+        .unwrap();
+    waiting.write_all(GET.as_bytes()).await.unwrap();
+    within(route.knocked()).await;
+    let before = meter.read().arrived;
+    let answer = tokio::spawn(async move {
+        let mut seen = Vec::new();
+        let _ = waiting.read_buf(&mut seen).await;
+        seen
+    });
+    route.set(app.target());
+    assert!(!within(answer).await.unwrap().is_empty());
+    assert!(meter.read().arrived >= before, "a count never falls");
+    let totals = meter.totals();
+    assert_eq!(
+        (totals.requests, totals.by_status.iter().sum::<u64>()),
+        (1, 1)
+    );
+}
+
+#[tokio::test]
+async fn an_answer_of_http_1_0_leaves_its_client_connected() {
+    let app = App::raw(|mut stream| async move {
+        read_until(&mut stream, "\r\n\r\n").await;
+        for piece in ["HTTP/1.0 200 OK\r\ndate: then\r\n\r\nto", " the", " end"] {
+            stream.write_all(piece.as_bytes()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let listener = listen(app.target()).await;
+    let mut stream = TcpStream::connect(("127.0.0.1", listener.port()))
+        .await
+        .unwrap();
+    for _ in 0..2 {
+        stream.write_all(GET.as_bytes()).await.unwrap();
+        let seen = within(read_until(&mut stream, "\r\n0\r\n\r\n")).await;
+        assert_eq!(
+            seen,
+            "HTTP/1.1 200 OK\r\ndate: then\r\ntransfer-encoding: chunked\r\n\r\n\
+             2\r\nto\r\n4\r\n the\r\n4\r\n end\r\n0\r\n\r\n"
+        );
+    }
+    // Whoever wants no more than one answer gets it as it came.
+    let seen = within(say(&listener, CLOSING)).await;
+    assert!(
+        seen.ends_with("connection: close\r\n\r\nto the end"),
+        "{seen}"
+    );
+}
+
+#[tokio::test]
+async fn who_finds_the_waiting_room_full_is_told_when_to_come_back() {
+    crate::sys::open_files::raise();
+    let route = Route::new(Target::Starting {
+        patience: Duration::from_secs(60),
+    });
+    let listener = AppListener::bind(None, route.clone(), &nobody_vouches())
+        .await
+        .unwrap();
+    let mut waiting = Vec::new();
+    for _ in 0..1000 {
+        let mut stream = TcpStream::connect(("127.0.0.1", listener.port()))
+            .await
+            .unwrap();
+        stream.write_all(GET.as_bytes()).await.unwrap();
+        waiting.push(stream);
+    }
+    within(async {
+        while route.waiting() < 1000 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let seen = within(say(&listener, CLOSING)).await;
+    assert!(seen.starts_with("HTTP/1.1 503 "), "{seen}");
+    assert!(seen.contains("\r\nretry-after: 1\r\n"), "{seen}");
+    assert!(seen.contains("app.overloaded"), "{seen}");
+    drop(waiting);
+    within(async {
+        while route.waiting() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
