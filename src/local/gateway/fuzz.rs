@@ -16,13 +16,13 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::super::authority::Authority;
 use super::answer;
 use super::backend::Backend;
 use super::chunks::Chunks;
+use super::closing::Closing;
 use super::forward::{Routing, Site};
 use super::headers::Ends;
 use super::listener::serve_h2;
@@ -137,7 +137,7 @@ async fn talk(bytes: Vec<u8>, target: Target) -> Vec<u8> {
         routing: Routing::One(Route::new(target)),
         authority: Arc::new(Authority::at("/nowhere".into())),
         tunnels: TaskTracker::new(),
-        closing: CancellationToken::new(),
+        closing: Closing::default(),
     };
     let (mut client, gateway) = tokio::io::duplex(1 << 16);
     let serving = tokio::spawn(serve_h2(gateway, ends, site));
