@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -127,6 +128,8 @@ def main() -> int:
         parser.error(f"no such target: {', '.join(sorted(unknown))}; there are {', '.join(targets())}")
     words = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--exclude", "*"]
     commit = subprocess.run(words, capture_output=True, text=True).stdout.strip() or "?"
+    # The crates that are fuzzed are those that are shipped; what only the targets need is added.
+    shutil.copy(HERE.parents[1] / "Cargo.lock", HERE / "Cargo.lock")
     failed = []
     for target in given.targets or targets():
         print(f"=== {target}", flush=True)
