@@ -260,7 +260,7 @@ async fn accept(socket: TcpListener, site: Site, cut: CancellationToken) {
                 // Those behind one that is too many wait in the kernel's line. It is never closed.
                 let room = tokio::select! {
                     room = ROOM.acquire() => room.ok(),
-                    () = site.closing.cancelled() => break,
+                    () = site.closing.begun() => break,
                 };
                 let served = serve(stream, client, site.clone());
                 connections.spawn(async move {
