@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use rustix::process::{Signal, getpid, kill_process};
 
-const CHOICE: &str = "_FLYTE_CRASH_AT";
+/// The variable that names the point.
+pub const CHOICE: &str = "_FLYTE_CRASH_AT";
 
 struct Chosen {
     name: String,

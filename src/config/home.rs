@@ -98,6 +98,21 @@ impl Home {
         self.0.join("cache")
     }
 
+    /// Where things are moved to that are about to be removed: nobody finds them there.
+    pub fn trash(&self) -> PathBuf {
+        self.0.join("trash")
+    }
+
+    /// Where commands make things on the way to others.
+    pub fn tmp(&self) -> PathBuf {
+        self.0.join("tmp")
+    }
+
+    /// Python environments.
+    pub fn envs(&self) -> PathBuf {
+        self.0.join("envs")
+    }
+
     /// Where apps may write results that outlive a replica.
     pub fn raw_data(&self) -> PathBuf {
         self.0.join("raw-data")

@@ -13,6 +13,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
+use crate::crash;
+
 use super::{Error, FileLock, folder_of, lock_exclusive, try_lock_exclusive, write_atomic};
 
 /// What an archive spends on headers and long names between two entries; more is an attack, since
@@ -60,7 +62,9 @@ pub fn extract(archive: &Path, dest: &Path, limits: Limits) -> Result<(), Error>
     // Inside `dest`, which is sure to be writable and on the same file system, unlike its parent.
     let staging = Staging::begin(dest)?;
     let written = unpack(archive, staging.path(), &marker, limits)?;
+    crash::point("unpack.staged");
     merge(archive, staging.path(), dest)?;
+    crash::point("unpack.merged");
     mark(dest, &marker, &written)
 }
 
@@ -74,6 +78,7 @@ fn extract_new(archive: &Path, dest: &Path, marker: &str, limits: Limits) -> Res
     };
     let written = unpack(archive, staging.path(), marker, limits)?;
     mark(staging.path(), marker, &written)?;
+    crash::point("unpack.marked");
     fs::set_permissions(staging.path(), fs::Permissions::from_mode(0o755))
         .map_err(Error::io("set the mode of", staging.path()))?;
     match fs::rename(staging.path(), dest) {
@@ -121,6 +126,30 @@ impl Staging {
     }
 }
 
+/// A folder for what is made on the way to something, which goes when this is dropped. One whose
+/// process was killed goes with the next one beside it.
+pub struct Scratch(Staging);
+
+impl Scratch {
+    /// A new folder in `parent`, which is made, for nobody else.
+    pub fn under(parent: &Path) -> Result<Self, Error> {
+        super::private_folder(parent)?;
+        let _lock = lock_exclusive(parent)?;
+        Ok(Self(Staging::begin(parent)?))
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Removes what killed processes left in `parent`.
+    pub fn sweep(parent: &Path) {
+        if let Ok(_lock) = lock_exclusive(parent) {
+            remove_leftovers(parent);
+        }
+    }
+}
+
 /// Only saves space, so what cannot be removed is left to the next one.
 fn remove_leftovers(parent: &Path) {
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
@@ -152,7 +181,7 @@ fn is_marked(marker: &Path) -> bool {
 }
 
 /// Linux has a random name for each start of the machine; empty where there is none.
-fn machine_start() -> Vec<u8> {
+pub fn machine_start() -> Vec<u8> {
     fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default()
 }
 
@@ -161,6 +190,7 @@ fn flush(folder: &Path, written: &[PathBuf]) -> Result<(), Error> {
     #[cfg(target_os = "linux")]
     if written.len() > FLUSHED_ONE_BY_ONE {
         let all = File::open(folder).map_err(Error::io("open", folder))?;
+        crash::point("unpack.flushing");
         return rustix::fs::syncfs(&all).map_err(|errno| Error::io("flush", folder)(errno.into()));
     }
     let mut paths: BTreeSet<PathBuf> = BTreeSet::new();

@@ -6,9 +6,13 @@
 pub mod archive;
 pub mod contents;
 pub mod identity;
+mod removal;
 pub mod stat_cache;
 pub mod walk;
 pub mod watch;
+
+pub use archive::Scratch;
+pub use removal::{remove_all, set_aside};
 
 use std::fmt;
 use std::fs::{self, File};
@@ -112,6 +116,17 @@ impl Diagnostic for Error {
     }
 }
 
+/// What mends a failure that a file system tells, for a file of our own.
+pub fn advice(path: &Path, source: &io::Error) -> Option<String> {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => Some(format!(
+            "give the current user access to `{}`, or set `FLYTE_HOME` to another folder",
+            path.display()
+        )),
+        _ => io_hint(source, path),
+    }
+}
+
 fn io_hint(source: &io::Error, path: &Path) -> Option<String> {
     match source.kind() {
         io::ErrorKind::PermissionDenied => Some(format!(
@@ -119,6 +134,9 @@ fn io_hint(source: &io::Error, path: &Path) -> Option<String> {
             path.display()
         )),
         io::ErrorKind::StorageFull => Some("free some disk space".to_owned()),
+        io::ErrorKind::ReadOnlyFilesystem => Some(
+            "what lies there cannot be changed; set `FLYTE_HOME` to a folder that can".to_owned(),
+        ),
         _ => None,
     }
 }
@@ -211,7 +229,14 @@ fn fill(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
 ///
 /// `mode` holds the permission bits, which the umask does not narrow.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
-    write_beside(path, bytes, mode, File::sync_all)
+    write_beside(path, bytes, mode, File::sync_all)?;
+    // A name is only on the disk once its folder is.
+    sync_folder_of(path).map_err(Error::io("flush the folder of", path))
+}
+
+/// Waits until the names in the folder of `path` are on the disk.
+pub fn sync_folder_of(path: &Path) -> io::Result<()> {
+    File::open(folder_of(path))?.sync_all()
 }
 
 /// Like [`write_atomic`] for what can be made again, and whose reader can tell that it is damaged:

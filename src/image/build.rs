@@ -1,10 +1,10 @@
 //! Carrying out a plan in a folder that is ours alone, under a lock that somebody else holds.
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use super::digest::Sight;
@@ -16,6 +16,7 @@ use super::plan::{Copy, Plan, Step, Work};
 use super::released::Released;
 use super::workspace::Workspace;
 use super::{python, sdk, system, uv};
+use crate::files::Scratch;
 
 /// Makes a requirement of `flyte` by another package hold nothing: ours is put in afterwards.
 const OVERRIDES: &str = "flyte ; python_version < '0'\n";
@@ -35,7 +36,7 @@ struct Build<'a> {
     /// Constraints on what may be installed.
     pins: Option<&'a Path>,
     progress: &'a Sink<'a>,
-    scratch: TempDir,
+    scratch: Scratch,
     overrides: PathBuf,
 }
 
@@ -146,8 +147,10 @@ impl<'a> Build<'a> {
         pins: Option<&'a Path>,
         progress: &'a Sink<'a>,
     ) -> Result<Self, Error> {
-        let scratch =
-            tempfile::tempdir().map_err(Error::store("write to", std::env::temp_dir()))?;
+        // In the home, where the next build removes what a killed one left.
+        let place = toolchain.home.join("tmp");
+        let scratch = Scratch::under(&place)
+            .map_err(|error| Error::store("write to", &place)(io::Error::other(error)))?;
         let overrides = scratch.path().join("overrides.txt");
         std::fs::write(&overrides, OVERRIDES).map_err(Error::store("write", &overrides))?;
         Ok(Self {

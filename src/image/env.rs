@@ -1,8 +1,9 @@
 //! Python environments on this machine, named by content and built once.
 //!
 //! `<home>/envs/<tag>/` is complete exactly when its marker `flyte-env.json` is there: the marker
-//! is written last, and a folder without one is what a killed build left. One file lock per tag
-//! keeps builders apart, across processes. Environments are built where they stay, because a
+//! is written last, and a folder without one is what a killed build left. One that is complete waits
+//! at `<tag>.old` while it is replaced; where the builder was killed, whoever comes next puts it back.
+//! One file lock per tag keeps builders apart, across processes. Environments are built where they stay, because a
 //! virtual environment cannot be moved. Nothing here knows apps; the [`Manifest`] says what
 //! whoever starts one must apply.
 
@@ -19,7 +20,7 @@ use super::lock;
 use super::pins::Pins;
 use super::plan::{self, Plan};
 use crate::crash;
-use crate::files;
+use crate::files::{self, archive::machine_start};
 use crate::spec::{Image, PythonVersion};
 
 /// Registry part of the URI of an environment.
@@ -27,6 +28,9 @@ pub const REGISTRY: &str = "env.flyte.local";
 /// Raised whenever the same image would be built differently.
 const RECIPE: u32 = 1;
 const MARKER: &str = "flyte-env.json";
+/// Says that not all of an environment is on the disk yet, and since which start of the machine:
+/// after the next one it does not count as complete.
+const UNFLUSHED: &str = ".flyte-env.unflushed";
 
 /// What builds environments.
 #[derive(Clone, Debug)]
@@ -192,21 +196,29 @@ impl Slot {
     }
 
     pub(super) fn finished(&self) -> Option<Environment> {
+        if complete(&self.path).is_none() {
+            put_back_unless_built(&self.path);
+        }
         let manifest = complete(&self.path)?;
         // What was used lately is not tidied away; what just was has to be built again.
         if !files::touch(&self.path.join(MARKER)) {
             return None;
         }
+        flush_in_background(&self.path);
         Some(self.environment(true, manifest.notes))
     }
 
+    /// Keeps other builders out. Before anything else the caller finds what was there before a
+    /// builder was killed.
     pub(super) async fn lock(&self, progress: &Sink<'_>) -> Result<File, Error> {
         let wait = || {
             progress(Progress::Note(
                 "waiting for another build of the same environment",
             ));
         };
-        lock::exclusive(&self.path.with_extension("lock"), &wait).await
+        let lock = lock::exclusive(&self.path.with_extension("lock"), &wait).await?;
+        put_back(&self.path)?;
+        Ok(lock)
     }
 
     pub(super) fn place<'a>(&'a self, lock: &'a File) -> Place<'a> {
@@ -218,13 +230,16 @@ impl Slot {
 
     /// Where the environment waits while it is being replaced.
     fn replaced(&self) -> PathBuf {
-        self.path.with_extension("old")
+        replaced(&self.path)
     }
 
     /// Clears the place; one that is complete is kept aside, in case its replacement fails.
     pub(super) fn clear(&self) -> Result<(), Error> {
         let old = self.replaced();
+        // Not while it is the only one.
+        put_back(&self.path)?;
         remove(&old)?;
+        crash::point("image.emptied");
         if complete(&self.path).is_some() {
             return std::fs::rename(&self.path, &old).map_err(Error::store("move", &self.path));
         }
@@ -234,17 +249,23 @@ impl Slot {
     /// After a failed build: no half-built folder, and the environment that was there before.
     fn restore(&self) -> Result<(), Error> {
         remove(&self.path)?;
-        let old = self.replaced();
-        if old.exists() {
-            std::fs::rename(&old, &self.path).map_err(Error::store("move", &old))?;
-        }
-        Ok(())
+        crash::point("image.given.up");
+        put_back(&self.path)
     }
 
-    /// Writes the marker, which makes the environment complete.
+    /// Writes the marker, which makes the environment complete: after all that it speaks of.
     fn finish(&self, manifest: &Manifest) -> Result<(), Error> {
         let marker = self.path.join(MARKER);
+        crash::point("image.unmarked");
         let write = || -> io::Result<()> {
+            // It is many files, which nobody waits for. Where the machine's starts have no name,
+            // there is no other way.
+            let start = machine_start();
+            if start.is_empty() {
+                flush(&self.path)?;
+            } else {
+                std::fs::write(self.path.join(UNFLUSHED), start)?;
+            }
             let temporary = self.path.join(".flyte-env.json.tmp");
             let mut file = File::create(&temporary)?;
             file.write_all(&serde_json::to_vec_pretty(manifest)?)?;
@@ -253,6 +274,7 @@ impl Slot {
             File::open(&self.path)?.sync_all()
         };
         write().map_err(Error::store("write", &marker))?;
+        flush_in_background(&self.path);
         // Nobody needs it any more; what cannot be removed now is removed by the next build.
         let _ = remove(&self.replaced());
         Ok(())
@@ -260,11 +282,68 @@ impl Slot {
 }
 
 fn remove(path: &Path) -> Result<(), Error> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::store("remove", path)(error))
+    files::remove_all(path).map_err(Error::store("remove", path))
+}
+
+/// Waits until an environment is on the disk.
+fn flush(env: &Path) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    rustix::fs::syncfs(File::open(env)?)?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = env;
+    #[cfg(not(target_os = "linux"))]
+    rustix::fs::sync();
+    Ok(())
+}
+
+/// Sees to it that an environment is on the disk. Where this process ends before that, the next one
+/// that uses the environment begins again.
+fn flush_in_background(env: &Path) {
+    let pending = env.join(UNFLUSHED);
+    if !pending.exists() {
+        return;
+    }
+    let env = env.to_path_buf();
+    let flush = move || {
+        let done = flush(&env).and_then(|()| std::fs::remove_file(&pending));
+        if let Err(error) = done {
+            tracing::debug!(%error, "an environment is not flushed");
         }
-        _ => Ok(()),
+    };
+    if let Err(error) = std::thread::Builder::new().spawn(flush) {
+        tracing::debug!(%error, "no thread to flush an environment");
+    }
+}
+
+/// Whether the machine stopped before all of an environment was on the disk.
+fn is_cut(env: &Path) -> bool {
+    std::fs::read(env.join(UNFLUSHED)).is_ok_and(|start| start != machine_start())
+}
+
+/// Where the environment at `path` waits while it is being replaced.
+fn replaced(path: &Path) -> PathBuf {
+    path.with_extension("old")
+}
+
+/// Puts back the environment whose replacement was never finished; the caller holds the lock.
+fn put_back(path: &Path) -> Result<(), Error> {
+    let old = replaced(path);
+    if !old.exists() || complete(path).is_some() || complete(&old).is_none() {
+        return Ok(());
+    }
+    remove(path)?;
+    std::fs::rename(&old, path).map_err(Error::store("move", &old))
+}
+
+/// The same for whoever only looks: while a builder is at work, it is left to that one.
+fn put_back_unless_built(path: &Path) {
+    if !replaced(path).exists() {
+        return;
+    }
+    if let Ok(Some(_lock)) = files::try_lock_exclusive(&path.with_extension("lock"))
+        && let Err(error) = put_back(path)
+    {
+        tracing::warn!(%error, "an environment that was being replaced is not put back");
     }
 }
 
@@ -276,7 +355,8 @@ fn envs(home: &Path) -> PathBuf {
 fn complete(path: &Path) -> Option<Manifest> {
     let manifest = manifest(path).ok()?;
     // Written after everything else; but a cleaner of disks may have come by since.
-    let whole = path.join("bin/python").exists()
+    let whole = !is_cut(path)
+        && path.join("bin/python").exists()
         && path.join("bin/fserve").exists()
         && holds_sdk(path).unwrap_or(false);
     whole.then_some(manifest)
@@ -312,8 +392,14 @@ pub fn locate(home: &Path, uri: &str) -> Option<PathBuf> {
         .strip_prefix('/')?
         .rsplit_once(':')?;
     let is_tag = tag.len() == 32 && tag.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if !is_tag {
+        return None;
+    }
     let path = envs(home).join(tag);
-    (is_tag && complete(&path).is_some()).then_some(path)
+    if complete(&path).is_none() {
+        put_back_unless_built(&path);
+    }
+    complete(&path).is_some().then_some(path)
 }
 
 /// The URI of the environment for `image`, and whether it is there; nothing is built.
@@ -622,6 +708,59 @@ mod tests {
             assert_eq!(error.code(), Code::ImageNeedsContainer);
             assert!(error.to_string().contains(method), "{error}");
         }
+    }
+
+    /// What passes for an environment that is complete, for whoever only looks at it.
+    fn pretend(path: &Path, note: &str) {
+        for name in [
+            "bin/python",
+            "bin/fserve",
+            "lib/python3/site-packages/flyte/__init__.py",
+        ] {
+            let path = path.join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        let manifest = Manifest {
+            env_vars: Vec::new(),
+            workdir: None,
+            sources: Vec::new(),
+            notes: vec![note.to_owned()],
+        };
+        let marker = serde_json::to_vec(&manifest).unwrap();
+        std::fs::write(path.join(MARKER), marker).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_killed_replacement_loses_nothing() {
+        let home = tempfile::tempdir().unwrap();
+        let slot = Slot::at(home.path(), "web", &ImageHash::of(b"x"));
+        pretend(&slot.path, "the old one");
+        let lock = slot.lock(&quiet).await.unwrap();
+        slot.clear().unwrap();
+        std::fs::create_dir_all(slot.path.join("bin")).unwrap();
+        // While it is replaced, nobody moves it.
+        assert_eq!(locate(home.path(), &slot.uri), None);
+        drop(lock);
+        assert_eq!(locate(home.path(), &slot.uri), Some(slot.path.clone()));
+        // The same for the builder that comes next, be it killed as well.
+        for _ in 0..2 {
+            let lock = slot.lock(&quiet).await.unwrap();
+            slot.clear().unwrap();
+            drop(lock);
+        }
+        assert_eq!(slot.finished().unwrap().notes, ["the old one"]);
+    }
+
+    #[test]
+    fn what_was_not_on_the_disk_when_the_machine_stopped_is_built_again() {
+        let home = tempfile::tempdir().unwrap();
+        let slot = Slot::at(home.path(), "web", &ImageHash::of(b"x"));
+        pretend(&slot.path, "");
+        std::fs::write(slot.path.join(UNFLUSHED), "another start").unwrap();
+        assert!(slot.finished().is_none());
+        std::fs::write(slot.path.join(UNFLUSHED), machine_start()).unwrap();
+        assert!(slot.finished().is_some());
     }
 
     #[tokio::test]

@@ -3,12 +3,13 @@
 mod socket;
 
 use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{FlockOperation, flock};
 use tokio::net::TcpListener;
@@ -23,7 +24,7 @@ use super::authority::Authority;
 use super::console::Console;
 use super::gateway::{self, NameListener, Names};
 use super::platform::{Platform, Refused};
-use super::prune::{self, Pruner};
+use super::prune::{self, Clock, Pruner};
 use super::store::{self, Store};
 use super::supervisor::container::Containers;
 use super::supervisor::launch::{Environments, Setting};
@@ -44,6 +45,12 @@ const TIDIED_FIRST: Duration = Duration::from_secs(60);
 
 /// How often after that.
 const TIDIED_EVERY: Duration = Duration::from_secs(6 * 3600);
+
+/// How often the log is looked at: it may grow by a megabyte a second while something goes wrong.
+const LOG_LOOKED_AT_EVERY: Duration = Duration::from_secs(10);
+
+/// How long the lock may be held by a client that only looks whether it is free.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Ports tried before any will do.
 const PORT_TRIES: u16 = 20;
@@ -85,7 +92,8 @@ impl Diagnostic for Error {
             Self::Files(error) => error.hints(),
             Self::Store(error) => error.hints(),
             Self::Gateway(error) => error.hints(),
-            Self::Io { .. } | Self::Restore(_) => Vec::new(),
+            Self::Io { path, source } => files::advice(path, source).into_iter().collect(),
+            Self::Restore(_) => Vec::new(),
         }
     }
 }
@@ -107,19 +115,8 @@ pub async fn run(options: Options) -> Result<(), Error> {
     // The client that asks health paths is not made without one, though it never speaks TLS.
     tls::install();
     let home = options.home;
-    let open_files = sys::open_files::raise();
-    tracing::debug!(?open_files, "may have this many files open");
-    // It holds what seals secrets, and apps of the same user run beside it.
-    sys::conceal().map_err(|source| Error::Io {
-        path: "/proc/self".into(),
-        source,
-    })?;
-    files::private_folder(home.path())?;
-    files::private_folder(&home.run())?;
-    if let Some(folder) = home.socket().parent() {
-        files::own_folder(folder)?;
-    }
-    let lock = single_instance(&home)?;
+    let started = SystemTime::now();
+    let lock = claim(&home)?;
     crash::point("start.locked");
     let mark = mark(&home);
     let swept = sweep::kill_marked(&mark);
@@ -127,9 +124,9 @@ pub async fn run(options: Options) -> Result<(), Error> {
     if swept > 0 {
         tracing::warn!(swept, "ended processes that an earlier platform left");
     }
-    prune::remove_left_behind(&home);
     let store = Store::open(&home.database())?;
     crash::point("start.opened");
+    prune::set_aside_left_behind(&home, &store)?;
     let io = |path: PathBuf| move |source| Error::Io { path, source };
     let names = Arc::new(Names::default());
     let authority = Arc::new(Authority::at(home.tls()));
@@ -157,7 +154,8 @@ pub async fn run(options: Options) -> Result<(), Error> {
         .map_err(io("console port".into()))?
         .port();
     let pruner = platform.pruner(options.upkeep);
-    let _tidying = AbortOnDropHandle::new(tokio::spawn(keep_tidy(pruner.clone())));
+    let _tidying = AbortOnDropHandle::new(tokio::spawn(keep_tidy(pruner.clone(), started)));
+    let _turning = AbortOnDropHandle::new(tokio::spawn(keep_log_short(home.clone())));
     let api = Api {
         pruner,
         platform: Arc::clone(&platform),
@@ -191,19 +189,51 @@ pub async fn run(options: Options) -> Result<(), Error> {
     Ok(())
 }
 
-/// Removes what nobody uses, early on and then at long intervals.
-async fn keep_tidy(pruner: Pruner) {
+/// Makes this process the platform of the home.
+fn claim(home: &Home) -> Result<File, Error> {
+    // It holds what seals secrets, and apps of the same user run beside it.
+    sys::conceal().map_err(|source| Error::Io {
+        path: "/proc/self".into(),
+        source,
+    })?;
+    let open_files = sys::open_files::raise();
+    tracing::debug!(?open_files, "may have this many files open");
+    files::private_folder(home.path())?;
+    files::private_folder(&home.run())?;
+    if let Some(folder) = home.socket().parent() {
+        files::own_folder(folder)?;
+    }
+    single_instance(home)
+}
+
+/// Begins a new log as soon as the old one is full.
+async fn keep_log_short(home: Home) {
+    loop {
+        tokio::time::sleep(LOG_LOOKED_AT_EVERY).await;
+        if let Err(error) = prune::turn_log(&home.platform_log()) {
+            tracing::warn!(%error, "cannot begin a new log");
+        }
+    }
+}
+
+/// Removes what an earlier platform left, and what nobody uses: early on, then at long intervals.
+async fn keep_tidy(pruner: Pruner, started: SystemTime) {
+    let mut clock = Clock::now();
     let mut next = tokio::time::Instant::now() + TIDIED_FIRST;
+    let home = pruner.home.clone();
+    let left = move || prune::remove_left_behind(&home, started);
+    if let Err(error) = tokio::task::spawn_blocking(left).await {
+        tracing::error!(%error, "cannot remove what was left behind");
+    }
     loop {
         tokio::time::sleep_until(next).await;
         next += TIDIED_EVERY;
+        if clock.jumped() {
+            tracing::warn!("the clock was set; what is unused is looked for next time");
+            continue;
+        }
         let pruner = pruner.clone();
-        let tidy = move || {
-            if let Err(error) = prune::turn_log(&pruner.home.platform_log()) {
-                tracing::warn!(%error, "cannot begin a new log");
-            }
-            pruner.run(prune::Order::default())
-        };
+        let tidy = move || pruner.run(prune::Order::default());
         match tokio::task::spawn_blocking(tidy).await {
             Ok(Ok(report)) => {
                 let (removed, bytes) = (report.removed.len(), report.freed_bytes);
@@ -264,9 +294,18 @@ fn single_instance(home: &Home) -> Result<File, Error> {
         .mode(0o600)
         .open(&path)
         .map_err(|source| Error::Io { path, source })?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| Error::Running {
-        home: home.path().to_path_buf(),
-    })?;
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if Instant::now() >= deadline {
+            return Err(Error::Running {
+                home: home.path().to_path_buf(),
+            });
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // For people, and for clients that cannot ask it; a full disk costs them the number only.
+    let _ = file.set_len(0);
+    let _ = (&file).write_all(format!("{}\n", std::process::id()).as_bytes());
     Ok(file)
 }
 
@@ -277,13 +316,21 @@ async fn console_listener(home: &Home) -> std::io::Result<TcpListener> {
     for port in candidates(&note, CONSOLE_PORT) {
         match TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
             Ok(listener) => {
-                std::fs::write(&note, listener.local_addr()?.port().to_string())?;
+                remember(&note, listener.local_addr()?.port());
                 return Ok(listener);
             }
             Err(error) => failure = Some(error),
         }
     }
     Err(failure.unwrap_or_else(|| std::io::Error::other("no port is free")))
+}
+
+/// Notes a port down for the next start. Without the note it is another one then, which is no reason
+/// not to start now.
+fn remember(note: &Path, port: u16) {
+    if let Err(error) = files::write_cache(note, port.to_string().as_bytes()) {
+        tracing::warn!(error = %with_causes(&error), "a port is not noted down");
+    }
 }
 
 /// The listener for all apps by name, at the port it had before.
@@ -296,8 +343,7 @@ async fn name_listener(
     for port in candidates(&note, NAMES_PORT) {
         let bound = NameListener::bind(Some(port), Arc::clone(names), authority).await;
         if let Ok(listener) = bound {
-            let noted = std::fs::write(&note, listener.port().to_string());
-            noted.map_err(|source| Error::Io { path: note, source })?;
+            remember(&note, listener.port());
             return Ok(listener);
         }
     }

@@ -21,15 +21,16 @@ use super::authority::Authority;
 use super::gateway::{self, AppListener, Names, Route, Target};
 use super::prune::{Gate, Pruner};
 use super::store::{self, AppKey, AppRow, RevisionRow, Store};
-use super::supervisor::app::{AppHandle, Change, Command, Workshop};
+use super::supervisor::app::{AppHandle, Change, Command, Owed, Workshop};
 use super::supervisor::launch::{self, Setting};
 use super::supervisor::spawner::Spawner;
 use crate::config::Upkeep;
 use crate::crash;
 use crate::error::{Diagnostic, with_causes};
+use crate::files;
 use crate::wire::app::spec::DesiredState;
 use crate::wire::app::status::{DeploymentStatus, Substate};
-use crate::wire::{app, common, status};
+use crate::wire::{app, common, identifier, status};
 
 /// Ports given to apps: below the range that the kernel takes for outgoing connections, so that
 /// an app finds its port free after a restart.
@@ -88,6 +89,7 @@ impl Platform {
                 spawner: Spawner::start()?,
                 names,
                 changes: broadcast::Sender::new(CHANGES_BACKLOG),
+                owed: Owed::default(),
             },
             apps: RwLock::default(),
             changing: std::sync::Mutex::default(),
@@ -113,36 +115,57 @@ impl Platform {
         self.workshop.changes.subscribe()
     }
 
-    /// Starts every app that was running when the platform ended, at the endpoint it had.
+    /// Starts every app that was running when the platform ended, at the endpoint it had. One that
+    /// cannot be brought back keeps no other one from it.
     pub async fn restore(&self) -> Result<(), Refused> {
-        for row in self.workshop.store.apps()? {
-            let handle = match self.listen(row.port).await {
-                Ok(listener) => self.start_task(&row.key, listener),
-                Err(error) => {
-                    tracing::error!(app = %row.key, error = %with_causes(&error), "port is lost");
-                    let listener = self.listen_for(&row.key).await?;
-                    self.workshop.store.set_port(&row.key, listener.port())?;
-                    self.start_task(&row.key, listener)
-                }
-            };
-            let latest = self.workshop.store.revision(&row.key, row.latest)?;
-            self.publish(&row.key, &self.shown(&row)?.app);
-            if row.desired_active {
-                let revision = match latest {
-                    Some(latest) if !latest.failed => row.latest,
-                    _ => row.serving.unwrap_or(row.latest),
-                };
-                let at_rest = revision == row.serving.unwrap_or(0) && self.was_at_rest(&row.key)?;
-                handle.send(if at_rest {
-                    Command::Rest(revision)
-                } else {
-                    Command::Deploy(revision)
-                });
-            } else {
-                handle.finish(Command::Stop).await;
+        let rows = self.workshop.store.apps()?;
+        // All at once, since a port that is lost is waited for.
+        let all = rows.iter().map(async |row| {
+            if let Err(error) = self.bring_back(row).await {
+                tracing::error!(app = %row.key, error = %with_causes(&error), "is not brought back");
             }
-        }
+        });
+        futures::future::join_all(all).await;
         Ok(())
+    }
+
+    async fn bring_back(&self, row: &AppRow) -> Result<(), Refused> {
+        let handle = self.take_up(row).await?;
+        if !row.desired_active {
+            handle.finish(Command::Stop).await;
+            return Ok(());
+        }
+        let latest = self.workshop.store.revision(&row.key, row.latest)?;
+        let revision = match latest {
+            Some(latest) if !latest.failed => row.latest,
+            _ => row.serving.unwrap_or(row.latest),
+        };
+        let at_rest = revision == row.serving.unwrap_or(0) && self.was_at_rest(&row.key)?;
+        handle.send(if at_rest {
+            Command::Rest(revision)
+        } else {
+            Command::Deploy(revision)
+        });
+        Ok(())
+    }
+
+    /// Starts the task of an app that is filed: at its port, or where that is lost, at another one.
+    async fn take_up(&self, row: &AppRow) -> Result<AppHandle, Refused> {
+        let listener = match self.listen(row.port).await {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!(app = %row.key, error = %with_causes(&error), "port is lost");
+                let listener = self.listen_for(&row.key).await?;
+                let noted = self.workshop.store.set_port(&row.key, listener.port());
+                if let Err(error) = noted {
+                    tracing::error!(app = %row.key, error = %with_causes(&error), "not recorded");
+                }
+                listener
+            }
+        };
+        let handle = self.start_task(&row.key, listener);
+        self.publish(&row.key, &self.shown(row)?.app);
+        Ok(handle)
     }
 
     /// Whether the app had no replica, for want of traffic, when it was last heard of.
@@ -178,35 +201,58 @@ impl Platform {
             .modify(|spec| spec.desired_state = DesiredState::DESIRED_STATE_ACTIVE.into());
         let store = &self.workshop.store;
         let revision = match store.app(&key)? {
-            Some(row) => match self.same_revision(&row, &app)? {
-                Some(revision) => {
-                    // What crashes again and again is not left to its pauses once someone asks.
-                    let view = self.view(&key)?;
-                    if row.desired_active && !status::is_failing(&view) {
-                        return Ok(view);
-                    }
-                    store.set_desired(&key, true)?;
-                    revision
+            Some(row) => {
+                let runs = self.handle(&key).is_some();
+                if !runs {
+                    // It could not be brought back when the platform started.
+                    self.take_up(&row).await?;
                 }
-                None => store.insert_revision(&key, &app)?,
-            },
+                match self.same_revision(&row, &app)? {
+                    Some(revision) => {
+                        // What crashes again and again is not left to its pauses once someone asks.
+                        let view = self.view(&key)?;
+                        if runs && row.desired_active && !status::is_failing(&view) {
+                            return Ok(view);
+                        }
+                        store.want_again(&key, &accepted(revision))?;
+                        revision
+                    }
+                    None => store.file_revision(&key, &app, &accepted)?,
+                }
+            }
             None => {
+                self.clear_folder(&key);
                 let listener = self.listen_for(&key).await?;
-                let revision = store.create_app(&key, listener.port(), &app)?;
+                let revision = store.file_app(&key, listener.port(), &app, &accepted)?;
                 crash::point("apply.created");
                 self.start_task(&key, listener);
                 revision
             }
         };
         crash::point("apply.filed");
-        store.push_condition(&key, &accepted(revision))?;
-        crash::point("apply.accepted");
         self.publish(&key, &app);
-        let view = self.view(&key)?;
+        let view = self.view(&key);
+        // Whatever the view says: what is filed is started.
         if let Some(handle) = self.handle(&key) {
+            crash::point("apply.accepted");
             handle.send(Command::Deploy(revision));
         }
-        Ok(view)
+        view
+    }
+
+    /// Takes away what a namesake left that was not deleted in full.
+    fn clear_folder(&self, key: &AppKey) {
+        let home = &self.workshop.setting.home;
+        let folder = launch::app_folder(home, key);
+        match files::set_aside(&folder, &home.trash()) {
+            Ok(None) => {}
+            Ok(Some(aside)) => {
+                tokio::task::spawn_blocking(move || files::remove_all(&aside));
+            }
+            Err(error) => {
+                tracing::warn!(folder = %folder.display(), %error, "cannot remove an app's folder");
+            }
+        }
     }
 
     /// The revision that equals `app` and has not failed, if that is the one in force.
@@ -242,33 +288,33 @@ impl Platform {
     /// Forgets an app and everything it wrote.
     pub async fn delete(&self, id: &app::Identifier) -> Result<(), Refused> {
         let key = AppKey::of(id);
-        let _changing = self.change(&key).await;
+        let changing = self.change(&key).await;
         if self.workshop.store.app(&key)?.is_none() {
             return Ok(());
         }
         let last = self.view(&key)?;
+        // First: while this can fail, the app is as it was. What is left of one that is forgotten
+        // goes when the platform starts.
+        self.workshop.store.delete_app(&key)?;
+        crash::point("delete.forgotten");
+        self.workshop.names.withdraw(key.as_str());
         let handle = self
             .apps
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&key);
-        self.workshop.names.withdraw(key.as_str());
-        if let Some(handle) = handle {
-            handle.finish(Command::Shutdown).await;
-        }
-        crash::point("delete.ended");
-        self.workshop.store.delete_app(&key)?;
-        crash::point("delete.forgotten");
-        let folder = launch::app_folder(&self.workshop.setting.home, &key);
-        if let Err(error) = tokio::fs::remove_dir_all(&folder).await
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(folder = %folder.display(), %error, "cannot remove an app's folder");
-        }
-        let _ = self.workshop.changes.send(Change {
-            key,
-            deleted: Some(Box::new(last)),
+        let workshop = self.workshop.clone();
+        // A task of its own: a caller that goes away leaves nothing half done.
+        let ending = tokio::spawn(async move {
+            let _changing = changing;
+            if let Some(handle) = handle {
+                handle.finish(Command::Shutdown).await;
+            }
+            crash::point("delete.ended");
+            workshop.forget(key, last).await;
         });
+        // A panic in there is in the log.
+        let _ = ending.await;
         Ok(())
     }
 
@@ -323,7 +369,9 @@ impl Platform {
                 Ok(app) => views.push(app),
                 // Deleted since the keys were read.
                 Err(Refused::NotFound(_)) => {}
-                Err(error) => return Err(error),
+                Err(error) => {
+                    tracing::error!(app = %key, error = %with_causes(&error), "cannot be shown");
+                }
             }
         }
         Ok(views)
@@ -364,7 +412,7 @@ impl Platform {
             .into(),
             created_at: timestamp(row.created_at).into(),
             last_updated_at: timestamp(row.updated_at).into(),
-            conditions: self.workshop.store.conditions(key)?,
+            conditions: self.conditions(key)?,
             ..Default::default()
         }
         .into();
@@ -376,7 +424,15 @@ impl Platform {
         Ok(self.row(key)?.desired_active)
     }
 
-    /// The newest revision, or the one that serves when the newest failed.
+    /// The newest conditions, those among them that could not be stored.
+    fn conditions(&self, key: &AppKey) -> Result<Vec<app::Condition>, Refused> {
+        let mut conditions = self.workshop.store.conditions(key)?;
+        conditions.extend(self.workshop.owed(key));
+        Ok(conditions)
+    }
+
+    /// The newest revision, or the one that serves when the newest failed. Where none can be read,
+    /// what is known of the app all the same.
     fn shown(&self, row: &AppRow) -> Result<RevisionRow, Refused> {
         let store = &self.workshop.store;
         let latest = store.revision(&row.key, row.latest)?;
@@ -384,12 +440,12 @@ impl Platform {
             Some(serving) => store.revision(&row.key, serving)?,
             None => None,
         };
-        match (latest, serving) {
-            (Some(latest), Some(serving)) if latest.failed => Ok(serving),
-            (Some(latest), _) => Ok(latest),
-            (None, Some(serving)) => Ok(serving),
-            (None, None) => Err(Refused::NotFound(row.key.name().to_owned())),
-        }
+        Ok(match (latest, serving) {
+            (Some(latest), Some(serving)) if latest.failed => serving,
+            (Some(latest), _) => latest,
+            (None, Some(serving)) => serving,
+            (None, None) => unreadable(row),
+        })
     }
 
     fn row(&self, key: &AppKey) -> Result<AppRow, Refused> {
@@ -460,7 +516,10 @@ impl Refused {
                 let hints = error.hints();
                 [vec![with_causes(error)], hints].concat().join("; ")
             }
-            Self::Invalid(_) | Self::NotFound(_) | Self::Store(_) => with_causes(self),
+            Self::Store(error) => [vec![with_causes(error)], error.hints()]
+                .concat()
+                .join("; "),
+            Self::Invalid(_) | Self::NotFound(_) => with_causes(self),
         }
     }
 }
@@ -534,6 +593,25 @@ fn check(app: &app::App) -> Result<(), Refused> {
         return invalid("the app has neither a container nor a pod");
     }
     Ok(())
+}
+
+/// An app of which no revision can be read: enough to see, to delete and to replace it.
+fn unreadable(row: &AppRow) -> RevisionRow {
+    let (project, domain, name) = row.key.parts();
+    RevisionRow {
+        revision: row.latest,
+        app: app::App {
+            metadata: app::Meta {
+                id: identifier("", project, domain, name).into(),
+                ..Default::default()
+            }
+            .into(),
+            ..Default::default()
+        },
+        failed: true,
+        overtaken: false,
+        created_at: row.created_at,
+    }
 }
 
 /// The condition that an accepted revision begins with; what follows it is about this attempt.

@@ -4,14 +4,18 @@
 //! was touched a while ago at most, for a client may be between two steps of its work. Removal is a
 //! rename into `<home>/trash`, under the same gate that an app passes to be filed: nothing can come
 //! into use between the look and the rename. What was touched in that moment is moved back. Results
-//! of apps (`raw-data`), secrets and logins are nobody's leftovers and not looked at.
+//! of apps (`raw-data`), secrets and logins are nobody's leftovers and not looked at. What a killed
+//! platform left is known by its place and its name, since nobody of this home runs when a new one
+//! starts.
 
+mod clock;
 mod found;
+mod left;
 mod used;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -28,6 +32,9 @@ use used::Used;
 
 /// Passed by all that brings something into use.
 pub type Gate = Arc<RwLock<()>>;
+
+pub use clock::Clock;
+pub use left::{empty_trash, remove_left_behind, set_aside_left_behind};
 
 /// What was touched later than this stays, whatever the bounds say.
 const GRACE: Duration = Duration::from_secs(3600);
@@ -103,11 +110,12 @@ pub struct Pruner {
 impl Pruner {
     /// Removes what the bounds, or the order, want gone. Blocks; never called on a runtime's thread.
     pub fn run(&self, order: Order) -> Result<Report, store::Error> {
+        let _alone = one_at_a_time();
         let now = SystemTime::now();
-        let trash = self.home.path().join("trash");
         if !order.dry_run {
             // What an earlier run could not finish.
-            let _ = std::fs::remove_dir_all(&trash);
+            empty_trash(&self.home);
+            left::forget_stages(&self.home, now - left::LONGEST_STAGE);
         }
         let mut report = Report {
             dry_run: order.dry_run,
@@ -123,14 +131,12 @@ impl Pruner {
         let gone = if order.dry_run {
             leaving
         } else {
-            self.remove(leaving, &trash, &mut report)?
+            self.remove(leaving, &mut report)?
         };
         for one in gone {
             report.freed_bytes += one.bytes;
             report.removed.push(one.told(now));
         }
-        // Nothing finds it there, so it may take its time.
-        let _ = std::fs::remove_dir_all(&trash);
         Ok(report)
     }
 
@@ -196,31 +202,57 @@ impl Pruner {
     }
 
     /// Takes things away, all at once for whoever looks; tells what is gone.
-    fn remove(
+    fn remove(&self, leaving: Vec<Found>, report: &mut Report) -> Result<Vec<Found>, store::Error> {
+        let away = self.take_away(leaving, report)?;
+        crash::point("prune.away");
+        // Nothing finds it there, so it may take its time.
+        let mut gone = Vec::new();
+        for (one, aside) in away {
+            match files::remove_all(&aside) {
+                Ok(()) => gone.push(one),
+                Err(error) => {
+                    let path = one.path.display();
+                    tracing::warn!(%path, %error, "is out of use and cannot be removed");
+                    report.keep(&one);
+                }
+            }
+        }
+        let _ = std::fs::remove_dir(self.home.trash());
+        Ok(gone)
+    }
+
+    /// Moves things into the trash, under the gate; tells where each of them is.
+    fn take_away(
         &self,
         leaving: Vec<Found>,
-        trash: &Path,
         report: &mut Report,
-    ) -> Result<Vec<Found>, store::Error> {
-        if leaving.is_empty() || files::private_folder(trash).is_err() {
-            for one in &leaving {
-                report.keep(one);
-            }
+    ) -> Result<Vec<(Found, PathBuf)>, store::Error> {
+        if leaving.is_empty() {
             return Ok(Vec::new());
         }
         let _closed = self.gate.blocking_write();
         // What was filed since the first look counts as well.
         let used = self.used(&BTreeMap::new())?;
-        let mut gone = Vec::new();
-        for (number, one) in leaving.into_iter().enumerate() {
-            if !used.holds(&one) && take_away(&one, &trash.join(number.to_string())) {
-                gone.push(one);
-            } else {
-                report.keep(&one);
+        let mut away = Vec::new();
+        for one in leaving {
+            let wanted = used.holds(&one);
+            match (!wanted)
+                .then(|| take_away(&one, &self.home.trash()))
+                .flatten()
+            {
+                Some(aside) => away.push((one, aside)),
+                None => report.keep(&one),
             }
         }
-        Ok(gone)
+        Ok(away)
     }
+}
+
+/// Held by whoever works in the trash: what is looked at there once more may go back to its place,
+/// unless another one removes it.
+fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static TIDYING: Mutex<()> = Mutex::new(());
+    TIDYING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Report {
@@ -232,32 +264,31 @@ impl Report {
     }
 }
 
-/// Moves a thing to `aside`, unless somebody builds it or used it in this moment.
-fn take_away(one: &Found, aside: &Path) -> bool {
+/// Moves a thing into the trash, unless somebody builds it or used it in this moment; tells where it
+/// is now.
+fn take_away(one: &Found, trash: &Path) -> Option<PathBuf> {
     let _lock = match one.lock.as_deref().map(files::try_lock_exclusive) {
         Some(Ok(Some(lock))) => Some(lock),
         // A builder is at work.
-        Some(Ok(None) | Err(_)) => return false,
+        Some(Ok(None) | Err(_)) => return None,
         None => None,
     };
-    if std::fs::rename(&one.path, aside).is_err() {
-        return false;
-    }
+    let place = files::set_aside(&one.path, trash)
+        .inspect_err(|error| {
+            let path = one.path.display();
+            tracing::warn!(%path, %error, "cannot be moved into the trash");
+        })
+        .ok()??;
     crash::point("prune.moved");
-    if one.moved_to(aside).used_at() == Some(one.used) {
-        return true;
+    let aside = place.join("it");
+    if one.moved_to(&aside).is_as_found() {
+        return Some(place);
     }
     // It is wanted; where its place was taken meanwhile, there is another one already.
     let _ = std::fs::rename(aside, &one.path);
-    false
-}
-
-/// Removes folders of replicas that a killed platform left; none of this home's may run.
-pub fn remove_left_behind(home: &Home) {
-    for path in found::of_replicas(home) {
-        // What resists is looked at again by the next platform.
-        let _ = std::fs::remove_dir_all(path);
-    }
+    let _ = std::fs::remove_dir(place);
+    let _ = std::fs::remove_dir(trash);
+    None
 }
 
 /// What is kept of the platform's own log, twice: the file and the one before it.

@@ -10,6 +10,7 @@ use std::process::Command;
 
 use pyo3::exceptions::PySystemExit;
 use pyo3::prelude::*;
+use rustix::process::{Pid, getppid, test_kill_process};
 
 use super::settings;
 use crate::config::Given;
@@ -46,6 +47,19 @@ impl Channel {
             );
         }
     }
+}
+
+/// Whether the platform was gone before this process was tied to it: then the kernel, which tells only
+/// what happens later, will never end us.
+fn is_orphan() -> bool {
+    let platform = std::env::var("_FLYTE_PLATFORM").ok();
+    let platform = platform.and_then(|text| Pid::from_raw(text.parse().ok()?));
+    let Some(platform) = platform else {
+        return false;
+    };
+    let is_child = getppid() == Some(platform);
+    // A command of an app may run us once more: its parent is the app, and the platform is there.
+    !is_child && test_kill_process(platform) == Err(rustix::io::Errno::SRCH)
 }
 
 /// Lets the platform watch and rewrite ports; tells whether that works here.
@@ -125,6 +139,9 @@ fn fserve_prepare(py: Python<'_>, argv: Vec<String>) -> PyResult<Bound<'_, PyAny
     let channel = Channel::take()?;
     if channel.0.is_some() {
         sys::die_with_parent(rustix::process::Signal::KILL)?;
+        if is_orphan() {
+            return Err(PySystemExit::new_err(1));
+        }
         sys::no_new_privs()?;
         // Where the system has none, the user's other processes are as open to it as ever.
         sys::fence()?;

@@ -136,7 +136,7 @@ impl Vault {
         if self.path(id).exists() {
             return Err(Error::Exists(id.clone()));
         }
-        self.write(id, value, now_ms)
+        self.write(id, value, now_ms, Place::MustBeFree)
     }
 
     /// Replaces the value of a secret.
@@ -145,7 +145,7 @@ impl Vault {
     /// `secret.not_found` for one that is not there.
     pub fn update(&self, id: &Id, value: &[u8]) -> Result<(), Error> {
         let known = self.get(id)?;
-        self.write(id, value, known.created_ms)
+        self.write(id, value, known.created_ms, Place::MayBeTaken)
     }
 
     /// What may be told of a secret.
@@ -244,7 +244,7 @@ impl Vault {
         }
     }
 
-    fn write(&self, id: &Id, value: &[u8], created_ms: i64) -> Result<(), Error> {
+    fn write(&self, id: &Id, value: &[u8], created_ms: i64, place: Place) -> Result<(), Error> {
         if value.len() > MAX_BYTES {
             return Err(Error::TooLarge {
                 bytes: value.len(),
@@ -262,20 +262,28 @@ impl Vault {
             nonce: STANDARD.encode(nonce),
             content: STANDARD.encode(content.map_err(|_| Error::Damaged(id.clone()))?),
         };
-        self.store(&self.path(id), &sealed)
-            .map_err(|error| self.failed(error))
+        match self.store(&self.path(id), &sealed, place) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(Error::Exists(id.clone()))
+            }
+            stored => stored.map_err(|error| self.failed(error)),
+        }
     }
 
     /// Whole or not at all; temporary files have mode 0600 from the beginning.
-    fn store(&self, path: &Path, sealed: &Sealed) -> io::Result<()> {
+    fn store(&self, path: &Path, sealed: &Sealed, place: Place) -> io::Result<()> {
         let mut staged = tempfile::NamedTempFile::new_in(&self.folder)?;
         serde_json::to_writer(&mut staged, sealed)?;
         staged.flush()?;
         staged.as_file().sync_all()?;
         crash::point("secret.staged");
-        staged.persist(path)?;
+        match place {
+            Place::MustBeFree => staged.persist_noclobber(path)?,
+            Place::MayBeTaken => staged.persist(path)?,
+        };
         crash::point("secret.stored");
-        Ok(())
+        // A name is only on the disk once its folder is.
+        fs::File::open(&self.folder)?.sync_all()
     }
 
     fn open(&self, sealed: &Sealed) -> Result<Value, Error> {
@@ -295,6 +303,13 @@ impl Vault {
         let key = Key::try_from(key.as_slice()).map_err(|_| Error::Damaged(id.clone()))?;
         Ok(XChaCha20Poly1305::new(&key))
     }
+}
+
+/// What may be where a secret is put: two that are made at once must not both be the one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    MustBeFree,
+    MayBeTaken,
 }
 
 fn payload<'a>(msg: &'a [u8], bound: &'a str) -> Payload<'a, 'a> {
@@ -404,6 +419,21 @@ mod tests {
         }
         let large = vault.create(&id("k"), &vec![0; MAX_BYTES + 1], 0);
         assert!(matches!(large, Err(Error::TooLarge { .. })));
+    }
+
+    #[test]
+    fn of_two_that_are_made_at_once_one_is_refused() {
+        let (_scratch, vault) = vault();
+        let made = std::thread::scope(|scope| {
+            let make = |_| {
+                let vault = &vault;
+                scope.spawn(move || vault.create(&id("k"), b"v", 0))
+            };
+            let all: Vec<_> = (0..8).map(make).collect();
+            let results = all.into_iter().map(|one| one.join().unwrap());
+            results.flatten().count()
+        });
+        assert_eq!(made, 1);
     }
 
     #[test]

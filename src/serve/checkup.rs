@@ -13,8 +13,9 @@ use tokio::time::timeout;
 
 use super::platform::{self, Launcher};
 use crate::config::{Endpoint, Home, Settings};
-use crate::error::with_causes;
+use crate::error::{Diagnostic, with_causes};
 use crate::image::env::Toolchain;
+use crate::local::store::Store;
 use crate::serve::size;
 use crate::sys::port_watch;
 
@@ -103,9 +104,19 @@ pub async fn look(settings: &Settings, toolchain: &Toolchain, launcher: &Launche
     ];
     match &settings.endpoint {
         Endpoint::Local => {
-            let status = platform::status(&settings.home).await;
-            findings.extend(ports(status.is_some()));
-            findings.push(local_platform(status.as_ref(), launcher));
+            match platform::status(&settings.home).await {
+                Ok(status) => {
+                    findings.extend(ports(status.is_some()));
+                    findings.push(local_platform(status.as_ref(), launcher));
+                }
+                Err(error) => findings.push(Finding::other(
+                    "platform",
+                    State::Broken,
+                    with_causes(&error),
+                    error.hints().join("; "),
+                )),
+            }
+            findings.extend(database(&settings.home));
             findings.push(kernel());
         }
         Endpoint::Remote(_) => findings.extend(cluster(settings).await),
@@ -259,6 +270,19 @@ fn local_platform(status: Option<&serde_json::Value>, launcher: &Launcher) -> Fi
             "the next serve replaces it and restarts its apps; `flyte local start` does so now",
         )
     }
+}
+
+/// Databases that were found damaged, which somebody may want to look at.
+fn database(home: &Home) -> Option<Finding> {
+    let aside = Store::all_set_aside(&home.database());
+    let newest = aside.last()?.display();
+    let fix = "look whether an app is missing and serve it again; then delete the file";
+    Some(Finding::other(
+        "database",
+        State::Doubtful,
+        format!("was damaged and rebuilt from what could be read; the damaged one is `{newest}`"),
+        fix,
+    ))
 }
 
 fn kernel() -> Finding {

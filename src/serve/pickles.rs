@@ -12,6 +12,7 @@ use super::bundling::{Bundled, size, temporary, upload};
 use super::values::Sent;
 use super::{Error, Plan, Progress, Server, Step};
 use crate::client::{Client, Piece};
+use crate::files::Scratch;
 use crate::spec::AppSpec;
 
 /// Where the code of a deployment lies.
@@ -68,12 +69,11 @@ impl Server {
         pickle: &[u8],
     ) -> Result<(Bundled, bool), Error> {
         let digest = blake3::hash(pickle).to_hex().to_string();
-        let file = tempfile::NamedTempFile::new().map_err(temporary)?;
-        tokio::fs::write(file.path(), pickle)
-            .await
-            .map_err(temporary)?;
+        let scratch = Scratch::under(&self.settings.home.tmp())?;
+        let path = scratch.path().join("pickle");
+        tokio::fs::write(&path, pickle).await.map_err(temporary)?;
         let piece = Piece {
-            path: file.path().to_path_buf(),
+            path,
             bytes: pickle.len() as u64,
         };
         let name = format!("{digest}.pkl.gz");

@@ -23,7 +23,7 @@ use crate::files::{self, FileLock};
 use crate::image::env::Toolchain;
 use crate::image::{self, Released};
 use crate::local::daemon;
-use crate::local::prune::{Gate, Order, Pruner, Report};
+use crate::local::prune::{self, Gate, Order, Pruner, Report};
 use crate::local::store::Store;
 use crate::local::supervisor::diagnose::Failure;
 use crate::local::supervisor::launch::{self, Environment, Environments};
@@ -33,6 +33,12 @@ use crate::net::{self, Http};
 const START_PATIENCE: Duration = Duration::from_secs(20);
 /// How long one may take to end after it was told to.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
+/// How long one that runs may take to say who it is.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+/// How long nothing is said while something is waited for.
+const SILENCE: Duration = Duration::from_secs(2);
+/// How often a lock is tried.
+const LOCK_TRIED_EVERY: Duration = Duration::from_millis(20);
 /// How often a starting platform's socket is tried.
 const KNOCK: Duration = Duration::from_millis(2);
 
@@ -58,6 +64,10 @@ pub enum Error {
     Ended { status: String, log: Vec<String> },
     #[error("the local platform did not answer within {seconds} s")]
     Silent { seconds: u64, log: Vec<String> },
+    #[error("the local platform{} does not answer within {seconds} s", process(*.pid))]
+    Stuck { pid: Option<u32>, seconds: u64 },
+    #[error("another command{} has been starting the local platform for {seconds} s", process(*.pid))]
+    Busy { pid: Option<u32>, seconds: u64 },
     #[error("endpoint `{endpoint}` cannot be used: {reason}")]
     Endpoint {
         endpoint: String,
@@ -82,11 +92,13 @@ pub enum Error {
 impl Diagnostic for Error {
     fn code(&self) -> Code {
         match self {
-            Self::Io { .. } | Self::Ended { .. } | Self::Silent { .. } | Self::Listen(_) => {
-                Code::LocalStart
-            }
+            Self::Io { .. }
+            | Self::Ended { .. }
+            | Self::Silent { .. }
+            | Self::Busy { .. }
+            | Self::Listen(_) => Code::LocalStart,
             Self::Prune(_) => Code::LocalStore,
-            Self::NotRunning | Self::BrokenOff(_) => Code::ClientUnavailable,
+            Self::NotRunning | Self::Stuck { .. } | Self::BrokenOff(_) => Code::ClientUnavailable,
             Self::Endpoint { .. } => Code::ConfigInvalid,
             Self::Net(error) => error.code(),
             Self::Files(error) => error.code(),
@@ -104,13 +116,25 @@ impl Diagnostic for Error {
                 "`flyte local status` tells whether it still runs, `flyte local logs` what it wrote"
                     .into(),
             ],
+            Self::Stuck { pid: Some(pid), .. } => vec![format!(
+                "`kill -CONT {pid}` lets it go on, should it have been stopped; `kill -9 {pid}` ends \
+                 it, and its apps come back with the next command"
+            )],
+            Self::Busy { pid: Some(pid), .. } => vec![format!(
+                "`kill -CONT {pid}` lets that command go on, should it have been stopped; \
+                 `kill {pid}` ends it"
+            )],
+            Self::Io { path, source } => files::advice(path, source).into_iter().collect(),
             Self::Net(error) => error.hints(),
             Self::Files(error) => error.hints(),
             Self::Daemon(error) => error.hints(),
             Self::Listen(_) => {
                 vec!["another program may have that port; `--listen` takes any other".into()]
             }
-            Self::Io { .. } | Self::Endpoint { .. } | Self::Prune(_) => Vec::new(),
+            Self::Stuck { pid: None, .. }
+            | Self::Busy { pid: None, .. }
+            | Self::Endpoint { .. }
+            | Self::Prune(_) => Vec::new(),
         }
     }
 
@@ -121,6 +145,8 @@ impl Diagnostic for Error {
             | Self::Endpoint { .. }
             | Self::NotRunning
             | Self::BrokenOff(_)
+            | Self::Stuck { .. }
+            | Self::Busy { .. }
             | Self::Net(_)
             | Self::Listen(_)
             | Self::Prune(_)
@@ -161,7 +187,7 @@ pub async fn connect(
 /// A client of the configured control plane as it is: nothing is started.
 pub async fn reach(settings: &Settings) -> Result<Client, Error> {
     match &settings.endpoint {
-        Endpoint::Local => running(&settings.home).await.ok_or(Error::NotRunning),
+        Endpoint::Local => running(&settings.home).await?.ok_or(Error::NotRunning),
         Endpoint::Remote(uri) => connect_remote(settings, uri),
     }
 }
@@ -178,9 +204,40 @@ fn connect_remote(settings: &Settings, uri: &str) -> Result<Client, Error> {
 }
 
 /// A client of the platform that runs for `home`, if one does.
-pub async fn running(home: &Home) -> Option<Client> {
-    let client = local(home)?;
-    build(&client).await.map(|_| client)
+pub async fn running(home: &Home) -> Result<Option<Client>, Error> {
+    Ok(found(home).await?.map(|(client, _)| client))
+}
+
+/// The platform that runs for `home`, and what it says of itself.
+async fn found(home: &Home) -> Result<Option<(Client, About)>, Error> {
+    let Some(client) = local(home).filter(|_| home.socket().exists()) else {
+        return Ok(None);
+    };
+    match request(&client, Method::GET, "/local/about").await {
+        Answer::Body(body) => Ok(serde_json::from_slice(&body)
+            .ok()
+            .map(|about| (client, about))),
+        Answer::Nothing => Ok(None),
+        Answer::Late => Err(stuck(home)),
+    }
+}
+
+fn stuck(home: &Home) -> Error {
+    Error::Stuck {
+        pid: noted_pid(&home.platform_lock()),
+        seconds: ANSWER_PATIENCE.as_secs(),
+    }
+}
+
+/// The process that noted itself down as it took a lock.
+fn noted_pid(lock: &Path) -> Option<u32> {
+    std::fs::read_to_string(lock).ok()?.trim().parse().ok()
+}
+
+/// ` (process 7)`, where it is known.
+fn process(pid: Option<u32>) -> String {
+    pid.map(|pid| format!(" (process {pid})"))
+        .unwrap_or_default()
 }
 
 /// A client of whoever listens on the home's socket; `None` where it lies in no folder of this user.
@@ -197,10 +254,8 @@ async fn connect_local(
     other: OtherBuild,
     note: &(dyn Fn(&str) + Send + Sync),
 ) -> Result<Client, Error> {
-    if home.socket().exists()
-        && let Some(client) = local(home)
-        && let Some(build) = build(&client).await
-        && (build == launcher.build || other == OtherBuild::Use)
+    if let Some((client, about)) = found(home).await?
+        && (about.build == launcher.build || other == OtherBuild::Use)
     {
         return Ok(client);
     }
@@ -215,11 +270,9 @@ async fn start(
     note: &(dyn Fn(&str) + Send + Sync),
 ) -> Result<(), Error> {
     // Several clients may find no platform at once; one starts it, the others wait for it here.
-    let _starting = start_lock(home).await?;
-    if let Some(client) = local(home)
-        && let Some(build) = build(&client).await
-    {
-        if build == launcher.build {
+    let _starting = start_lock(home, note).await?;
+    if let Some((client, about)) = settled(home, note).await? {
+        if about.build == launcher.build {
             return Ok(());
         }
         note(
@@ -231,7 +284,8 @@ async fn start(
     crash::point("start.spawned");
     let deadline = Instant::now() + START_PATIENCE;
     loop {
-        if home.socket().exists() && running(home).await.is_some() {
+        // One that brings back many apps may be slow at first.
+        if let Ok(Some(_)) = found(home).await {
             return Ok(());
         }
         if let Ok(Some(status)) = child.try_wait() {
@@ -250,18 +304,93 @@ async fn start(
     }
 }
 
-async fn start_lock(home: &Home) -> Result<FileLock, Error> {
+/// The platform that runs, once that is settled: one that is starting answers soon, and one that is
+/// about to end is waited for.
+async fn settled(
+    home: &Home,
+    note: &(dyn Fn(&str) + Send + Sync),
+) -> Result<Option<(Client, About)>, Error> {
+    let began = Instant::now();
+    let mut told = false;
+    loop {
+        if let Some(found) = found(home).await? {
+            return Ok(Some(found));
+        }
+        if !is_locked(home) {
+            return Ok(None);
+        }
+        let waited = began.elapsed();
+        let pid = noted_pid(&home.platform_lock());
+        if waited >= STOP_PATIENCE {
+            return Err(Error::Stuck {
+                pid,
+                seconds: STOP_PATIENCE.as_secs(),
+            });
+        }
+        if waited >= SILENCE && !std::mem::replace(&mut told, true) {
+            note(&format!(
+                "waiting for a local platform{} that ends",
+                process(pid)
+            ));
+        }
+        tokio::time::sleep(LOCK_TRIED_EVERY).await;
+    }
+}
+
+/// Held while one starts the platform, or works on what belongs to it.
+async fn start_lock(home: &Home, note: &(dyn Fn(&str) + Send + Sync)) -> Result<FileLock, Error> {
     let path = home.start_lock();
-    let io = |source| Error::Io {
-        path: path.clone(),
-        source,
-    };
     files::private_folder(home.path())?;
     files::private_folder(&home.run())?;
-    let lock = path.clone();
-    match tokio::task::spawn_blocking(move || files::lock_exclusive(&lock)).await {
-        Ok(locked) => Ok(locked?),
-        Err(error) => Err(io(std::io::Error::other(error))),
+    // What its holder may take, and some.
+    let patience = START_PATIENCE + STOP_PATIENCE + ANSWER_PATIENCE;
+    let began = Instant::now();
+    let mut told = false;
+    loop {
+        if let Some(lock) = files::try_lock_exclusive(&path)? {
+            // For the message below only.
+            let _ = std::fs::write(&path, std::process::id().to_string());
+            return Ok(lock);
+        }
+        let waited = began.elapsed();
+        let pid = noted_pid(&path);
+        if waited >= patience {
+            return Err(Error::Busy {
+                pid,
+                seconds: patience.as_secs(),
+            });
+        }
+        if waited >= SILENCE && !std::mem::replace(&mut told, true) {
+            note(&format!(
+                "waiting for another command{} that starts the local platform",
+                process(pid)
+            ));
+        }
+        tokio::time::sleep(LOCK_TRIED_EVERY).await;
+    }
+}
+
+/// Both locks, where no platform runs: nobody starts one while they are held.
+struct Alone {
+    _starting: FileLock,
+    _platform: FileLock,
+}
+
+impl Alone {
+    async fn with(starting: FileLock, home: &Home) -> Result<Self, Error> {
+        let deadline = Instant::now() + STOP_PATIENCE;
+        loop {
+            if let Some(platform) = files::try_lock_exclusive(&home.platform_lock())? {
+                return Ok(Self {
+                    _starting: starting,
+                    _platform: platform,
+                });
+            }
+            if Instant::now() >= deadline {
+                return Err(stuck(home));
+            }
+            tokio::time::sleep(LOCK_TRIED_EVERY).await;
+        }
     }
 }
 
@@ -333,15 +462,15 @@ pub async fn prune(
     order: Order,
 ) -> Result<Report, Error> {
     let home = &settings.home;
-    if let Some(client) = running(home).await {
+    if let Some(client) = running(home).await? {
         let body = serde_json::to_vec(&order).map_err(|error| Error::Prune(error.to_string()))?;
         let told = post(&client, "/local/prune", body).await?;
         let report =
             told.and_then(|told| serde_json::from_slice(&told).map_err(|error| error.to_string()));
         return report.map_err(Error::Prune);
     }
-    // No platform starts meanwhile.
-    let _starting = start_lock(home).await?;
+    let starting = start_lock(home, &|_| {}).await?;
+    let _alone = Alone::with(starting, home).await?;
     let pruner = Pruner {
         home: home.clone(),
         store: Arc::new(Store::open(&home.database()).map_err(daemon::Error::from)?),
@@ -383,16 +512,21 @@ async fn post(
 
 /// Ends the platform and waits until it is gone; `false` when none runs. A port that was opened
 /// for other clients stays closed when it starts again.
-pub async fn stop(home: &Home) -> Result<bool, Error> {
+pub async fn stop(home: &Home, note: &(dyn Fn(&str) + Send + Sync)) -> Result<bool, Error> {
     let _ = std::fs::remove_file(home.listen_note());
-    match running(home).await {
-        Some(client) => stop_platform(home, &client).await.map(|()| true),
-        None => Ok(false),
+    let ends = is_locked(home);
+    match settled(home, note).await? {
+        Some((client, _)) => stop_platform(home, &client).await.map(|()| true),
+        None => Ok(ends),
     }
 }
 
 async fn stop_platform(home: &Home, client: &Client) -> Result<(), Error> {
-    let _ = request(client, Method::POST, "/local/stop").await;
+    match request(client, Method::POST, "/local/stop").await {
+        Answer::Late => return Err(stuck(home)),
+        // It may have ended before it answered.
+        Answer::Body(_) | Answer::Nothing => {}
+    }
     let deadline = Instant::now() + STOP_PATIENCE;
     // The lock is given back when the process is gone, which is what counts.
     while is_locked(home) {
@@ -415,10 +549,15 @@ fn is_locked(home: &Home) -> bool {
 }
 
 /// What the platform says of itself and its apps, as JSON; `None` when it does not run.
-pub async fn status(home: &Home) -> Option<serde_json::Value> {
-    let client = local(home)?;
-    let body = request(&client, Method::GET, "/local/status").await?;
-    serde_json::from_slice(&body).ok()
+pub async fn status(home: &Home) -> Result<Option<serde_json::Value>, Error> {
+    let Some(client) = local(home) else {
+        return Ok(None);
+    };
+    match request(&client, Method::GET, "/local/status").await {
+        Answer::Body(body) => Ok(serde_json::from_slice(&body).ok()),
+        Answer::Nothing => Ok(None),
+        Answer::Late => Err(stuck(home)),
+    }
 }
 
 /// What there is to know of a control plane beside what it answers.
@@ -495,13 +634,11 @@ fn is_loopback(uri: &str) -> bool {
             .is_ok_and(|address: std::net::IpAddr| address.is_loopback())
 }
 
-async fn build(client: &Client) -> Option<String> {
-    Some(about(client).await?.build)
-}
-
 async fn about(client: &Client) -> Option<About> {
-    let body = request(client, Method::GET, "/local/about").await?;
-    serde_json::from_slice(&body).ok()
+    match request(client, Method::GET, "/local/about").await {
+        Answer::Body(body) => serde_json::from_slice(&body).ok(),
+        Answer::Nothing | Answer::Late => None,
+    }
 }
 
 /// The address of a path beside the calls, with what stands before all paths.
@@ -510,7 +647,24 @@ pub(super) fn address(client: &Client, path: &str) -> String {
     format!("{}{path}", base.trim_end_matches('/'))
 }
 
-async fn request(client: &Client, method: Method, path: &str) -> Option<bytes::Bytes> {
+/// How a platform answered.
+enum Answer {
+    Body(bytes::Bytes),
+    /// Nobody listens, or it was refused.
+    Nothing,
+    /// Somebody listens and says nothing.
+    Late,
+}
+
+async fn request(client: &Client, method: Method, path: &str) -> Answer {
+    match tokio::time::timeout(ANSWER_PATIENCE, asked(client, method, path)).await {
+        Ok(Some(body)) => Answer::Body(body),
+        Ok(None) => Answer::Nothing,
+        Err(_) => Answer::Late,
+    }
+}
+
+async fn asked(client: &Client, method: Method, path: &str) -> Option<bytes::Bytes> {
     let request = Request::builder()
         .method(method)
         .uri(address(client, path))
@@ -523,46 +677,66 @@ async fn request(client: &Client, method: Method, path: &str) -> Option<bytes::B
     Some(response.into_body().collect().await.ok()?.to_bytes())
 }
 
-/// Removes everything that the platform keeps, and the environments; it must not run.
-pub fn reset(home: &Home) -> Result<(), Error> {
+/// Ends the platform and removes everything that it keeps, and the environments. Nobody starts one
+/// meanwhile.
+pub async fn reset(home: &Home, note: &(dyn Fn(&str) + Send + Sync)) -> Result<(), Error> {
+    let starting = start_lock(home, note).await?;
+    stop(home, note).await?;
+    let _alone = Alone::with(starting, home).await?;
+    let home = home.clone();
+    let emptied = tokio::task::spawn_blocking(move || empty(&home)).await;
+    emptied.unwrap_or_else(|error| Err(Error::Prune(error.to_string())))
+}
+
+/// The database first: an app without its files would be brought back and fail, while files without
+/// their app are removed as the platform starts.
+fn empty(home: &Home) -> Result<(), Error> {
+    let gone = |path: &Path| {
+        files::set_aside(path, &home.trash()).map_err(|source| Error::Io {
+            path: path.to_path_buf(),
+            source,
+        })
+    };
+    for path in beginning_with(&home.database()) {
+        gone(&path)?;
+        crash::point("reset.database");
+    }
     for path in [
         home.apps(),
         home.uploads(),
         home.cache(),
         home.raw_data(),
-        home.path().join("envs"),
+        home.envs(),
         home.path().join("images"),
-        home.path().join("trash"),
+        home.tmp(),
     ] {
-        remove(&path)?;
+        gone(&path)?;
+        crash::point("reset.folder");
+        // Left by builds that removed folders in another way.
+        gone(&path.with_extension("deleted"))?;
     }
-    for suffix in ["", "-wal", "-shm"] {
-        let mut name = home.database().into_os_string();
-        name.push(suffix);
-        remove(Path::new(&name))?;
-    }
+    // What resists is out of use all the same.
+    prune::empty_trash(home);
     Ok(())
 }
 
-/// Moves a folder out of the way before it is deleted: somebody may still be writing into it.
-fn remove(path: &Path) -> Result<(), Error> {
-    let result = if path.is_dir() {
-        let aside = path.with_extension("deleted");
-        let _ = std::fs::remove_dir_all(&aside);
-        std::fs::rename(path, &aside).map(|()| {
-            // What resists is out of use all the same.
-            let _ = std::fs::remove_dir_all(&aside);
+/// The file of that name and those whose names begin with it: the log of the database comes after it,
+/// for alone it means nothing, and so do those that were set aside.
+fn beginning_with(path: &Path) -> Vec<PathBuf> {
+    let name = path.file_name().unwrap_or_default();
+    let folder = path.parent().unwrap_or(path);
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut all: Vec<PathBuf> = entries
+        .filter(|entry| {
+            let other = entry.file_name();
+            other
+                .as_encoded_bytes()
+                .starts_with(name.as_encoded_bytes())
         })
-    } else {
-        std::fs::remove_file(path)
-    };
-    match result {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(Error::Io {
-            path: path.to_path_buf(),
-            source,
-        }),
-        Ok(()) | Err(_) => Ok(()),
-    }
+        .map(|entry| entry.path())
+        .collect();
+    all.sort();
+    all
 }
 
 /// Runs the platform in this process until it is told to end.

@@ -43,7 +43,8 @@ pub fn run(
             status(host, printer, &home)
         }
         LocalWhat::Stop => {
-            let stopped = host.block(async { Ok(platform::stop(&home).await?) })?;
+            let note = |text: &str| printer.note(text);
+            let stopped = host.block(async { Ok(platform::stop(&home, &note).await?) })?;
             if printer.is_json() {
                 printer.json(&serde_json::json!({"stopped": stopped}));
             } else if stopped {
@@ -119,7 +120,7 @@ fn opened(at: &str) -> String {
 
 fn status(host: &impl Host, printer: &Printer, home: &Home) -> Result<(), Failure> {
     let status = host
-        .block(async { Ok(platform::status(home).await) })?
+        .block(async { Ok(platform::status(home).await?) })?
         .ok_or(platform::Error::NotRunning)?;
     if printer.is_json() {
         printer.json(&status);
@@ -129,6 +130,12 @@ fn status(host: &impl Host, printer: &Printer, home: &Home) -> Result<(), Failur
         if !status[field].is_null() {
             printer.line(&format!("{field:<8} {}", readable(&status[field])));
         }
+    }
+    for aside in status["set_aside"].as_array().into_iter().flatten() {
+        printer.note(&format!(
+            "a damaged database was set aside at `{}`; delete it once nothing is missed",
+            readable(aside)
+        ));
     }
     let rows: Vec<Vec<String>> = status["apps"]
         .as_array()
@@ -266,8 +273,8 @@ fn reset(host: &impl Host, printer: &Printer, home: &Home, yes: bool) -> Result<
             "nothing was deleted; `flyte local reset --yes` does not ask".into(),
         ));
     }
-    host.block(async { Ok(platform::stop(home).await?) })?;
-    platform::reset(home)?;
+    let note = |text: &str| printer.note(text);
+    host.block(async { Ok(platform::reset(home, &note).await?) })?;
     if printer.is_json() {
         printer.json(&serde_json::json!({"reset": home.path()}));
     } else {

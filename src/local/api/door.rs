@@ -21,6 +21,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::super::gateway::Complaint;
+
 /// How the caller reached this platform: `http://127.0.0.1:8090`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reached(pub String);
@@ -79,13 +81,14 @@ impl Door {
 
 async fn accept(listener: TcpListener, router: Router) {
     let mut connections = JoinSet::new();
+    let mut complaint = Complaint::default();
     loop {
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     // Out of descriptors, most likely; some come back as connections end.
-                    tracing::warn!(%error, "cannot accept a connection");
+                    complaint.make(&error);
                     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
                     continue;
                 }

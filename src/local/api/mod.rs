@@ -23,8 +23,10 @@ use tokio::sync::Notify;
 
 use super::platform::{Platform, Refused, summary};
 use super::prune::Pruner;
+use super::store::Store;
 use crate::config::Home;
 use crate::error::with_causes;
+use crate::files;
 use crate::wire;
 
 pub use door::Door;
@@ -141,6 +143,7 @@ async fn status(State(api): State<Api>) -> axum::response::Response {
         "build": api.build,
         "console": api.console_url,
         "listen": api.door.address().map(|address| format!("http://{address}")),
+        "set_aside": Store::all_set_aside(&api.home.database()),
         "by_name": format!("http://<app>-<project>-<domain>.localhost:{}", api.names_port),
         "apps": apps,
     });
@@ -188,8 +191,13 @@ async fn listen(State(api): State<Api>, body: Bytes) -> axum::response::Response
     };
     let opened = api.door.open(address, api.open_router()).await;
     // Another build of the package may take this platform's place; it has to find the setting.
-    match opened.and_then(|opened| std::fs::write(note, opened.to_string()).map(|()| opened)) {
-        Ok(opened) => json(&serde_json::json!({"listen": format!("http://{opened}")})),
+    match opened {
+        Ok(opened) => {
+            if let Err(error) = files::write_cache(&note, opened.to_string().as_bytes()) {
+                tracing::warn!(error = %with_causes(&error), "an open port is not noted down");
+            }
+            json(&serde_json::json!({"listen": format!("http://{opened}")}))
+        }
         Err(error) => refused(format!("cannot listen at `{address}`: {error}")),
     }
 }
@@ -229,6 +237,8 @@ impl From<Refused> for connectrpc::ConnectError {
         match refused {
             Refused::Invalid(_) => Self::invalid_argument(text),
             Refused::NotFound(_) => Self::not_found(text),
+            // Until somebody makes room; a client that tried again would not get further.
+            Refused::Store(error) if error.is_full() => Self::failed_precondition(text),
             Refused::Store(_) | Refused::Gateway(_) => Self::internal(text),
         }
     }

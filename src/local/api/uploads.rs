@@ -28,7 +28,7 @@ use tokio::io::AsyncWriteExt;
 use super::Api;
 use super::door::Reached;
 use crate::crash;
-use crate::files::{read_in_pieces, touch};
+use crate::files::{read_in_pieces, sync_folder_of, touch};
 use crate::local::store::now_ms;
 use crate::wire::dataproxy::{self, DataProxyService};
 
@@ -254,11 +254,18 @@ async fn write(path: &Path, md5: &str, body: Body) -> Result<(), Refusal> {
     tokio::fs::create_dir_all(folder).await?;
     // Removed when dropped, whatever happens on the way.
     let begun = Begun {
-        file: tempfile::NamedTempFile::new_in(folder)?,
+        file: temporary_in(folder)?,
         hash: Md5::new(),
         bytes: 0,
     };
     append(path, md5, begun, MOST_BYTES, body).await
+}
+
+/// A file to write to, of a name that is no upload's: a platform that starts removes such files.
+fn temporary_in(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+    tempfile::Builder::new()
+        .prefix(".flyte-upload-")
+        .tempfile_in(folder)
 }
 
 /// Takes what has arrived out of its place, so that nobody else goes on with it too.
@@ -271,10 +278,11 @@ async fn go_on(path: &Path, md5: &str, offset: u64, body: Body) -> Result<(), Re
     {
         return Err(Refusal::OtherOffset);
     }
-    let temporary = tempfile::NamedTempFile::new_in(folder)?;
+    let temporary = temporary_in(folder)?;
     if tokio::fs::rename(&there, temporary.path()).await.is_err() {
         return Err(Refusal::OtherOffset);
     }
+    crash::point("upload.claimed");
     let claimed = temporary.path().to_path_buf();
     let hashed = tokio::task::spawn_blocking(move || hash_of(&claimed)).await;
     let (hash, bytes) = hashed.map_err(std::io::Error::other)??;
@@ -325,6 +333,7 @@ async fn append(
             Ok(frame) => frame,
             Err(error) => {
                 file.flush().await?;
+                crash::point("upload.broken");
                 let kept = temporary.persist(self::begun(path));
                 kept.map_err(|error| Refusal::Io(error.error))?;
                 return Err(Refusal::Broken(error));
@@ -339,24 +348,31 @@ async fn append(
             file.write_all(&data).await?;
         }
     }
+    // Containers read it as users of their own; the home above it admits nobody else.
+    file.set_permissions(std::fs::Permissions::from_mode(0o644))
+        .await?;
     file.sync_all().await?;
     crash::point("upload.arrived");
     if hex(&hash.finalize()) != md5 {
         return Err(Refusal::Mismatch);
     }
-    let whole = temporary
+    temporary
         .persist(path)
         .map_err(|error| Refusal::Io(error.error))?;
     crash::point("upload.stored");
-    // Containers read it as users of their own; the home above it admits nobody else.
-    whole.set_permissions(std::fs::Permissions::from_mode(0o644))?;
+    // The file is on the disk once its name is, and that one's once the folder's is.
+    sync_folder_of(path)?;
+    if let Some(folder) = path.parent() {
+        sync_folder_of(folder)?;
+    }
     Ok(())
 }
 
 /// A path below a folder, of names that cannot climb and are none of our own.
 fn is_inside(path: &str) -> bool {
     path.split('/').all(|name| {
-        let ours = name.starts_with(".begun-");
+        let own = [".begun-", ".damaged-", ".flyte-upload-"];
+        let ours = own.iter().any(|prefix| name.starts_with(prefix));
         !ours && !matches!(name, "" | "." | "..") && !name.contains(['\0', '\n'])
     })
 }

@@ -9,15 +9,16 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -247,6 +248,7 @@ async fn listen_anywhere() -> Result<Listening, Error> {
 /// Takes connections in, and holds on to them, so that none has to listen for its own end.
 async fn accept(socket: TcpListener, site: Site, cut: CancellationToken) {
     let mut connections = JoinSet::new();
+    let mut complaint = Complaint::default();
     loop {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
@@ -255,11 +257,20 @@ async fn accept(socket: TcpListener, site: Site, cut: CancellationToken) {
         };
         match accepted {
             Ok((stream, client)) => {
-                connections.spawn(serve(stream, client, site.clone()));
+                // Those behind one that is too many wait in the kernel's line. It is never closed.
+                let room = tokio::select! {
+                    room = ROOM.acquire() => room.ok(),
+                    () = site.closing.begun() => break,
+                };
+                let served = serve(stream, client, site.clone());
+                connections.spawn(async move {
+                    let _room = room;
+                    served.await;
+                });
             }
             Err(error) if is_about_one_client(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "failed to accept a connection");
+                complaint.make(&error);
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -268,6 +279,37 @@ async fn accept(socket: TcpListener, site: Site, cut: CancellationToken) {
     tokio::select! {
         () = async { while connections.join_next().await.is_some() {} } => {}
         () = cut.cancelled() => connections.shutdown().await,
+    }
+}
+
+/// How many connections all apps have together. Each may take a descriptor to a replica too, and the
+/// platform wants some for itself.
+static ROOM: LazyLock<Semaphore> = LazyLock::new(|| {
+    let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let descriptors = descriptors.and_then(|all| usize::try_from(all).ok());
+    let room = descriptors.map_or(MOST_CONNECTIONS, |all| {
+        all.saturating_sub(OWN_DESCRIPTORS) / 2
+    });
+    Semaphore::new(room.clamp(LEAST_CONNECTIONS, MOST_CONNECTIONS))
+});
+const OWN_DESCRIPTORS: usize = 512;
+const LEAST_CONNECTIONS: usize = 256;
+const MOST_CONNECTIONS: usize = 50_000;
+
+/// Says that no connection can be accepted, once in a while: it is tried many times a second.
+#[derive(Default)]
+pub struct Complaint {
+    last: Option<Instant>,
+}
+
+impl Complaint {
+    const EVERY: Duration = Duration::from_secs(60);
+
+    pub fn make(&mut self, error: &io::Error) {
+        if self.last.is_none_or(|last| last.elapsed() >= Self::EVERY) {
+            self.last = Some(Instant::now());
+            tracing::warn!(%error, "failed to accept a connection, and is trying on");
+        }
     }
 }
 

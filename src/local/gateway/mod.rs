@@ -40,7 +40,7 @@ use std::io;
 use crate::error::{Code, Diagnostic, Retry};
 
 pub use backend::{Backend, Room, Terms};
-pub use listener::{AppListener, NameListener};
+pub use listener::{AppListener, Complaint, NameListener};
 pub use meter::{Meter, Reading, Totals};
 pub use names::Names;
 pub use route::{Route, Target};

@@ -21,13 +21,16 @@ impl Platform {
         let _changing = self.change(key).await;
         let _open = self.gate.read().await;
         let row = self.row(key)?;
+        if self.handle(key).is_none() {
+            self.take_up(&row).await?;
+        }
         let revisions = self.workshop.store.revisions(key)?;
         let wanted = choose(&row, &revisions, to)?;
         let _names = self.reserve_names(key, &wanted.app)?;
-        let revision = self.workshop.store.insert_revision(key, &wanted.app)?;
-        self.workshop
+        let revision = self
+            .workshop
             .store
-            .push_condition(key, &accepted(revision))?;
+            .file_revision(key, &wanted.app, &accepted)?;
         self.publish(key, &wanted.app);
         if let Some(handle) = self.handle(key) {
             handle.send(Command::Deploy(revision));

@@ -19,7 +19,13 @@ pub struct Portrait {
 impl Platform {
     /// A look at every app, by key.
     pub fn glances(&self) -> Result<Vec<Glance>, Refused> {
-        Ok(self.workshop.store.glances()?)
+        let mut glances = self.workshop.store.glances()?;
+        for glance in &mut glances {
+            if let Some(last) = self.workshop.owed(&glance.row.key).pop() {
+                glance.last = Some(last);
+            }
+        }
+        Ok(glances)
     }
 
     /// An app with its newest `revisions`.

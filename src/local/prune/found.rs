@@ -78,6 +78,22 @@ impl Found {
         }
     }
 
+    /// Whether nobody used it since it was found. A rename is a change to a file as a link is, so a
+    /// parameter is asked for its links.
+    pub fn is_as_found(&self) -> bool {
+        match self.kind {
+            Kind::Parameter => {
+                fs::symlink_metadata(&self.path).is_ok_and(|there| there.nlink() == 1)
+            }
+            Kind::Bundle
+            | Kind::Environment
+            | Kind::Archive
+            | Kind::Image
+            | Kind::Run
+            | Kind::Revision => self.used_at() == Some(self.used),
+        }
+    }
+
     pub fn told(&self, now: SystemTime) -> Removed {
         Removed {
             kind: self.kind,
@@ -159,7 +175,7 @@ pub(super) fn of_replicas(home: &Home) -> Vec<PathBuf> {
 }
 
 /// What lies `depth` folders below; links are not followed.
-fn at_depth(folder: &Path, depth: usize) -> Vec<PathBuf> {
+pub(super) fn at_depth(folder: &Path, depth: usize) -> Vec<PathBuf> {
     let walk = WalkDir::new(folder).min_depth(depth).max_depth(depth);
     let entries = walk.into_iter().flatten();
     entries.map(walkdir::DirEntry::into_path).collect()

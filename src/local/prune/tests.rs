@@ -224,8 +224,37 @@ fn what_is_used_in_the_moment_of_its_removal_is_put_back() {
     let found = found::all(&world.pruner.home);
     assert!(files::touch(&path));
     let aside = world.pruner.home.path().join("aside");
-    assert!(!take_away(&found[0], &aside));
+    assert!(take_away(&found[0], &aside).is_none());
     assert!(path.exists() && !aside.exists());
+}
+
+#[test]
+fn what_resists_is_not_in_the_way_of_the_next_run() {
+    let world = World::new(0);
+    let closed = |path: &Path, mode| {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for number in 1..=2 {
+        let path = world.bundle(&digest(number), 90 * DAY);
+        let folder = path.parent().unwrap();
+        closed(folder, 0o500);
+        let report = world.run();
+        assert!(!path.exists(), "round {number}: {report:?}");
+        assert!(report.freed_bytes > 0);
+    }
+    assert!(!world.pruner.home.trash().exists());
+}
+
+#[test]
+fn a_parameter_that_nobody_links_to_goes() {
+    let world = World::new(0);
+    let path = world.file("cache/parameters/blobs/ab/cd", Duration::ZERO);
+    let mut found = found::all(&world.pruner.home);
+    assert_eq!(found.len(), 1);
+    let trash = world.pruner.home.trash();
+    assert!(take_away(&found.pop().unwrap(), &trash).is_some());
+    assert!(!path.exists());
 }
 
 #[test]
@@ -245,7 +274,7 @@ fn folders_of_apps_and_revisions_that_are_gone_go() {
     let left: Vec<bool> = there.iter().map(|path| path.exists()).collect();
     assert_eq!(left, [true, true, true, false, false]);
     assert!(!deleted.exists());
-    remove_left_behind(&world.pruner.home);
+    set_aside_left_behind(&world.pruner.home, &world.pruner.store).unwrap();
     assert!(there[0].exists() && !there[1].exists() && there[2].exists());
 }
 

@@ -2,13 +2,19 @@
 //!
 //! One SQLite file in WAL mode behind one connection. Messages are stored as they came, so that
 //! fields this build does not know survive. Every call is one transaction: after a crash either
-//! all of it is there or none.
+//! all of it is there or none. What was answered for (filed, wanted, forgotten) is on the disk
+//! before the call returns; what only tells how things go may be a moment behind. A message that
+//! cannot be read is said in the log and treated as one that is not there, so that it costs no more
+//! than itself.
 
-use std::path::Path;
+mod open;
+mod rescue;
+
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use buffa::Message;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
 
 use crate::error::{Code, Diagnostic};
 use crate::wire::app;
@@ -20,52 +26,27 @@ const CONDITIONS_KEPT: u32 = 50;
 /// and a loop that serves all day does not fill the disk.
 const REVISIONS_KEPT: i64 = 100;
 
-/// The newest layout of the database; older ones are brought up to it, newer ones refused.
-const SCHEMA_VERSION: i64 = 1;
-
-const SCHEMA: &str = "
-CREATE TABLE apps (
-    key TEXT PRIMARY KEY,
-    port INTEGER NOT NULL UNIQUE,
-    desired_active INTEGER NOT NULL,
-    serving INTEGER,
-    latest INTEGER NOT NULL,
-    created_at INTEGER NOT NULL,
-    updated_at INTEGER NOT NULL
-) STRICT;
-CREATE TABLE revisions (
-    key TEXT NOT NULL REFERENCES apps(key) ON DELETE CASCADE,
-    revision INTEGER NOT NULL,
-    app BLOB NOT NULL,
-    failed INTEGER NOT NULL DEFAULT 0,
-    created_at INTEGER NOT NULL,
-    PRIMARY KEY (key, revision)
-) STRICT;
-CREATE TABLE conditions (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    key TEXT NOT NULL REFERENCES apps(key) ON DELETE CASCADE,
-    condition BLOB NOT NULL
-) STRICT;
-CREATE INDEX conditions_by_key ON conditions(key, id);
-";
-
 /// The database failed, or holds what cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the platform's database failed")]
     Database(#[from] rusqlite::Error),
-    #[error("the platform's database holds a message that cannot be read")]
-    Message(#[from] buffa::DecodeError),
+    #[error("cannot move the damaged database `{}` aside", path.display())]
+    Damaged {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error(
-        "the platform's database has layout {found}; this build of flyte-rs knows layouts up to {SCHEMA_VERSION}"
+        "the platform's database has layout {found}; this build of flyte-rs knows layouts up to {known}"
     )]
-    Newer { found: i64 },
+    Newer { found: i64, known: i64 },
 }
 
 impl Diagnostic for Error {
     fn code(&self) -> Code {
         match self {
-            Self::Database(_) | Self::Message(_) | Self::Newer { .. } => Code::LocalStore,
+            Self::Database(_) | Self::Damaged { .. } | Self::Newer { .. } => Code::LocalStore,
         }
     }
 
@@ -74,8 +55,37 @@ impl Diagnostic for Error {
             Self::Newer { .. } => {
                 vec!["upgrade flyte-rs, or set `FLYTE_HOME` to another folder".into()]
             }
-            Self::Database(_) | Self::Message(_) => Vec::new(),
+            Self::Damaged { .. } => vec!["move it away by hand".into()],
+            Self::Database(error) => advice(error.sqlite_error_code())
+                .map(str::to_owned)
+                .into_iter()
+                .collect(),
         }
+    }
+}
+
+/// What mends what SQLite complains of. Its codes are not ours, so there is a rest.
+fn advice(code: Option<ErrorCode>) -> Option<&'static str> {
+    match code? {
+        ErrorCode::DiskFull => Some("free some disk space; `flyte doctor` tells how much there is"),
+        ErrorCode::SystemIoFailure => {
+            Some("look at the disk that `FLYTE_HOME` is on: it may be full or failing")
+        }
+        ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied => {
+            Some("make `FLYTE_HOME` a folder that you can write to")
+        }
+        ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => Some(
+            "`flyte local stop` and `flyte local start`: what can be read of a damaged database is \
+             taken over as the platform starts",
+        ),
+        _ => None,
+    }
+}
+
+impl Error {
+    /// Whether there was no room for what was to be written.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Database(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull))
     }
 }
 
@@ -150,32 +160,20 @@ pub struct Glance {
     pub last: Option<app::Condition>,
 }
 
+/// The condition that a revision begins with, by its number.
+pub type Beginning<'a> = &'a dyn Fn(Revision) -> app::Condition;
+
 /// The database.
 pub struct Store {
     connection: Mutex<Connection>,
+    /// Where a database lies that was damaged and set aside as this one was opened.
+    set_aside: Option<PathBuf>,
 }
 
 impl Store {
-    /// Opens the database at `path`, making or upgrading it.
-    pub fn open(path: &Path) -> Result<Self, Error> {
-        let mut connection = Connection::open(path)?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "synchronous", "NORMAL")?;
-        connection.pragma_update(None, "foreign_keys", true)?;
-        connection.busy_timeout(std::time::Duration::from_secs(5))?;
-        let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        if found > SCHEMA_VERSION {
-            return Err(Error::Newer { found });
-        }
-        if found == 0 {
-            let transaction = connection.transaction()?;
-            transaction.execute_batch(SCHEMA)?;
-            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-            transaction.commit()?;
-        }
-        Ok(Self {
-            connection: Mutex::new(connection),
-        })
+    /// Where the damaged database lies that this one was rebuilt from.
+    pub fn set_aside(&self) -> Option<&PathBuf> {
+        self.set_aside.as_ref()
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {
@@ -183,6 +181,26 @@ impl Store {
         self.connection
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One transaction that is on the disk when this returns. Other ones are there after a crash of
+    /// the process, and after one of the machine as far as they got.
+    fn durably<T>(
+        &self,
+        write: impl FnOnce(&Transaction<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut connection = self.connection();
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        let written = connection
+            .transaction()
+            .map_err(Error::from)
+            .and_then(|transaction| {
+                let result = write(&transaction)?;
+                transaction.commit()?;
+                Ok(result)
+            });
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        written
     }
 
     /// All apps, by key.
@@ -214,11 +232,11 @@ impl Store {
         })?;
         rows.map(|row| {
             let (row, latest_failed, last) = row?;
-            let last = last.map(|bytes| app::Condition::decode_from_slice(&bytes));
+            let last = last.and_then(|bytes| condition(&row.key, &bytes));
             Ok(Glance {
                 row,
                 latest_failed,
-                last: last.transpose()?,
+                last,
             })
         })
         .collect()
@@ -235,6 +253,7 @@ impl Store {
             .optional()?)
     }
 
+    /// A revision; one whose message cannot be read is none.
     pub fn revision(&self, key: &AppKey, revision: Revision) -> Result<Option<RevisionRow>, Error> {
         let row = self
             .connection()
@@ -244,7 +263,7 @@ impl Store {
             )?
             .query_row(params![key.as_str(), number(revision)], stored_revision)
             .optional()?;
-        row.map(StoredRevision::read).transpose()
+        Ok(row.and_then(|row| row.read(key)))
     }
 
     /// All revisions, oldest first.
@@ -255,7 +274,7 @@ impl Store {
              WHERE key = ?1 ORDER BY revision",
         )?;
         let rows = statement.query_map([key.as_str()], stored_revision)?;
-        rows.map(|row| row?.read()).collect()
+        readable(key, rows)
     }
 
     /// The newest `count` revisions, newest first.
@@ -266,7 +285,7 @@ impl Store {
              WHERE key = ?1 ORDER BY revision DESC LIMIT ?2",
         )?;
         let rows = statement.query_map(params![key.as_str(), count], stored_revision)?;
-        rows.map(|row| row?.read()).collect()
+        readable(key, rows)
     }
 
     /// Forgets revisions of an app; those that are not there are forgotten already.
@@ -289,31 +308,46 @@ impl Store {
         let mut statement = connection
             .prepare_cached("SELECT condition FROM conditions WHERE key = ?1 ORDER BY id")?;
         let rows = statement.query_map([key.as_str()], |row| row.get::<_, Vec<u8>>(0))?;
-        rows.map(|bytes| Ok(app::Condition::decode_from_slice(&bytes?)?))
-            .collect()
+        let all = rows.collect::<Result<Vec<_>, _>>()?.into_iter();
+        Ok(all.filter_map(|bytes| condition(key, &bytes)).collect())
     }
 
-    /// Files a new app under a port, with its first revision.
-    pub fn create_app(&self, key: &AppKey, port: u16, app: &app::App) -> Result<Revision, Error> {
-        let mut connection = self.connection();
-        let transaction = connection.transaction()?;
-        transaction.execute(
-            "INSERT INTO apps (key, port, desired_active, serving, latest, created_at, updated_at)
-             VALUES (?1, ?2, 1, NULL, 0, ?3, ?3)",
-            params![key.as_str(), port, now_ms()],
-        )?;
-        let revision = next_revision(&transaction, key, app)?;
-        transaction.commit()?;
-        Ok(revision)
+    /// Files a new app under a port, with its first revision and that one's first condition.
+    pub fn file_app(
+        &self,
+        key: &AppKey,
+        port: u16,
+        app: &app::App,
+        begin: Beginning<'_>,
+    ) -> Result<Revision, Error> {
+        self.durably(|transaction| {
+            new_app(transaction, key, port)?;
+            let revision = next_revision(transaction, key, app)?;
+            add_condition(transaction, key, &begin(revision))?;
+            Ok(revision)
+        })
     }
 
-    /// Files a new revision and makes it the one that is wanted.
-    pub fn insert_revision(&self, key: &AppKey, app: &app::App) -> Result<Revision, Error> {
-        let mut connection = self.connection();
-        let transaction = connection.transaction()?;
-        let revision = next_revision(&transaction, key, app)?;
-        transaction.commit()?;
-        Ok(revision)
+    /// Files a new revision and makes it the one that is wanted, with its first condition.
+    pub fn file_revision(
+        &self,
+        key: &AppKey,
+        app: &app::App,
+        begin: Beginning<'_>,
+    ) -> Result<Revision, Error> {
+        self.durably(|transaction| {
+            let revision = next_revision(transaction, key, app)?;
+            add_condition(transaction, key, &begin(revision))?;
+            Ok(revision)
+        })
+    }
+
+    /// Wants a revision again that is filed already.
+    pub fn want_again(&self, key: &AppKey, condition: &app::Condition) -> Result<(), Error> {
+        self.durably(|transaction| {
+            want(transaction, key, true)?;
+            add_condition(transaction, key, condition)
+        })
     }
 
     /// Records which revision takes traffic.
@@ -345,11 +379,7 @@ impl Store {
 
     /// Records whether the app is meant to run.
     pub fn set_desired(&self, key: &AppKey, active: bool) -> Result<(), Error> {
-        self.connection().execute(
-            "UPDATE apps SET desired_active = ?2, updated_at = ?3 WHERE key = ?1",
-            params![key.as_str(), active, now_ms()],
-        )?;
-        Ok(())
+        self.durably(|transaction| want(transaction, key, active))
     }
 
     /// Moves an app to another port, for when its own was lost to another program for good.
@@ -361,33 +391,60 @@ impl Store {
         Ok(())
     }
 
-    /// Adds a condition and forgets the oldest.
+    /// Adds a condition and forgets the oldest. An app that is gone takes none.
     pub fn push_condition(&self, key: &AppKey, condition: &app::Condition) -> Result<(), Error> {
         let mut connection = self.connection();
         let transaction = connection.transaction()?;
-        transaction.execute(
-            "INSERT INTO conditions (key, condition) VALUES (?1, ?2)",
-            params![key.as_str(), condition.encode_to_vec()],
-        )?;
-        transaction.execute(
-            "DELETE FROM conditions WHERE key = ?1 AND id NOT IN
-             (SELECT id FROM conditions WHERE key = ?1 ORDER BY id DESC LIMIT ?2)",
-            params![key.as_str(), CONDITIONS_KEPT],
-        )?;
+        add_condition(&transaction, key, condition)?;
         transaction.commit()?;
         Ok(())
     }
 
     /// Forgets an app with all that belongs to it.
     pub fn delete_app(&self, key: &AppKey) -> Result<(), Error> {
-        self.connection()
-            .execute("DELETE FROM apps WHERE key = ?1", [key.as_str()])?;
-        Ok(())
+        self.durably(|transaction| {
+            transaction.execute("DELETE FROM apps WHERE key = ?1", [key.as_str()])?;
+            Ok(())
+        })
     }
 }
 
+fn new_app(transaction: &Transaction<'_>, key: &AppKey, port: u16) -> Result<(), Error> {
+    transaction.execute(
+        "INSERT INTO apps (key, port, desired_active, serving, latest, created_at, updated_at)
+         VALUES (?1, ?2, 1, NULL, 0, ?3, ?3)",
+        params![key.as_str(), port, now_ms()],
+    )?;
+    Ok(())
+}
+
+fn want(transaction: &Transaction<'_>, key: &AppKey, active: bool) -> Result<(), Error> {
+    transaction.execute(
+        "UPDATE apps SET desired_active = ?2, updated_at = ?3 WHERE key = ?1",
+        params![key.as_str(), active, now_ms()],
+    )?;
+    Ok(())
+}
+
+fn add_condition(
+    transaction: &Transaction<'_>,
+    key: &AppKey,
+    condition: &app::Condition,
+) -> Result<(), Error> {
+    transaction.execute(
+        "INSERT INTO conditions (key, condition) SELECT key, ?2 FROM apps WHERE key = ?1",
+        params![key.as_str(), condition.encode_to_vec()],
+    )?;
+    transaction.execute(
+        "DELETE FROM conditions WHERE key = ?1 AND id NOT IN
+         (SELECT id FROM conditions WHERE key = ?1 ORDER BY id DESC LIMIT ?2)",
+        params![key.as_str(), CONDITIONS_KEPT],
+    )?;
+    Ok(())
+}
+
 fn next_revision(
-    transaction: &rusqlite::Transaction<'_>,
+    transaction: &Transaction<'_>,
     key: &AppKey,
     app: &app::App,
 ) -> Result<Revision, Error> {
@@ -421,15 +478,35 @@ struct StoredRevision {
 }
 
 impl StoredRevision {
-    fn read(self) -> Result<RevisionRow, Error> {
-        Ok(RevisionRow {
+    /// Nothing where the message cannot be read, which is said.
+    fn read(self, key: &AppKey) -> Option<RevisionRow> {
+        let app = app::App::decode_from_slice(&self.app)
+            .inspect_err(|error| {
+                tracing::error!(app = %key, revision = self.revision, %error, "cannot be read");
+            })
+            .ok()?;
+        Some(RevisionRow {
             revision: self.revision,
-            app: app::App::decode_from_slice(&self.app)?,
+            app,
             failed: self.failed != 0 && self.failed != OVERTAKEN,
             overtaken: self.failed == OVERTAKEN,
             created_at: self.created_at,
         })
     }
+}
+
+fn readable(
+    key: &AppKey,
+    rows: impl Iterator<Item = rusqlite::Result<StoredRevision>>,
+) -> Result<Vec<RevisionRow>, Error> {
+    let all = rows.collect::<Result<Vec<_>, _>>()?.into_iter();
+    Ok(all.filter_map(|row| row.read(key)).collect())
+}
+
+fn condition(key: &AppKey, bytes: &[u8]) -> Option<app::Condition> {
+    app::Condition::decode_from_slice(bytes)
+        .inspect_err(|error| tracing::error!(app = %key, %error, "a condition cannot be read"))
+        .ok()
 }
 
 fn stored_revision(row: &rusqlite::Row<'_>) -> rusqlite::Result<StoredRevision> {
@@ -460,6 +537,30 @@ fn number(revision: Revision) -> i64 {
 /// Milliseconds since 1970.
 pub fn now_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
+}
+
+/// What tests need no condition for.
+#[cfg(test)]
+impl Store {
+    pub fn create_app(&self, key: &AppKey, port: u16, app: &app::App) -> Result<Revision, Error> {
+        self.durably(|transaction| {
+            new_app(transaction, key, port)?;
+            next_revision(transaction, key, app)
+        })
+    }
+
+    pub fn insert_revision(&self, key: &AppKey, app: &app::App) -> Result<Revision, Error> {
+        self.durably(|transaction| next_revision(transaction, key, app))
+    }
+
+    /// Spoils what is stored of a revision.
+    pub fn spoil(&self, key: &AppKey, revision: Revision) -> Result<(), Error> {
+        self.connection().execute(
+            "UPDATE revisions SET app = x'ff' WHERE key = ?1 AND revision = ?2",
+            params![key.as_str(), number(revision)],
+        )?;
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -606,8 +707,59 @@ mod tests {
             .unwrap();
         assert!(matches!(
             Store::open(&path),
-            Err(Error::Newer { found: 99 })
+            Err(Error::Newer { found: 99, .. })
         ));
+    }
+
+    #[test]
+    fn a_revision_comes_with_its_first_condition_or_not_at_all() {
+        let (folder, store) = store();
+        let begin = |revision| app::Condition {
+            message: format!("{revision} begins"),
+            ..Default::default()
+        };
+        let app = app::App::default();
+        store.file_app(&key(), 4100, &app, &begin).unwrap();
+        store.file_revision(&key(), &app, &begin).unwrap();
+        let told = |store: &Store| -> Vec<String> {
+            let all = store.conditions(&key()).unwrap().into_iter();
+            all.map(|one| one.message).collect()
+        };
+        assert_eq!(told(&store), ["1 begins", "2 begins"]);
+        // As where the disk is full between the two.
+        let path = folder.path().join("platform.db");
+        let refuse = "CREATE TRIGGER full BEFORE INSERT ON conditions
+                      BEGIN SELECT RAISE(ABORT, 'full'); END";
+        Connection::open(&path)
+            .unwrap()
+            .execute_batch(refuse)
+            .unwrap();
+        store.file_revision(&key(), &app, &begin).unwrap_err();
+        assert_eq!(store.app(&key()).unwrap().unwrap().latest, 2);
+        let other = AppKey::of(&identifier("", "p", "d", "other"));
+        store.file_app(&other, 4101, &app, &begin).unwrap_err();
+        assert!(store.app(&other).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_read_costs_no_more_than_itself() {
+        let (_folder, store) = store();
+        let app = app::App::default();
+        store.create_app(&key(), 4100, &app).unwrap();
+        store.insert_revision(&key(), &app).unwrap();
+        store.spoil(&key(), 2).unwrap();
+        assert!(store.revision(&key(), 2).unwrap().is_none());
+        assert_eq!(store.revisions(&key()).unwrap().len(), 1);
+        assert_eq!(store.newest(&key(), 9).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn an_app_that_is_gone_takes_no_condition() {
+        let (_folder, store) = store();
+        store
+            .push_condition(&key(), &app::Condition::default())
+            .unwrap();
+        assert!(store.conditions(&key()).unwrap().is_empty());
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! The way to an app's task: what it is told, what it shows, and how it tells the world.
 //!
-//! What the task decides is written to the store before anybody is told.
+//! What the task decides is written to the store before anybody is told. Where that fails, for the
+//! disk is full, it is kept here and told all the same.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -11,6 +13,7 @@ use super::launch::{self, Setting};
 use super::logs::LogBook;
 use super::spawner::Spawner;
 use super::task::Task;
+use crate::files;
 use crate::local::gateway::{AppListener, Meter, Names, Route};
 use crate::local::store::{self, AppKey, Revision, Store};
 use crate::wire::app::status::{DeploymentStatus, Substate};
@@ -33,7 +36,14 @@ pub struct Workshop {
     /// The names under which apps answer at one port.
     pub names: Arc<Names>,
     pub changes: broadcast::Sender<Change>,
+    pub owed: Owed,
 }
+
+/// Conditions that could not be stored yet.
+pub type Owed = Arc<Mutex<HashMap<AppKey, Vec<app::Condition>>>>;
+
+/// How many of those are kept of an app.
+const OWED_KEPT: usize = 20;
 
 /// What is asked of an app's task.
 #[derive(Debug)]
@@ -147,11 +157,59 @@ impl Workshop {
             revision,
             ..Default::default()
         };
-        record(key, self.store.push_condition(key, &condition));
+        self.store(key, condition);
         // Nobody may be watching.
         let _ = self.changes.send(Change {
             key: key.clone(),
             deleted: None,
+        });
+    }
+
+    /// Stores a condition, and before it those that are due since the disk was full.
+    fn store(&self, key: &AppKey, condition: app::Condition) {
+        let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = owed.entry(key.clone()).or_default();
+        due.push(condition);
+        while let Some(first) = due.first() {
+            let stored = self.store.push_condition(key, first);
+            let done = stored.is_ok();
+            record(key, stored);
+            if !done {
+                due.drain(..due.len().saturating_sub(OWED_KEPT));
+                return;
+            }
+            due.remove(0);
+        }
+        owed.remove(key);
+    }
+
+    /// Conditions that are not stored, oldest first.
+    pub fn owed(&self, key: &AppKey) -> Vec<app::Condition> {
+        let owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
+        owed.get(key).cloned().unwrap_or_default()
+    }
+
+    /// Removes what an app wrote that was deleted, and tells that it is gone.
+    pub async fn forget(&self, key: AppKey, last: app::App) {
+        self.owed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&key);
+        let folder = launch::app_folder(&self.setting.home, &key);
+        let trash = self.setting.home.trash();
+        let remove = move || match files::set_aside(&folder, &trash)? {
+            Some(aside) => files::remove_all(&aside),
+            None => Ok(()),
+        };
+        match tokio::task::spawn_blocking(remove).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(app = %key, %error, "its folder is not removed yet"),
+            Err(error) => tracing::warn!(app = %key, %error, "its folder is not removed yet"),
+        }
+        // Nobody may be watching.
+        let _ = self.changes.send(Change {
+            key,
+            deleted: Some(Box::new(last)),
         });
     }
 }

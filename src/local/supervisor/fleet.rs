@@ -20,6 +20,7 @@ use super::diagnose::Failure;
 use super::hosts;
 use super::launch;
 use super::logs::LogBook;
+use super::parcel;
 use super::replica::Replica;
 use super::scale::{Plan, Scaler};
 use crate::error::Code;
@@ -82,7 +83,15 @@ impl Folder {
     async fn leave(self, replaced: bool) {
         if replaced || self.own.is_none() {
             // The bundle can be unpacked again, should this revision come back.
-            let _ = tokio::fs::remove_dir_all(&self.path).await;
+            let path = self.path;
+            let remove = move || {
+                if let Err(error) = crate::files::remove_all(&path) {
+                    let path = path.display();
+                    tracing::warn!(%path, %error, "a run folder is not removed");
+                }
+            };
+            // Only a runtime that ends does not do it.
+            let _ = tokio::task::spawn_blocking(remove).await;
         }
     }
 }
@@ -444,7 +453,7 @@ async fn start(yard: Yard, order: Order, cancel: CancellationToken) -> Outcome {
         Err(failure) => {
             replica.stop(FAILED_GRACE).await;
             order.folder.leave(false).await;
-            Err(failure)
+            Err(parcel::explain(&workshop.setting.home, app, failure).await)
         }
     }
 }

@@ -8,6 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use tokio::sync::broadcast;
@@ -34,6 +35,8 @@ pub struct Record {
 pub struct LogBook {
     path: PathBuf,
     open: Mutex<Option<Open>>,
+    /// Whether the last line was lost; that is said of the first one only.
+    loses: AtomicBool,
     /// Made for the first who follows: its room is taken at once, and most logs have nobody.
     follow: OnceLock<broadcast::Sender<Record>>,
 }
@@ -49,6 +52,7 @@ impl LogBook {
         Self {
             path: folder.join("app.log"),
             open: Mutex::new(None),
+            loses: AtomicBool::new(false),
             follow: OnceLock::new(),
         }
     }
@@ -56,8 +60,10 @@ impl LogBook {
     /// Adds a line. A full disk loses lines, never the app.
     pub fn write(&self, record: Record) {
         let line = encode(&record);
-        if let Err(error) = self.append(&line) {
-            tracing::warn!(path = %self.path.display(), %error, "cannot write an app's log");
+        let written = self.append(&line);
+        let loses = written.is_err();
+        if let (Err(error), false) = (written, self.loses.swap(loses, Ordering::Relaxed)) {
+            tracing::warn!(path = %self.path.display(), %error, "an app's log loses lines");
         }
         if let Some(follow) = self.follow.get() {
             // An error means that nobody follows any more.
@@ -75,7 +81,11 @@ impl LogBook {
             Some(log) => open.insert(log),
             None => open.insert(self.create()?),
         };
-        log.file.write_all(line.as_bytes())?;
+        if let Err(error) = log.file.write_all(line.as_bytes()) {
+            // The next line must not join what was written of this one.
+            let _ = log.file.set_len(log.bytes);
+            return Err(error);
+        }
         log.bytes += line.len() as u64;
         Ok(())
     }
@@ -84,14 +94,22 @@ impl LogBook {
         if let Some(folder) = self.path.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        let file = OpenOptions::new()
+        let mut file = OpenOptions::new()
             .create(true)
             .append(true)
+            .read(true)
             .open(&self.path)?;
-        Ok(Open {
-            bytes: file.metadata()?.len(),
-            file,
-        })
+        let mut bytes = file.metadata()?.len();
+        let mut last = [b'\n'];
+        if bytes > 0 {
+            file.read_exact_at(&mut last, bytes - 1)?;
+        }
+        if last != [b'\n'] {
+            // A platform was killed within a line.
+            file.write_all(b"\n")?;
+            bytes += 1;
+        }
+        Ok(Open { file, bytes })
     }
 
     fn rotate(&self) -> io::Result<()> {
@@ -229,6 +247,18 @@ mod tests {
         assert_eq!(book.tail(10, |_| true), [record("one  two"), record("")]);
         assert_eq!(book.tail(1, |_| true), [record("")]);
         assert_eq!(follower.try_recv().unwrap(), record("one  two"));
+    }
+
+    #[test]
+    fn a_torn_line_costs_no_other_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("app.log");
+        LogBook::new(folder.path()).write(record("before"));
+        let mut torn = OpenOptions::new().append(true).open(&path).unwrap();
+        torn.write_all(b"2026-01-01T00:00:00Z 3 r").unwrap();
+        let book = LogBook::new(folder.path());
+        book.write(record("after"));
+        assert_eq!(book.tail(10, |_| true), [record("before"), record("after")]);
     }
 
     #[test]

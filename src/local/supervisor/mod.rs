@@ -23,6 +23,7 @@ mod entry;
 mod fleet;
 mod idle;
 mod limits;
+mod parcel;
 mod process;
 mod readiness;
 mod scale;

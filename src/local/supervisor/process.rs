@@ -28,6 +28,7 @@ use super::said::{Lines, Said};
 use super::spawner::Spawner;
 use super::vessel::{Ear, Launched, Signs, Vessel};
 use super::{idle, limits, sweep};
+use crate::crash;
 use crate::error::Code;
 use crate::sys::port_watch;
 
@@ -188,15 +189,19 @@ fn process_group(pid: i32) -> Option<i32> {
 /// The process to start, but for where it writes to.
 fn command(launch: &Launch, program: &Program, assigned: SocketAddr, channel: OwnedFd) -> Command {
     let mut command = Command::new(&program.path);
+    command.args(&program.args).env_clear();
     command
-        .args(&program.args)
-        .env_clear()
         .envs(program.env.iter().map(|(key, value)| (key, value)))
         .env(sweep::MARK, &launch.mark)
         .env("_FLYTE_ASSIGNED_PORT", assigned.port().to_string())
+        .env("_FLYTE_PLATFORM", std::process::id().to_string())
         .current_dir(&program.folder)
         .stdin(channel)
         .process_group(0);
+    // The points of `fserve` are points of this platform.
+    if let Some(point) = std::env::var_os(crash::CHOICE) {
+        command.env(crash::CHOICE, point);
+    }
     command
 }
 
