@@ -115,6 +115,13 @@ struct Sealed {
     content: String,
 }
 
+/// Whether something may be overwritten.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Free,
+    Taken,
+}
+
 /// A folder of secrets.
 #[derive(Clone, Debug)]
 pub struct Vault {
@@ -136,7 +143,7 @@ impl Vault {
         if self.path(id).exists() {
             return Err(Error::Exists(id.clone()));
         }
-        self.write(id, value, now_ms)
+        self.write(id, value, now_ms, Place::Free)
     }
 
     /// Replaces the value of a secret.
@@ -145,7 +152,7 @@ impl Vault {
     /// `secret.not_found` for one that is not there.
     pub fn update(&self, id: &Id, value: &[u8]) -> Result<(), Error> {
         let known = self.get(id)?;
-        self.write(id, value, known.created_ms)
+        self.write(id, value, known.created_ms, Place::Taken)
     }
 
     /// What may be told of a secret.
@@ -244,7 +251,7 @@ impl Vault {
         }
     }
 
-    fn write(&self, id: &Id, value: &[u8], created_ms: i64) -> Result<(), Error> {
+    fn write(&self, id: &Id, value: &[u8], created_ms: i64, place: Place) -> Result<(), Error> {
         if value.len() > MAX_BYTES {
             return Err(Error::TooLarge {
                 bytes: value.len(),
@@ -262,18 +269,26 @@ impl Vault {
             nonce: STANDARD.encode(nonce),
             content: STANDARD.encode(content.map_err(|_| Error::Damaged(id.clone()))?),
         };
-        self.store(&self.path(id), &sealed)
-            .map_err(|error| self.failed(error))
+        match self.store(&self.path(id), &sealed, place) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(Error::Exists(id.clone()))
+            }
+            stored => stored.map_err(|error| self.failed(error)),
+        }
     }
 
     /// Whole or not at all; temporary files have mode 0600 from the beginning.
-    fn store(&self, path: &Path, sealed: &Sealed) -> io::Result<()> {
+    fn store(&self, path: &Path, sealed: &Sealed, place: Place) -> io::Result<()> {
         let mut staged = tempfile::NamedTempFile::new_in(&self.folder)?;
         serde_json::to_writer(&mut staged, sealed)?;
         staged.flush()?;
         staged.as_file().sync_all()?;
         crash::point("secret.staged");
-        staged.persist(path)?;
+        match place {
+            Place::Taken => staged.persist(path)?,
+            // Somebody may have created one of that name since it was looked for.
+            Place::Free => staged.persist_noclobber(path)?,
+        };
         crash::point("secret.stored");
         Ok(())
     }
@@ -404,6 +419,25 @@ mod tests {
         }
         let large = vault.create(&id("k"), &vec![0; MAX_BYTES + 1], 0);
         assert!(matches!(large, Err(Error::TooLarge { .. })));
+    }
+
+    #[test]
+    fn of_many_that_create_one_name_one_succeeds() {
+        for _ in 0..20 {
+            let (_scratch, vault) = vault();
+            vault.create(&id("first"), b"", 0).unwrap(); // the key takes the longest
+            let created: Vec<bool> = std::thread::scope(|scope| {
+                let create = |number: u8| vault.create(&id("k"), &[number], 0).is_ok();
+                let all: Vec<_> = (0..8)
+                    .map(|number| scope.spawn(move || create(number)))
+                    .collect();
+                all.into_iter().map(|one| one.join().unwrap()).collect()
+            });
+            assert_eq!(created.iter().filter(|done| **done).count(), 1);
+            let winner = created.iter().position(|done| *done).unwrap();
+            let kept = vault.reveal(&id("k")).unwrap();
+            assert_eq!(usize::from(kept[0]), winner);
+        }
     }
 
     #[test]
