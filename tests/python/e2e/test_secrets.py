@@ -447,3 +447,20 @@ def test_the_key_lies_in_a_keyring_that_answers(fresh_home: Home, project: Proje
     # Without the keyring nobody can open them, and that is said in words.
     failure = project.failure()
     assert PLANTED not in failure["text"] and "keyring" in failure["text"], failure
+
+
+def test_a_secret_in_a_command_line_is_told(home: Home, project: Project):
+    create(home, "shown-key", "x")
+    project.write(
+        "main.py",
+        """
+        import flyte
+        from flyte.app import AppEnvironment
+        words = ["sh", "-c", "exec python -m http.server 8080", "$SHOWN_KEY"]
+        env = AppEnvironment(name="showing", args=words, secrets="shown-key")
+        """,
+    )
+    done = home.flyte("serve", "main.py", cwd=project.folder)
+    assert done.returncode == 0, done.stderr
+    assert "app `showing` has the secret `$SHOWN_KEY` in its command line" in done.stderr
+    assert "`ps`" in done.stderr
