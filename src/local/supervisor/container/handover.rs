@@ -28,15 +28,14 @@ pub struct Variables {
 
 /// The text of the file.
 pub fn script(values: &[(String, Secret)]) -> String {
-    values
-        .iter()
-        .map(|(name, value)| {
-            format!(
-                "export {name}='{}'\n",
-                value.reveal().replace('\'', r"'\''")
-            )
-        })
-        .collect()
+    use std::fmt::Write;
+    let mut text = String::new();
+    for (name, value) in values {
+        let quoted = value.reveal().replace('\'', r"'\''");
+        // Writing to a `String` does not fail.
+        let _ = writeln!(text, "export {name}='{quoted}'");
+    }
+    text
 }
 
 /// How it is done.
@@ -94,9 +93,8 @@ impl Handover {
 
     /// Whether a container that was made can do it.
     pub(super) async fn works(&self, engine: &Engine, id: &str) -> Result<bool, Refusal> {
-        match self {
-            Self::Engine => return Ok(true),
-            Self::Shell { .. } => {}
+        if *self == Self::Engine {
+            return Ok(true);
         }
         let options = ContainerArchiveInfoOptionsBuilder::default()
             .path(SHELL)
