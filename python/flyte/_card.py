@@ -14,7 +14,7 @@ from html import escape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
     from flyte.remote import App
@@ -43,7 +43,7 @@ _BOX = (
     "padding:.75em 1em;margin:.3em 0;line-height:1.5;font-size:14px;"
     "font-family:system-ui,-apple-system,'Segoe UI',sans-serif"
 )
-_CELL = "border:none;background:none;padding:.1em 0;vertical-align:top;text-align:left"
+_CELL = "border:none;background:none;padding:.1em 0;vertical-align:top;text-align:left;line-height:1.5"
 
 
 def open_card(name: str) -> Card | None:
@@ -61,9 +61,39 @@ def open_card(name: str) -> Card | None:
     # A shell in a terminal has no kernel, and lines are what it can show.
     if not hasattr(shell, "kernel"):
         return None
-    card = Card(name)
-    card.stay_awake()
-    return card
+    return Card(name)
+
+
+def keep_awake(future: Any) -> None:
+    """Keep the kernel's event loop from sleeping until `future` is done.
+
+    An interrupt of an awaiting cell is only noticed by a loop that wakes up: ipykernel leaves it to
+    the loop, and does not wake it.
+
+    Args:
+        future: what a cell waits for.
+    """
+    loop = future.get_loop()
+
+    def tick() -> None:
+        nonlocal timer
+        timer = loop.call_later(_BETWEEN_SECONDS, tick)
+
+    timer = loop.call_later(_BETWEEN_SECONDS, tick)
+    future.add_done_callback(lambda _: timer.cancel())
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Show what an app writes, for as long as it comes; an interrupt of the cell is how one ends it.
+
+    Args:
+        lines: what `App.logs` returned.
+    """
+    try:
+        for line in lines:
+            print(line, flush=True)
+    except KeyboardInterrupt:
+        pass
 
 
 class _Step:
@@ -98,25 +128,6 @@ class Card:
         self._lock = threading.Lock()
         self._handle: Any = None
         self._shown = 0.0
-
-    def stay_awake(self) -> None:
-        """Keep the kernel's event loop from sleeping until the end is shown.
-
-        An interrupt of an awaiting cell is only noticed by a loop that wakes up: ipykernel leaves it
-        to the loop, and does not wake it.
-        """
-        import asyncio
-
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            return
-
-        def tick() -> None:
-            if self._end is None:
-                loop.call_later(_BETWEEN_SECONDS, tick)
-
-        tick()
 
     def take(self, kind: str, step: str, text: str, seconds: float) -> None:
         """Show a report of the core; called from any thread.
@@ -206,7 +217,8 @@ class Card:
         rows = "".join(_row(title, self._steps[title]) for title in STEPS)
         parts = [_head(self._name, state, colour)]
         parts.append(
-            f'<table style="border:none;border-collapse:collapse;width:100%;margin:0">{rows}</table>'
+            f'<table style="border:none;border-collapse:collapse;width:100%;margin:0;table-layout:auto;'
+            f'font-size:13px">{rows}</table>'
         )
         parts += [f'<div style="color:{_GREY}">note: {escape(note)}</div>' for note in self._notes]
         if reason:
@@ -273,18 +285,24 @@ def _row(title: str, step: _Step) -> str:
     mark, colour = _LOOKS[step.state]
     sign = mark or '<span class="flyte-turn"></span>'
     faint = f"color:{_GREY}" if step.state == "waiting" else ""
-    told = "".join(f"<div>{escape(detail)}</div>" for detail, _ in step.details)
-    took = "".join(f"<div>{_duration(seconds)}</div>" for _, seconds in step.details if title != STEPS[-1])
+    # A line for each, so that a time stands beside what took it also where that is broken in two.
+    told = [
+        (escape(detail), "" if title == STEPS[-1] else _duration(seconds)) for detail, seconds in step.details
+    ]
     if step.line and step.state != "done":
-        told += f'<div style="color:{_GREY};overflow-wrap:anywhere">{escape(step.line)}</div>'
-    return (
-        f'<tr style="background:none;{faint}">'
-        f'<td style="{_CELL};width:1.6em;color:{colour};font-weight:700">{sign}</td>'
-        f'<td style="{_CELL};width:6em">{title}</td>'
-        f'<td style="{_CELL}">{told}</td>'
-        f'<td style="{_CELL};text-align:right;white-space:nowrap;padding-left:1em;color:{_GREY}">{took}</td>'
-        "</tr>"
-    )
+        told.append((f'<span style="color:{_GREY}">{escape(step.line)}</span>', ""))
+    lines = []
+    for number, (text, took) in enumerate(told or [("", "")]):
+        head = (sign, title) if number == 0 else ("", "")
+        lines.append(
+            f'<tr style="background:none;{faint}">'
+            f'<td style="{_CELL};width:1.6em;color:{colour};font-weight:700">{head[0]}</td>'
+            f'<td style="{_CELL};width:6em">{head[1]}</td>'
+            f'<td style="{_CELL};overflow-wrap:anywhere">{text}</td>'
+            f'<td style="{_CELL};text-align:right;white-space:nowrap;padding-left:1em;color:{_GREY}">'
+            f"{took}</td></tr>"
+        )
+    return "".join(lines)
 
 
 def _links(endpoint: str, url: str) -> str:

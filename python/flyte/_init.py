@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-# Where the control plane is, seen from a container that nobody told.
-_DEVBOX = "host.docker.internal:8090"
-
 
 def _init(
     org: str | None = None,
@@ -353,34 +350,10 @@ def _init_in_cluster(
     Example:
         >>> flyte.init_in_cluster()     # doctest: +SKIP
     """
-    variable = os.environ.get
-    told = api_key or endpoint or variable("_U_EP_OVERRIDE") or variable("FLYTE_ADMIN_ENDPOINT")
-    if variable("_FLYTE_IN_REPLICA") and not told:
-        return {}
-    settings: dict[str, Any] = {
-        "org": org or variable("_U_ORG_NAME"),
-        "project": project or variable("FLYTE_INTERNAL_EXECUTION_PROJECT"),
-        "domain": domain or variable("FLYTE_INTERNAL_EXECUTION_DOMAIN"),
-        "disable_keyring": True,
-        "insecure_skip_verify": _is_on(variable("_U_INSECURE_SKIP_VERIFY")) or None,
-        "image_builder": "remote",
-    }
-    config = variable("UCTL_CONFIG") or variable("FLYTECTL_CONFIG")
-    says_how = ("FLYTE_AUTH_TYPE", "FLYTE_ADMIN_AUTHTYPE", "FLYTE_AUTH_COMMAND", "FLYTE_ADMIN_COMMAND")
-    if not api_key and not config and not any(map(variable, says_how)):
-        api_key = variable("_UNION_EAGER_API_KEY") or variable("EAGER_API_KEY")
-    if api_key:
-        _native.configure(**settings, api_key=api_key)
-        return {}
-    if config and not endpoint:
-        _native.configure(**settings, config_path=config, insecure=insecure)
-        return {}
-    endpoint = told or _DEVBOX
-    if insecure is None:
-        near = "localhost" in endpoint or "docker" in endpoint
-        insecure = near or _is_on(variable("_U_INSECURE"))
-    _native.configure(**settings, endpoint=endpoint, insecure=insecure)
-    return {"endpoint": endpoint, "insecure": insecure}
+    endpoint, insecure = _native.configure_in_cluster(
+        org=org, project=project, domain=domain, api_key=api_key, endpoint=endpoint, insecure=insecure
+    )
+    return {} if endpoint is None else {"endpoint": endpoint, "insecure": bool(insecure)}
 
 
 async def _init_in_cluster_async(*args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -404,10 +377,6 @@ def _words(words: Sequence[str] | None, name: str) -> list[str] | None:
     if isinstance(words, str):
         raise ConfigError(f"`{name}` is the text {words!r}; a list of words is wanted")
     return list(words) if words else None
-
-
-def _is_on(text: str | None) -> bool:
-    return (text or "").lower() in ("true", "t", "1")
 
 
 def _log_level(level: int | str | None) -> None:

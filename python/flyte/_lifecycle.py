@@ -7,6 +7,7 @@ functions and ending well when told to.
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import gzip
 import importlib
@@ -15,14 +16,18 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from types import FrameType
-from typing import Any, NoReturn, final
+from typing import Any, final
 
 __all__ = ["Lifecycle", "RuntimeConfigError", "bind", "load_environment", "serve"]
 
 _STRAGGLERS_SECONDS = 2.0
 """How long threads of a stopped app may delay the end of its process."""
+
+_REMINDER_SECONDS = 0.5
+"""How often a sync function that goes on after it was told to stop is told again."""
 
 
 class RuntimeConfigError(Exception):
@@ -133,7 +138,24 @@ def _unpickled(path: str) -> Any:
             "needs version 3 or later"
         )
     with gzip.open(path, "rb") as file:
-        return pickle.load(file)
+        try:
+            return pickle.load(file)
+        except (ModuleNotFoundError, AttributeError) as error:
+            if not _is_of_another_sdk(error):
+                raise
+            raise RuntimeConfigError(
+                f"the app was pickled by another SDK than the one that is here ({error}): the PyPI package "
+                "`flyte` and flyte-rs do not read each other's pickles; put the app into a file, or make the "
+                "image with the SDK that serves it"
+            ) from None
+
+
+def _is_of_another_sdk(error: Exception) -> bool:
+    """Whether a pickle names something of ours that there is not."""
+    if isinstance(error, ModuleNotFoundError):
+        return (error.name or "").partition(".")[0] == "flyte"
+    # "Can't get attribute 'X' on <module 'flyte._y' from ...>"
+    return "<module 'flyte" in str(error)
 
 
 def _environments() -> list[Any]:
@@ -217,7 +239,8 @@ class Lifecycle:
     Everything runs in the main thread. Async functions share one event loop, which stands still
     while a sync function runs: so ``signal.signal``, ``uvicorn.run`` and ``subprocess.run`` work
     in a sync server. A stop signal cancels an async function and raises ``SystemExit`` in a sync
-    one. A second signal ends the process at once.
+    one; where that is swallowed, as servers do with whatever a request raises, it is raised again.
+    A second signal ends the process at once.
 
     Example:
         >>> with Lifecycle() as life:
@@ -229,6 +252,9 @@ class Lifecycle:
         self._task: asyncio.Task[Any] | None = None
         self._stopping = False
         self._interruptible = False
+        self._raised: SystemExit | None = None
+        self._reminding = False
+        self._reminder = threading.Lock()  # held while a reminder is on its way
 
     def __enter__(self) -> Lifecycle:
         asyncio.set_event_loop(self._loop)
@@ -237,7 +263,7 @@ class Lifecycle:
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _exit_at_once)
+            signal.signal(number, self._end)
         if self._stopping:
             # A thread that never ends must not turn a clean stop into a kill.
             timer = threading.Timer(_STRAGGLERS_SECONDS, os._exit, (int(error is not None),))
@@ -254,6 +280,8 @@ class Lifecycle:
         """
         try:
             self._interruptible = True
+            if self._stopping:  # between two functions, where nothing could be interrupted
+                return None
             return self._await(function())
         except (SystemExit, KeyboardInterrupt, asyncio.CancelledError):
             if not self._stopping:
@@ -261,6 +289,8 @@ class Lifecycle:
             return None
         finally:
             self._interruptible = False
+            with self._reminder:
+                pass
 
     def run(self, env: Any, parameters: Mapping[str, Any]) -> int:
         """Run the functions of ``env``.
@@ -303,16 +333,53 @@ class Lifecycle:
             signal.signal(number, self._stop)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self._stopping:
-            _exit_at_once(number, frame)
+        reminded, self._reminding = self._reminding, False
+        if reminded and (not self._interruptible or self._is_ending()):
+            return
+        if self._stopping and not reminded:
+            self._end(number, frame)
         self._stopping = True
         if not self._interruptible:
             return  # the shutdown hook is at work already
         if self._task is not None and self._loop.is_running():
             # Not directly: this runs between two arbitrary instructions of the loop.
             self._loop.call_soon_threadsafe(self._task.cancel)
-        else:
-            raise SystemExit(0)
+            return
+        if not reminded:
+            # Not `threading.Thread`: a server may have been starting one, and holds its lock.
+            _thread.start_new_thread(self._remind, ())
+        self._raised = SystemExit(0)
+        raise self._raised
+
+    def _is_ending(self) -> bool:
+        """Whether what was raised is still on its way out, through `finally` and `with`.
+
+        Raising once more would cut such cleaning up short.
+        """
+        handled = sys.exc_info()[1]
+        while handled is not None:
+            if handled is self._raised:
+                return True
+            handled = handled.__context__
+        return False
+
+    def _remind(self) -> None:
+        """Send the stop signal again, which also wakes a server that waits for the network."""
+        main = threading.main_thread().ident
+        while True:
+            time.sleep(_REMINDER_SECONDS)
+            with self._reminder:
+                # The program's own handler would take a reminder for an order to end at once.
+                if not self._interruptible or signal.getsignal(signal.SIGTERM) != self._stop:
+                    return
+                self._reminding = True
+                signal.pthread_kill(main, signal.SIGTERM)  # type: ignore[arg-type]
+
+    def _end(self, number: int, _frame: FrameType | None) -> None:
+        if self._reminding:  # sent a moment before nothing was left to remind
+            self._reminding = False
+            return
+        os._exit(128 + number)
 
     def _await(self, result: Any) -> Any:
         """Run what an async function returned; anything else is the result itself."""
@@ -337,7 +404,3 @@ class Lifecycle:
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         asyncio.set_event_loop(None)
         self._loop.close()  # does not wait for threads: the end of the process does
-
-
-def _exit_at_once(number: int, _frame: FrameType | None) -> NoReturn:
-    os._exit(128 + number)

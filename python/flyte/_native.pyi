@@ -18,6 +18,8 @@ from flyte.remote import DeploymentStatus, DesiredState
 __all__ = [
     "__version__",
     "configure",
+    "configure_in_cluster",
+    "act_for_callers",
     "current_scope",
     "App",
     "app_endpoint",
@@ -352,6 +354,8 @@ class App:
 class LogLines:
     """Lines that an app wrote, oldest first; made by `App.logs`, for `for` and for `async for`.
 
+    As the last value of a notebook's cell it is shown line by line.
+
     Example:
         >>> async for line in app.logs(follow=True):    # doctest: +SKIP
         ...     print(line)
@@ -361,6 +365,7 @@ class LogLines:
     def __next__(self) -> str: ...
     def __aiter__(self) -> Self: ...
     async def __anext__(self) -> str: ...
+    def _ipython_display_(self) -> None: ...
 
 @final
 class ServeContext:
@@ -490,6 +495,33 @@ def configure(*, root_dir: str | PathLike[str] | None = None, **settings: object
 
     Example:
         >>> local, where = configure(project="demo")    # doctest: +SKIP
+    """
+
+def configure_in_cluster(**settings: object) -> tuple[str | None, bool | None]:
+    """Use the control plane that runs this container; the arguments are those of `init_in_cluster`.
+
+    A replica of the local platform is left as it is unless something says otherwise.
+
+    Returns:
+        Endpoint, and whether it is plain HTTP, where they are known from here.
+
+    Raises:
+        flyte.errors.ConfigError: a value that cannot be used.
+
+    Example:
+        >>> endpoint, insecure = configure_in_cluster()     # doctest: +SKIP
+    """
+
+def act_for_callers() -> None:
+    """Let calls to a cluster act for whoever is being answered, and never for this process itself.
+
+    Where this process has credentials of its own, whoever reaches it could use them.
+
+    Raises:
+        flyte.errors.ConfigError: the settings cannot be used.
+
+    Example:
+        >>> act_for_callers()       # doctest: +SKIP
     """
 
 def current_scope() -> tuple[str, str]:

@@ -7,6 +7,7 @@
 mod error;
 mod file;
 mod home;
+pub mod in_cluster;
 mod keys;
 mod login;
 mod secret;

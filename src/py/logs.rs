@@ -14,6 +14,8 @@ use crate::serve;
 
 /// Lines that an app wrote, oldest first; made by `App.logs`, for `for` and for `async for`.
 ///
+/// As the last value of a notebook's cell it is shown line by line.
+///
 /// Example:
 ///     >>> async for line in app.logs(follow=True):    # doctest: +SKIP
 ///     ...     print(line)
@@ -108,6 +110,14 @@ impl LogLines {
 
     fn __next__(&self, py: Python<'_>) -> PyResult<String> {
         runtime::block(py, self.next())?.ok_or_else(|| PyStopIteration::new_err(()))
+    }
+
+    /// The last value of a cell is shown by what it holds.
+    fn _ipython_display_(slf: &Bound<'_, Self>) -> PyResult<()> {
+        slf.py()
+            .import("flyte._card")?
+            .call_method1("print_lines", (slf,))?;
+        Ok(())
     }
 
     fn __aiter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {

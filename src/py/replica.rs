@@ -7,6 +7,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::OnceLock;
 
 use pyo3::exceptions::PySystemExit;
 use pyo3::prelude::*;
@@ -91,11 +92,26 @@ fn port_variables(watched: bool) -> Vec<(String, String)> {
     }
 }
 
-struct Lookup;
+/// Asks the control plane that runs this replica, in the scope that the command line names.
+#[derive(Default)]
+struct Lookup(OnceLock<Given>);
+
+impl Lookup {
+    fn set_scope(&self, args: &Args) {
+        let named = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        let _ = self.0.set(Given {
+            project: named(&args.project),
+            domain: named(&args.domain),
+            org: named(&args.org),
+            ..Given::default()
+        });
+    }
+}
 
 impl EndpointLookup for Lookup {
     fn endpoint(&self, app_name: &str, _public: bool) -> Result<String, String> {
-        let settings = settings::resolve(&Given::default()).map_err(|error| error.to_string())?;
+        let scope = self.0.get().cloned().unwrap_or_default();
+        let settings = settings::resolve(&scope).map_err(|error| error.to_string())?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -136,6 +152,7 @@ fn tell(line: &str) {
 ///     >>> start = fserve_prepare(sys.argv[1:])    # doctest: +SKIP
 #[pyfunction]
 fn fserve_prepare(py: Python<'_>, argv: Vec<String>) -> PyResult<Bound<'_, PyAny>> {
+    settings::become_replica();
     let channel = Channel::take()?;
     if channel.0.is_some() {
         sys::die_with_parent(rustix::process::Signal::KILL)?;
@@ -148,8 +165,10 @@ fn fserve_prepare(py: Python<'_>, argv: Vec<String>) -> PyResult<Bound<'_, PyAny
     }
     let watched = watch_ports(&channel);
     let prepared = py.detach(|| {
-        let host = Host::current(&Lookup, &unpack, std::sync::Arc::new(tell))?;
+        let lookup = Lookup::default();
+        let host = Host::current(&lookup, &unpack, std::sync::Arc::new(tell))?;
         let args = Args::parse(&argv, &host.env)?;
+        lookup.set_scope(&args);
         replica::prepare(&args, &host)
     });
     let Prepared {

@@ -75,7 +75,8 @@ pub fn block<T: Send>(
     })
 }
 
-/// An `asyncio` future for `future`; cancelling it drops the work.
+/// An `asyncio` future for `future`; cancelling it drops the work. In a notebook, interrupting the cell
+/// that awaits it cancels it.
 pub fn future<'py, T>(
     py: Python<'py>,
     future: impl Future<Output = PyResult<T>> + Send + 'static,
@@ -85,7 +86,13 @@ where
 {
     // Fails readably here rather than inside a task.
     handle()?;
-    generic::future_into_py::<OurRuntime, _, T>(py, future)
+    let future = generic::future_into_py::<OurRuntime, _, T>(py, future)?;
+    let modules = py.import("sys")?.getattr("modules")?;
+    if modules.contains("ipykernel")? {
+        py.import("flyte._card")?
+            .call_method1("keep_awake", (&future,))?;
+    }
+    Ok(future)
 }
 
 /// Ends the runtime; registered to run before the interpreter goes away.

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use pyo3::exceptions::PyTypeError;
@@ -10,9 +11,10 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
 use super::error::IntoPy;
-use crate::config::{Given, Home, Secret, Settings};
+use crate::config::{Endpoint, Given, Home, Mode, Secret, Settings, in_cluster};
 use crate::files;
 use crate::image::env::{SdkPayload, Toolchain};
+use crate::runtime::IN_REPLICA_VARIABLE;
 use crate::serve::platform::Launcher;
 use crate::serve::{Reporter, Server};
 use crate::spec::PythonVersion;
@@ -31,7 +33,7 @@ fn configured() -> Configured {
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .clone()
-        .unwrap_or_default()
+        .unwrap_or_else(unconfigured)
 }
 
 /// The root folder that `init` was given.
@@ -72,13 +74,103 @@ fn configure(
         Some(settings) => read_given(settings)?,
         None => Given::default(),
     };
-    let settings = Settings::resolve(&given).into_py()?;
-    *CONFIGURED.lock().unwrap_or_else(PoisonError::into_inner) = Some(Configured {
-        given,
-        root_dir: root_dir.map(|path| std::path::absolute(&path).unwrap_or(path)),
-    });
-    let local = settings.endpoint == crate::config::Endpoint::Local;
+    let root_dir = root_dir.map(|path| std::path::absolute(&path).unwrap_or(path));
+    let settings = remember(given, root_dir)?;
+    let local = settings.endpoint == Endpoint::Local;
     Ok((local, settings.describe()))
+}
+
+fn remember(given: Given, root_dir: Option<PathBuf>) -> PyResult<Settings> {
+    let settings = Settings::resolve(&given).into_py()?;
+    *CONFIGURED.lock().unwrap_or_else(PoisonError::into_inner) =
+        Some(Configured { given, root_dir });
+    Ok(settings)
+}
+
+/// Use the control plane that runs this container; the arguments are those of `init_in_cluster`.
+///
+/// A replica of the local platform is left as it is unless something says otherwise.
+///
+/// Returns:
+///     Endpoint, and whether it is plain HTTP, where they are known from here.
+///
+/// Raises:
+///     flyte.errors.ConfigError: a value that cannot be used.
+///
+/// Example:
+///     >>> endpoint, insecure = configure_in_cluster()     # doctest: +SKIP
+#[pyfunction]
+#[pyo3(signature = (**settings))]
+fn configure_in_cluster(
+    settings: Option<&Bound<'_, PyDict>>,
+) -> PyResult<(Option<String>, Option<bool>)> {
+    let over = match settings {
+        Some(settings) => read_given(settings)?,
+        None => Given::default(),
+    };
+    let is_given = over.api_key.is_some() || over.endpoint.is_some();
+    if in_replica() && is_local() && !is_given && !in_cluster::is_told(&variable) {
+        return Ok((None, None));
+    }
+    let given = in_cluster::given(&over, &variable);
+    let told = (given.endpoint.clone(), given.insecure);
+    remember(given, None)?;
+    Ok(if told.0.is_some() { told } else { (None, None) })
+}
+
+/// Let calls to a cluster act for whoever is being answered, and never for this process itself.
+///
+/// Where this process has credentials of its own, whoever reaches it could use them.
+///
+/// Raises:
+///     flyte.errors.ConfigError: the settings cannot be used.
+///
+/// Example:
+///     >>> act_for_callers()       # doctest: +SKIP
+#[pyfunction]
+fn act_for_callers() -> PyResult<()> {
+    let settings = resolve(&Given::default())?;
+    let (Endpoint::Remote(uri), false) = (
+        &settings.endpoint,
+        matches!(settings.login.mode, Mode::Passthrough(_)),
+    ) else {
+        return Ok(());
+    };
+    let known = configured();
+    let given = Given {
+        endpoint: Some(uri.clone()),
+        org: Some(settings.org),
+        project: Some(settings.project),
+        domain: Some(settings.domain),
+        auth_type: Some("Passthrough".to_owned()),
+        api_key: None,
+        client_secret: None,
+        ..known.given
+    };
+    remember(given, known.root_dir).map(drop)
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Whether the local platform runs this replica.
+fn is_local() -> bool {
+    variable("_RUN_MODE").as_deref() == Some("local")
+}
+
+/// What holds where nobody called an `init`: on a cluster, a replica belongs to the control plane
+/// that runs it, without being told by its author.
+fn unconfigured() -> Configured {
+    let given = if in_replica() && !is_local() && in_cluster::is_told(&variable) {
+        in_cluster::given(&Given::default(), &variable)
+    } else {
+        Given::default()
+    };
+    Configured {
+        given,
+        root_dir: None,
+    }
 }
 
 /// The arguments of an `init` function, under the names that they have there.
@@ -167,13 +259,12 @@ pub fn merged(over: &Given) -> PyResult<Given> {
     })?;
     if in_replica() {
         // An app sees the project and domain that it runs in.
-        let own = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         given.project = given
             .project
-            .or_else(|| own("FLYTE_INTERNAL_EXECUTION_PROJECT"));
+            .or_else(|| variable("FLYTE_INTERNAL_EXECUTION_PROJECT"));
         given.domain = given
             .domain
-            .or_else(|| own("FLYTE_INTERNAL_EXECUTION_DOMAIN"));
+            .or_else(|| variable("FLYTE_INTERNAL_EXECUTION_DOMAIN"));
     }
     Ok(given)
 }
@@ -202,9 +293,17 @@ fn auth_metadata(py: Python<'_>) -> PyResult<Vec<(String, Secret)>> {
         .collect())
 }
 
+/// Set by `fserve`, whose own look-ups come before any variable can be set.
+static IS_REPLICA: AtomicBool = AtomicBool::new(false);
+
+/// Makes this process count as a replica.
+pub fn become_replica() {
+    IS_REPLICA.store(true, Ordering::Relaxed);
+}
+
 /// Whether this process is a replica of an app.
 pub fn in_replica() -> bool {
-    std::env::var_os("_FLYTE_IN_REPLICA").is_some()
+    IS_REPLICA.load(Ordering::Relaxed) || variable(IN_REPLICA_VARIABLE).is_some()
 }
 
 /// Everything that serving works with.
@@ -312,5 +411,7 @@ fn identity(package: &Path) -> PyResult<String> {
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     crate::auth::speak_through(crate::cli::printer::prompt);
     module.add_function(wrap_pyfunction!(configure, module)?)?;
+    module.add_function(wrap_pyfunction!(configure_in_cluster, module)?)?;
+    module.add_function(wrap_pyfunction!(act_for_callers, module)?)?;
     module.add_function(wrap_pyfunction!(current_scope, module)?)
 }

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use serde_json::{Map, Value};
@@ -35,8 +36,22 @@ pub struct Site<'a> {
     pub dest: &'a Path,
     /// An address with `{app_fqdn}` where the app's name goes.
     pub endpoint_pattern: Option<&'a str>,
+    /// The same for public addresses.
+    pub public_pattern: Option<&'a str>,
     pub lookup: &'a dyn EndpointLookup,
     pub stores: &'a Stores,
+    /// Files that never change and that other apps see too.
+    pub shared: Option<&'a Path>,
+}
+
+impl Site<'_> {
+    fn target<'a>(&'a self, name: &'a str, path: &'a Path) -> Target<'a> {
+        Target {
+            name,
+            path,
+            shared: self.shared,
+        }
+    }
 }
 
 /// All values, ready to be handed to the app.
@@ -63,23 +78,15 @@ pub fn materialize(
         .map(|parameter| plan(parameter, site))
         .collect::<Result<Vec<_>, _>>()?;
     refuse_shared_files(parameters, &plans)?;
-    let values = thread::scope(|scope| {
-        let running: Vec<_> = parameters
-            .iter()
-            .zip(&plans)
-            .map(|(parameter, plan)| scope.spawn(move || carry_out(parameter, plan, site)))
-            .collect();
-        running
-            .into_iter()
-            .map(|thread| {
-                thread
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            })
-            .collect::<Result<Vec<_>, _>>()
-    })?;
+    let mut values = BTreeMap::new();
+    let steps = steps(&plans);
+    for step in 0..=steps.iter().copied().max().unwrap_or(0) {
+        let now = (0..plans.len()).filter(|number| steps[*number] == step);
+        let jobs: Vec<_> = now.map(|n| (n, &parameters[n], &plans[n])).collect();
+        values.extend(at_once(&jobs, site)?);
+    }
     let mut all = Materialized::default();
-    for (parameter, value) in parameters.iter().zip(values) {
+    for (parameter, value) in parameters.iter().zip(values.into_values()) {
         if let Some(variable) = &parameter.env_var {
             let text = value.as_str().unwrap_or(&parameter.value).to_owned();
             all.env.push((variable.clone(), text));
@@ -92,6 +99,67 @@ pub fn materialize(
         all.json.insert(parameter.name.clone(), value);
     }
     Ok(all)
+}
+
+/// Carries plans out at the same time. The first that fails ends the others, so that nobody waits an
+/// hour to hear of a misspelled name.
+fn at_once(
+    jobs: &[(usize, &SerializedParameter, &Plan)],
+    site: &Site<'_>,
+) -> Result<Vec<(usize, Value)>, Error> {
+    let failure = Mutex::new(None);
+    let fail = |error| {
+        let mut first = failure.lock().unwrap_or_else(PoisonError::into_inner);
+        if first.is_none() {
+            *first = Some(error);
+            site.stores.stop();
+        }
+    };
+    let run = |(number, parameter, plan): (usize, &SerializedParameter, &Plan)| {
+        let done = carry_out(parameter, plan, site).map_err(fail).ok();
+        done.map(|value| (number, value))
+    };
+    let values = thread::scope(|scope| {
+        let run = &run;
+        let running: Vec<_> = jobs
+            .iter()
+            .map(|job| scope.spawn(move || run(*job)))
+            .collect();
+        running
+            .into_iter()
+            .filter_map(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+            .collect()
+    });
+    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => Ok(values),
+    }
+}
+
+/// When each plan is carried out. What goes into a folder that another plan makes comes after it:
+/// folders in the order in which they are declared, files last, since a file was named in full.
+fn steps(plans: &[Plan]) -> Vec<usize> {
+    let mut steps = vec![0; plans.len()];
+    let folders = (0..plans.len()).filter(|n| matches!(plans[*n], Plan::Directory { .. }));
+    let files = (0..plans.len()).filter(|n| matches!(plans[*n], Plan::File { .. }));
+    let mut before: Vec<(usize, &Path)> = Vec::new();
+    for number in folders.chain(files) {
+        let (Plan::Directory { target, .. } | Plan::File { target, .. }) = &plans[number] else {
+            continue;
+        };
+        let meets = |other: &Path| other.starts_with(target) || target.starts_with(other);
+        let last = before.iter().filter(|(_, other)| meets(other));
+        steps[number] = last
+            .map(|(earlier, _)| steps[*earlier] + 1)
+            .max()
+            .unwrap_or(0);
+        before.push((number, target));
+    }
+    steps
 }
 
 #[derive(Debug, PartialEq)]
@@ -171,8 +239,9 @@ fn plan_copy(parameter: &SerializedParameter, site: &Site<'_>) -> Result<Plan, E
         .dest
         .as_deref()
         .is_some_and(|mount| !mount.is_empty());
-    if !is_mounted && (!is_directory || parameter.ignore_patterns.is_empty()) {
-        // The source is as good as a copy of it.
+    let is_shared = site.shared.is_some_and(|shared| path.starts_with(shared));
+    if !is_mounted && !is_shared && (!is_directory || parameter.ignore_patterns.is_empty()) {
+        // The source is as good as a copy of it; what others are given too is not.
         return Ok(Plan::Keep(path_value(&path)));
     }
     let target = target(parameter, site, base_name(&path));
@@ -331,7 +400,7 @@ fn carry_out(
     match plan {
         Plan::Keep(value) => Ok(value.clone()),
         Plan::File { source, target } => {
-            let place = Target { name, path: target };
+            let place = site.target(name, target);
             match source {
                 Source::Here(source) => place.file(source)?,
                 Source::Elsewhere(url) => place.made_file(|path| {
@@ -342,7 +411,7 @@ fn carry_out(
             Ok(path_value(target))
         }
         Plan::Directory { source, target } => {
-            let place = Target { name, path: target };
+            let place = site.target(name, target);
             let ignored = Ignored::new(name, &parameter.ignore_patterns)?;
             match source {
                 Source::Here(source) => place.directory(source, &ignored)?,
@@ -365,7 +434,12 @@ fn find_endpoint(
     public: bool,
     site: &Site<'_>,
 ) -> Result<Value, Error> {
-    if let Some(pattern) = site.endpoint_pattern.filter(|_| !public) {
+    let pattern = if public {
+        site.public_pattern
+    } else {
+        site.endpoint_pattern
+    };
+    if let Some(pattern) = pattern {
         return Ok(Value::String(pattern.replace("{app_fqdn}", app_name)));
     }
     site.lookup
@@ -399,6 +473,8 @@ mod tests {
     struct Scene {
         folder: tempfile::TempDir,
         pattern: Option<String>,
+        public_pattern: Option<String>,
+        shared: Option<PathBuf>,
     }
 
     impl Scene {
@@ -412,6 +488,8 @@ mod tests {
             Self {
                 folder,
                 pattern: None,
+                public_pattern: None,
+                shared: None,
             }
         }
 
@@ -425,8 +503,10 @@ mod tests {
                 cwd: &cwd,
                 dest: &cwd,
                 endpoint_pattern: self.pattern.as_deref(),
+                public_pattern: self.public_pattern.as_deref(),
                 lookup: &Book,
                 stores: &Stores::of(&BTreeMap::new(), &(std::sync::Arc::new(|_: &str| {}) as _)),
+                shared: self.shared.as_deref(),
             };
             materialize(parameters, &site)
         }
@@ -491,6 +571,86 @@ mod tests {
             json!(data)
         );
         assert_eq!(fs::read_dir(scene.path("cwd")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_others_see_too_is_linked_into_a_place_of_its_own() {
+        use std::os::unix::fs::MetadataExt;
+        let mut scene = Scene::new();
+        scene.shared = Some(scene.folder.path().to_owned());
+        let value = scene.value(parameter(WireType::File, scene.path("model.bin")));
+        let linked = scene.path("cwd/flyte-parameters/p/model.bin");
+        assert_eq!(value, json!(linked));
+        let inode = |path: &str| fs::metadata(path).unwrap().ino();
+        assert_eq!(inode(&linked), inode(&scene.path("model.bin")));
+        let value = scene.value(parameter(WireType::Directory, scene.path("data")));
+        assert_eq!(value, json!(scene.path("cwd/flyte-parameters/p/data")));
+        // A new file is the app's own.
+        fs::write(scene.path("cwd/flyte-parameters/p/data/new"), "").unwrap();
+        assert!(!Path::new(&scene.path("data/new")).exists());
+    }
+
+    #[test]
+    fn a_file_goes_over_a_folder_and_folders_in_their_order() {
+        let scene = Scene::new();
+        fs::create_dir_all(scene.path("more/sub")).unwrap();
+        fs::write(scene.path("more/sub/x.txt"), "more").unwrap();
+        fs::write(scene.path("x.txt"), "file").unwrap();
+        let named = |name: &str, mut sent: SerializedParameter| {
+            sent.name = name.to_owned();
+            sent
+        };
+        let sent = [
+            named(
+                "file",
+                mounted(WireType::File, scene.path("x.txt"), "in/sub/"),
+            ),
+            named(
+                "data",
+                mounted(WireType::Directory, scene.path("data"), "in"),
+            ),
+            named(
+                "more",
+                mounted(WireType::Directory, scene.path("more"), "in"),
+            ),
+            named(
+                "apart",
+                mounted(WireType::Directory, scene.path("more"), "inner"),
+            ),
+        ];
+        let cwd = scene.folder.path().join("cwd");
+        let at = |path: &str| cwd.join(path);
+        let here = || Source::Here(PathBuf::new());
+        let plans = [
+            Plan::put(false, here(), at("in/sub/x.txt")),
+            Plan::put(true, here(), at("in")),
+            Plan::put(true, here(), at("in")),
+            Plan::put(true, here(), at("inner")),
+        ];
+        assert_eq!(steps(&plans), [2, 0, 1, 0]);
+        for _ in 0..5 {
+            scene.run(&sent).unwrap();
+            let text = fs::read_to_string(scene.path("cwd/in/sub/x.txt")).unwrap();
+            assert_eq!(text, "file");
+            let text = fs::read_to_string(scene.path("cwd/inner/sub/x.txt")).unwrap();
+            assert_eq!(text, "more");
+        }
+    }
+
+    #[test]
+    fn a_failure_does_not_wait_for_what_is_slow() {
+        // Takes connections and never answers.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/slow.bin", silent.local_addr().unwrap());
+        let mut gone = parameter(WireType::AppEndpoint, "");
+        gone.name = "gone".to_owned();
+        gone.value = r#"{"type":"string","app_name":"gone","public":true}"#.to_owned();
+        let begun = std::time::Instant::now();
+        let error = Scene::new()
+            .run(&[parameter(WireType::File, url), gone])
+            .unwrap_err();
+        assert!(error.to_string().contains("`gone`"), "{error}");
+        assert!(begun.elapsed() < std::time::Duration::from_secs(5));
     }
 
     #[test]
@@ -600,8 +760,10 @@ mod tests {
             cwd: &cwd,
             dest: &cwd,
             endpoint_pattern: None,
+            public_pattern: None,
             lookup: &Book,
             stores: &stores,
+            shared: None,
         };
         for (sent, expected) in [
             (
@@ -682,6 +844,12 @@ mod tests {
             scene.value(sent("api", true)),
             json!("https://api.example.org")
         );
+        scene.public_pattern = Some("http://{app_fqdn}.localhost".to_owned());
+        assert_eq!(
+            scene.value(sent("api", true)),
+            json!("http://api.localhost")
+        );
+        scene.public_pattern = None;
         assert_eq!(
             scene.run(&[sent("api", true)]).unwrap().kinds["p"],
             WireType::String

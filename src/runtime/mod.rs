@@ -43,6 +43,11 @@ const SYS_PATH_VARIABLE: &str = "_F_SYS_PATH";
 /// Where in the bundle the app runs; in its root unless said.
 pub const WORKING_FOLDER_VARIABLE: &str = "_FLYTE_WORKING_FOLDER";
 const ENDPOINT_PATTERN_VARIABLE: &str = "INTERNAL_APP_ENDPOINT_PATTERN";
+/// The same for addresses that people use; set where the app could not ask for them.
+pub const PUBLIC_PATTERN_VARIABLE: &str = "_FLYTE_PUBLIC_ENDPOINT_PATTERN";
+/// Tells declarations, which a replica reads a second time, that files they name may be absent and
+/// that nothing is to be deployed from here.
+pub const IN_REPLICA_VARIABLE: &str = "_FLYTE_IN_REPLICA";
 
 /// The process that `fserve` runs in, and its helpers.
 pub struct Host<'a> {
@@ -138,12 +143,15 @@ pub fn prepare(args: &Args, host: &Host<'_>) -> Result<Prepared, Error> {
         .as_deref()
         .map(payload::decode)
         .transpose()?;
+    let shared = stores::uploads(&host.env);
     let site = materialize::Site {
         cwd: &folder,
         dest: &dest,
         endpoint_pattern: host.env.get(ENDPOINT_PATTERN_VARIABLE).map(String::as_str),
+        public_pattern: host.env.get(PUBLIC_PATTERN_VARIABLE).map(String::as_str),
         lookup: host.lookup,
         stores: &stores,
+        shared: shared.as_deref(),
     };
     let all = materialize::materialize(&parameters.unwrap_or_default(), &site)?;
     let env = variables(args, &folder, &all)?;
@@ -267,6 +275,7 @@ fn variables(
     offer("FLYTE_INTERNAL_EXECUTION_PROJECT", &args.project);
     offer("FLYTE_INTERNAL_EXECUTION_DOMAIN", &args.domain);
     offer(RAW_DATA_VARIABLE, &args.raw_data_path);
+    offer(IN_REPLICA_VARIABLE, &Some("1".to_owned()));
     env.extend(all.env.iter().cloned());
     env.extend(PARAMETERS_FILE_VARIABLES.map(|name| (name.to_owned(), file.clone())));
     Ok(env)
@@ -446,6 +455,7 @@ mod tests {
         );
         assert_eq!(value(&prepared, "_FLYTE_APP_RAW_DATA_PATH"), "/raw");
         assert_eq!(value(&prepared, "FLYTE_INTERNAL_EXECUTION_PROJECT"), "shop");
+        assert_eq!(value(&prepared, IN_REPLICA_VARIABLE), "1");
         let read: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
         let model = scene.cwd().join("model.bin").display().to_string();
         assert_eq!(read, json!({"weights": model}));

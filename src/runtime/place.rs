@@ -14,6 +14,7 @@ use rayon::prelude::*;
 use walkdir::WalkDir;
 
 use super::Error;
+use crate::storage;
 
 /// Prefix of unfinished copies; they are removed when a copy fails.
 const STAGE_PREFIX: &str = ".fserve-";
@@ -23,6 +24,8 @@ const STAGE_PREFIX: &str = ".fserve-";
 pub struct Target<'a> {
     pub name: &'a str,
     pub path: &'a Path,
+    /// A folder of files that never change; those are linked instead of copied.
+    pub shared: Option<&'a Path>,
 }
 
 impl Target<'_> {
@@ -114,6 +117,9 @@ impl Target<'_> {
 
     fn copy(&self, from: &Path, to: &Path) -> Result<(), Error> {
         let written = self.path;
+        if self.shared.is_some_and(|shared| from.starts_with(shared)) {
+            return storage::hand_out(from, to).map_err(self.not_writable(written));
+        }
         let mut reader = fs::File::open(from).map_err(self.not_readable(from))?;
         let mode = reader
             .metadata()
@@ -248,6 +254,7 @@ mod tests {
         Target {
             name: "model",
             path,
+            shared: None,
         }
     }
 
@@ -295,6 +302,27 @@ mod tests {
             0o755
         );
         assert_eq!(names(target.parent().unwrap()), ["copy.sh"]);
+    }
+
+    #[test]
+    fn what_never_changes_is_linked() {
+        let scratch = tempfile::tempdir().unwrap();
+        let source = scratch.path().join("uploads/data");
+        tree(&source, &["a", "sub/b"]);
+        let uploads = scratch.path().join("uploads");
+        let target = scratch.path().join("t");
+        let target = Target {
+            shared: Some(&uploads),
+            ..put(&target)
+        };
+        target.directory(&source, &none()).unwrap();
+        target.directory(&source, &none()).unwrap();
+        let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
+        let linked = target.path.join("sub/b");
+        assert_eq!(inode(&linked), inode(&source.join("sub/b")));
+        // What the app puts beside it stays its own.
+        fs::write(target.path.join("c"), "").unwrap();
+        assert_eq!(names(&source), ["a", "sub", "sub/b"]);
     }
 
     #[test]

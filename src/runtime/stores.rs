@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Home;
 use crate::storage::{Error, Report, Storage};
 
 /// Fetches with the variables of the app.
@@ -13,6 +16,7 @@ pub struct Stores {
     report: Report,
     storage: OnceLock<Storage>,
     making: Mutex<()>,
+    stop: CancellationToken,
 }
 
 impl Stores {
@@ -24,7 +28,13 @@ impl Stores {
             report: report.clone(),
             storage: OnceLock::new(),
             making: Mutex::default(),
+            stop: CancellationToken::new(),
         }
+    }
+
+    /// Gives up all that is being fetched, and all that would be.
+    pub fn stop(&self) {
+        self.stop.cancel();
     }
 
     /// What fetches.
@@ -40,17 +50,29 @@ impl Stores {
             self.variables.clone(),
             self.shelf.clone(),
             self.report.clone(),
+            self.stop.clone(),
         )?;
         Ok(self.storage.get_or_init(|| made))
     }
 }
 
-/// Where this machine keeps what it fetched: below the home of the local platform, if that is what
-/// runs this replica. A container or a cluster starts from nothing and has nobody to share with.
-fn shelf(variables: &BTreeMap<String, String>) -> Option<PathBuf> {
+/// The home of the local platform, if that is what runs this replica. A container or a cluster
+/// starts from nothing and has nobody to share with.
+fn home(variables: &BTreeMap<String, String>) -> Option<Home> {
     let local = variables
         .get("_RUN_MODE")
         .is_some_and(|mode| mode == "local");
     let home = Path::new(variables.get("FLYTE_HOME").filter(|_| local)?);
-    home.is_dir().then(|| home.join("cache").join("parameters"))
+    home.is_dir().then(|| Home::at(home.to_owned()))
+}
+
+/// Where this machine keeps what it fetched.
+fn shelf(variables: &BTreeMap<String, String>) -> Option<PathBuf> {
+    home(variables).map(|home| home.cache().join("parameters"))
+}
+
+/// Where this machine keeps what was sent to it: read-only files, named by what they hold, of which
+/// a link is as good as a copy.
+pub fn uploads(variables: &BTreeMap<String, String>) -> Option<PathBuf> {
+    home(variables).map(|home| home.uploads())
 }

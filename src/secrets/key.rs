@@ -50,7 +50,14 @@ pub fn of(folder: &Path) -> Result<Bytes, Error> {
 }
 
 /// Makes a key, unless somebody else was quicker.
+///
+/// The lock is held until the file is there: of two that make a key at once, the second would
+/// overwrite the entry of the first in the keyring, and what was sealed with that opens no more.
 fn make(folder: &Path, path: &Path) -> io::Result<()> {
+    let _lock = lock(folder)?;
+    if path.exists() {
+        return Ok(());
+    }
     let key = Key::<XChaCha20Poly1305>::try_generate().map_err(io::Error::other)?;
     let key = Zeroizing::new(key.to_vec());
     let content = if to_keyring(folder, key.clone()) {
@@ -67,15 +74,11 @@ fn make(folder: &Path, path: &Path) -> io::Result<()> {
     }
 }
 
-/// Keeps the key in the keyring if there is one; two that do this at once end up with one key.
+/// Keeps the key in the keyring if there is one.
 fn to_keyring(folder: &Path, key: Bytes) -> bool {
     let bus = std::env::var_os("DBUS_SESSION_BUS_ADDRESS").is_some();
     let there = (bus || cfg!(target_os = "macos")) && std::env::var_os(NO_KEYRING).is_none();
     if !there {
-        return false;
-    }
-    let _lock = lock(folder);
-    if folder.join(FILE).exists() {
         return false;
     }
     ask(folder, move |entry| {
@@ -87,17 +90,16 @@ fn to_keyring(folder: &Path, key: Bytes) -> bool {
     .unwrap_or(false)
 }
 
-fn lock(folder: &Path) -> Option<fs::File> {
+fn lock(folder: &Path) -> io::Result<fs::File> {
     let path = folder.join("lock");
     let file = fs::OpenOptions::new()
         .create(true)
         .truncate(false)
         .write(true)
         .mode(0o600)
-        .open(path)
-        .ok()?;
-    file.lock().ok()?;
-    Some(file)
+        .open(path)?;
+    file.lock()?;
+    Ok(file)
 }
 
 fn from_keyring(folder: &Path) -> Result<Bytes, Error> {
@@ -125,5 +127,26 @@ fn ask<T: Send + 'static>(
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(refused(format!("refuses: {error}"))),
         Err(_) => Err(refused("does not answer".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_comes_second_waits_and_takes_the_key_that_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        let held = lock(folder.path()).unwrap();
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| make(folder.path(), &path));
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(!second.is_finished());
+            fs::write(&path, [7; BYTES]).unwrap();
+            drop(held);
+            second.join().unwrap().unwrap();
+        });
+        assert_eq!(of(folder.path()).unwrap().as_slice(), [7; BYTES]);
     }
 }

@@ -292,6 +292,9 @@ impl Server {
     pub async fn serve(&self, request: Request) -> Result<App, Error> {
         let mut plan = Plan::make(&self.settings, request)?;
         plan.check_pickles(self.toolchain.python_version)?;
+        for text in secrets::shown_by_ps(&plan) {
+            self.report(Progress::Note(text));
+        }
         if plan.options.dry_run {
             return Box::pin(self.rehearse(&plan)).await;
         }

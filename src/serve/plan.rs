@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Options, Request, Source};
 use crate::config::{Endpoint, Settings};
 use crate::error::{Code, Diagnostic, did_you_mean};
-use crate::spec::{AppSpec, ImageSpec, ParameterValue, PythonVersion};
+use crate::spec::{AppSpec, ImageSpec, Parameter, ParameterKind, ParameterValue, PythonVersion};
 
 /// Longest app name that the clusters accept.
 const LONGEST_NAME: usize = 30;
@@ -56,6 +56,17 @@ pub enum Error {
         app: String,
         parameter: String,
         kind: &'static str,
+        /// A value that could stand there instead.
+        instead: &'static str,
+    },
+    #[error(
+        "parameter `{parameter}` of app `{app}` is {kind}, which flyte-rs does not look up: it serves apps only"
+    )]
+    NotLookedUp {
+        app: String,
+        parameter: String,
+        kind: &'static str,
+        instead: &'static str,
     },
     #[error(
         "parameter `{parameter}` of app `{app}` is `{path}`, a {kind} of this machine, which a cluster cannot read"
@@ -100,7 +111,7 @@ impl Diagnostic for Error {
         match self {
             Self::UnknownApp { .. } | Self::UnknownParameter { .. } => Code::ConfigUnknownName,
             Self::Cycle { .. } => Code::GraphCycle,
-            Self::ClusterOnly { .. } => Code::ConfigUnsupported,
+            Self::ClusterOnly { .. } | Self::NotLookedUp { .. } => Code::ConfigUnsupported,
             Self::Duplicate { .. }
             | Self::NothingToRun { .. }
             | Self::NoValue { .. }
@@ -125,11 +136,22 @@ impl Diagnostic for Error {
                 "give it `args=[...]`, `command=[...]` or a function decorated with `@env.server`"
                     .into(),
             ],
-            Self::NoValue { app, parameter } | Self::ClusterOnly { app, parameter, .. } => {
-                vec![format!(
-                    "pass a value: with_servecontext(input_values={{\"{app}\": {{\"{parameter}\": ...}}}})"
-                )]
+            Self::NoValue { app, parameter } => vec![pass(app, parameter, "...")],
+            Self::ClusterOnly {
+                app,
+                parameter,
+                instead,
+                ..
             }
+            | Self::NotLookedUp {
+                app,
+                parameter,
+                instead,
+                ..
+            } => vec![
+                pass(app, parameter, instead),
+                format!("or on the command line: `flyte serve --param {parameter}=VALUE`"),
+            ],
             Self::OutOfReach { path, kind, .. } => {
                 let class = if *kind == "file" { "File" } else { "Dir" };
                 let path = path.trim_start_matches("file://");
@@ -160,6 +182,12 @@ impl Diagnostic for Error {
             | Self::NoTarget => Vec::new(),
         }
     }
+}
+
+fn pass(app: &str, parameter: &str, value: &str) -> String {
+    format!(
+        "pass a value: with_servecontext(input_values={{\"{app}\": {{\"{parameter}\": {value}}}}})"
+    )
 }
 
 /// A request after all checks: complete, ordered, overrides applied.
@@ -349,11 +377,6 @@ fn check_app(app: &AppSpec, local: bool) -> Result<(), Error> {
         });
     }
     for parameter in &app.parameters {
-        let cluster_only = |kind| Error::ClusterOnly {
-            app: app.name.clone(),
-            parameter: parameter.name.clone(),
-            kind,
-        };
         match &parameter.value {
             None => {
                 return Err(Error::NoValue {
@@ -361,14 +384,53 @@ fn check_app(app: &AppSpec, local: bool) -> Result<(), Error> {
                     parameter: parameter.name.clone(),
                 });
             }
-            Some(ParameterValue::RunOutput(_)) if local => {
-                return Err(cluster_only("the output of a run"));
+            Some(value @ ParameterValue::RunOutput(_)) => {
+                return Err(elsewhere(
+                    app,
+                    parameter,
+                    value,
+                    "the output of a run",
+                    local,
+                ));
             }
-            Some(ParameterValue::Artifact(_)) if local => return Err(cluster_only("an artifact")),
+            Some(value @ ParameterValue::Artifact(_)) => {
+                return Err(elsewhere(app, parameter, value, "an artifact", local));
+            }
             Some(_) => {}
         }
     }
     Ok(())
+}
+
+/// Refuses a value that lies with a run or an artifact, and says what may stand in its place.
+fn elsewhere(
+    app: &AppSpec,
+    parameter: &Parameter,
+    value: &ParameterValue,
+    kind: &'static str,
+    local: bool,
+) -> Error {
+    let instead = match parameter.kind.or_else(|| value.looked_up_as()) {
+        Some(ParameterKind::File) | None => "File(\"s3://...\")",
+        Some(ParameterKind::Directory) => "Dir(\"s3://...\")",
+        Some(ParameterKind::String | ParameterKind::AppEndpoint) => "\"...\"",
+    };
+    let (app, parameter) = (app.name.clone(), parameter.name.clone());
+    if local {
+        Error::ClusterOnly {
+            app,
+            parameter,
+            kind,
+            instead,
+        }
+    } else {
+        Error::NotLookedUp {
+            app,
+            parameter,
+            kind,
+            instead,
+        }
+    }
 }
 
 /// Orders apps so that each stands behind all it depends on.
@@ -616,5 +678,39 @@ mod tests {
         let error = Plan::make(&settings(), request(vec![web], Overrides::default())).unwrap_err();
         assert_eq!(error.code(), Code::ConfigUnsupported);
         assert!(error.hints()[0].contains("\"web\": {\"model_path\""));
+    }
+
+    #[test]
+    fn no_platform_is_sent_what_nobody_looks_up() {
+        for (value, endpoint, text, instead) in [
+            (
+                ParameterValue::RunOutput(r#"{"type":"directory"}"#.into()),
+                Endpoint::Remote("https://h".into()),
+                "does not look up",
+                "Dir(\"s3://...\")",
+            ),
+            (
+                ParameterValue::RunOutput(r#"{"type":"string"}"#.into()),
+                Endpoint::Local,
+                "only a cluster",
+                ": \"...\"}",
+            ),
+            (
+                ParameterValue::Artifact(r#"{"name":"a","type":null}"#.into()),
+                Endpoint::Remote("https://h".into()),
+                "an artifact",
+                "File(\"s3://...\")",
+            ),
+        ] {
+            let mut settings = settings();
+            settings.endpoint = endpoint;
+            let mut web = app("web", &[]);
+            web.parameters[0].value = Some(value);
+            let error =
+                Plan::make(&settings, request(vec![web], Overrides::default())).unwrap_err();
+            assert_eq!(error.code(), Code::ConfigUnsupported);
+            assert!(error.to_string().contains(text), "{error}");
+            assert!(error.hints()[0].contains(instead), "{:?}", error.hints());
+        }
     }
 }

@@ -49,3 +49,19 @@ pub enum ParameterValue {
     /// JSON of an `ArtifactValue`, resolved by a cluster only.
     Artifact(String),
 }
+
+impl ParameterValue {
+    /// What the output of a run, or an artifact, is declared to be.
+    pub fn looked_up_as(&self) -> Option<ParameterKind> {
+        let (Self::RunOutput(json) | Self::Artifact(json)) = self else {
+            return None;
+        };
+        let fields: serde_json::Value = serde_json::from_str(json).ok()?;
+        match fields.get("type")?.as_str()? {
+            "string" => Some(ParameterKind::String),
+            "file" => Some(ParameterKind::File),
+            "directory" => Some(ParameterKind::Directory),
+            _ => None,
+        }
+    }
+}

@@ -24,6 +24,8 @@ pub struct Settings {
     pub values: BTreeMap<String, String>,
     /// Nothing was found that says who asks.
     pub anonymous: bool,
+    /// A profile gets its credentials in a way that is not followed here.
+    pub elsewhere: bool,
 }
 
 impl Settings {
@@ -51,11 +53,20 @@ fn with_prefix(variables: &Variables, prefix: &str) -> BTreeMap<String, String> 
         .collect()
 }
 
+/// Entries of a profile whose credentials come from a login, a role or a program.
+const OF_OTHERS: &[&str] = &[
+    "credential_process",
+    "role_arn",
+    "sso_account_id",
+    "sso_session",
+    "sso_start_url",
+];
+
 /// What is set for S3.
 pub fn aws(variables: &Variables) -> Settings {
     let mut settings = Settings {
         values: with_prefix(variables, "AWS_"),
-        anonymous: false,
+        ..Settings::default()
     };
     for (name, setting) in FLYTE_AWS {
         if let Some(value) = given(variables, name) {
@@ -70,7 +81,9 @@ pub fn aws(variables: &Variables) -> Settings {
     }
     // Where the variables hold one half of a pair, a file must not supply the other.
     if !settings.has(&["aws_access_key_id", "aws_secret_access_key"]) {
-        for (name, value) in aws_profile(variables) {
+        let profile = aws_profile(variables);
+        settings.elsewhere = profile.iter().any(|(name, _)| OF_OTHERS.contains(&&**name));
+        for (name, value) in profile.into_iter().filter_map(setting) {
             settings.values.entry(name).or_insert(value);
         }
     }
@@ -101,17 +114,17 @@ fn aws_profile(variables: &Variables) -> Vec<(String, String)> {
     let mut found = section(&credentials, &headings);
     found.extend(section(&config, &headings));
     found
-        .into_iter()
-        .filter_map(|(name, value)| {
-            let setting = match name.as_str() {
-                "aws_access_key_id" | "aws_secret_access_key" | "aws_session_token" => name,
-                "region" => "aws_region".to_owned(),
-                "endpoint_url" => "aws_endpoint_url".to_owned(),
-                _ => return None,
-            };
-            Some((setting, value))
-        })
-        .collect()
+}
+
+/// An entry of a profile under the name that `object_store` knows.
+fn setting((name, value): (String, String)) -> Option<(String, String)> {
+    let setting = match name.as_str() {
+        "aws_access_key_id" | "aws_secret_access_key" | "aws_session_token" => name,
+        "region" => "aws_region".to_owned(),
+        "endpoint_url" => "aws_endpoint_url".to_owned(),
+        _ => return None,
+    };
+    Some((setting, value))
 }
 
 /// The entries below any of the headings of an INI file.
@@ -139,7 +152,7 @@ fn section(text: &str, headings: &[String]) -> Vec<(String, String)> {
 pub fn google(variables: &Variables) -> Settings {
     let mut settings = Settings {
         values: with_prefix(variables, "GOOGLE_"),
-        anonymous: false,
+        ..Settings::default()
     };
     if let Some(host) = given(variables, "STORAGE_EMULATOR_HOST") {
         let url = if host.contains("://") {
@@ -168,7 +181,7 @@ pub fn google(variables: &Variables) -> Settings {
 pub fn azure(variables: &Variables) -> Settings {
     let mut settings = Settings {
         values: with_prefix(variables, "AZURE_"),
-        anonymous: false,
+        ..Settings::default()
     };
     for entry in given(variables, "AZURE_STORAGE_CONNECTION_STRING")
         .unwrap_or_default()
@@ -255,9 +268,23 @@ mod tests {
         assert_eq!(settings.get("aws_access_key_id"), Some("w"));
         assert_eq!(settings.get("aws_secret_access_key"), Some("x=y"));
         assert_eq!(settings.get("aws_region"), Some("eu-west-1"));
+        assert!(!settings.elsewhere);
         // A pair is never put together from two places.
         let settings = aws(&variables(&[("HOME", home), ("AWS_ACCESS_KEY_ID", "v")]));
         assert_eq!(settings.get("aws_secret_access_key"), None);
+    }
+
+    #[test]
+    fn a_profile_that_logs_in_is_known() {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::create_dir(home.path().join(".aws")).unwrap();
+        let text = "[profile work]\nsso_session = acme\nregion = eu-west-1\n";
+        std::fs::write(home.path().join(".aws/config"), text).unwrap();
+        let home = home.path().to_str().unwrap();
+        let settings = aws(&variables(&[("HOME", home), ("AWS_PROFILE", "work")]));
+        assert!(settings.elsewhere);
+        assert_eq!(settings.get("aws_region"), Some("eu-west-1"));
+        assert!(!aws(&variables(&[("HOME", home)])).elsewhere);
     }
 
     #[test]

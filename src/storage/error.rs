@@ -67,6 +67,8 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    #[error("`{url}` was given up, since something else failed")]
+    Stopped { url: String },
     #[error("cannot make a connection: {reason}")]
     Setup { reason: String },
 }
@@ -94,6 +96,7 @@ impl Diagnostic for Error {
             | Self::NoListing { .. }
             | Self::Name { .. }
             | Self::Local { .. }
+            | Self::Stopped { .. }
             | Self::Setup { .. } => Code::RuntimeParameter,
         }
     }
@@ -141,6 +144,7 @@ impl Diagnostic for Error {
             | Self::Checksum { .. }
             | Self::Name { .. }
             | Self::Local { .. }
+            | Self::Stopped { .. }
             | Self::Setup { .. } => Vec::new(),
         }
     }
@@ -158,6 +162,7 @@ impl Diagnostic for Error {
             | Self::NotWritable { .. }
             | Self::Name { .. }
             | Self::Local { .. }
+            | Self::Stopped { .. }
             | Self::Setup { .. } => Retry::Never,
         }
     }

@@ -319,7 +319,10 @@ impl Fetcher {
             tokio::time::sleep(FIRST_PAUSE * 2u32.pow(in_vain)).await;
             if !object.ranges {
                 self.progress.take_back(sink.at - sink.begin);
-                sink.restart();
+                sink.restart().map_err(|source| Error::Local {
+                    path: into.to_owned(),
+                    source,
+                })?;
             }
         }
     }
@@ -434,11 +437,29 @@ impl<'a> Sink<'a> {
         Ok(())
     }
 
-    /// Begins anew, where a server cannot go on in the middle.
-    fn restart(&mut self) {
+    /// Begins anew, where a server cannot go on in the middle. What is sent now may be shorter than
+    /// what had arrived.
+    fn restart(&mut self) -> io::Result<()> {
         self.restarts += 1;
+        self.file.set_len(0)?;
         self.at = 0;
         self.expected = None;
         self.running = None;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_a_broken_transfer_is_left_behind_a_shorter_one() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut sink = Sink::new(file.as_file(), 0, None);
+        assert!(sink.write(b"a long beginning").is_ok());
+        sink.restart().unwrap();
+        assert!(sink.write(b"short").is_ok());
+        assert_eq!(std::fs::read(file.path()).unwrap(), b"short");
     }
 }

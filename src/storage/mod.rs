@@ -20,7 +20,8 @@ mod wire;
 
 use std::path::{Path, PathBuf};
 
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 pub use carrier::{Carrier, Reading, Wanted};
@@ -29,6 +30,7 @@ pub use error::Error;
 pub use location::{Location, without_secrets};
 pub use progress::{Report, size};
 pub use remote::Object;
+pub use shelf::hand_out;
 
 /// Threads that fetch. A write waits for the disk where that is behind, and other connections must
 /// not wait with it.
@@ -37,13 +39,26 @@ const THREADS: usize = 8;
 /// A carrier with threads of its own, for code that is not asynchronous; costs nothing until it is
 /// made.
 pub struct Storage {
-    runtime: Runtime,
+    /// Taken when this is dropped.
+    runtime: Option<Runtime>,
+    handle: Handle,
     carrier: Carrier,
+    stop: CancellationToken,
     _ticker: AbortOnDropHandle<()>,
 }
 
+impl Drop for Storage {
+    /// Waits for nobody: a thread may stand before a lock that another replica holds for long.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 impl Storage {
-    /// Connects nowhere yet. `shelf` is the folder of what this machine has fetched before.
+    /// Connects nowhere yet. `shelf` is the folder of what this machine has fetched before; `stop`
+    /// ends everything that is under way.
     ///
     /// # Errors
     /// The folder cannot be made, or the system has no threads to spare.
@@ -51,6 +66,7 @@ impl Storage {
         variables: Variables,
         shelf: Option<PathBuf>,
         report: Report,
+        stop: CancellationToken,
     ) -> Result<Self, Error> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
@@ -61,8 +77,10 @@ impl Storage {
         let carrier = Carrier::new(variables, shelf, report)?;
         let ticker = runtime.spawn(carrier.tell());
         Ok(Self {
-            runtime,
+            handle: runtime.handle().clone(),
+            runtime: Some(runtime),
             carrier,
+            stop,
             _ticker: AbortOnDropHandle::new(ticker),
         })
     }
@@ -73,7 +91,7 @@ impl Storage {
     /// # Errors
     /// Why it did not arrive; `target` does not exist then.
     pub fn file(&self, label: &str, url: &str, target: &Path) -> Result<(), Error> {
-        self.runtime.block_on(self.carrier.file(label, url, target))
+        self.wait(url, self.carrier.file(label, url, target))
     }
 
     /// Brings all files below `url` that are wanted into the folder `target`, which exists and is
@@ -88,7 +106,16 @@ impl Storage {
         target: &Path,
         wanted: &Wanted<'_>,
     ) -> Result<(), Error> {
-        self.runtime
-            .block_on(self.carrier.folder(label, url, target, wanted))
+        self.wait(url, self.carrier.folder(label, url, target, wanted))
+    }
+
+    fn wait(&self, url: &str, work: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+        let stopped = || Error::Stopped {
+            url: without_secrets(url),
+        };
+        self.handle.block_on(async {
+            let done = self.stop.run_until_cancelled(work).await;
+            done.unwrap_or_else(|| Err(stopped()))
+        })
     }
 }

@@ -26,6 +26,9 @@ macro_rules! give {
     };
 }
 const AWS: &str = give!("`AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`");
+const AWS_ELSEWHERE: &str = "the AWS profile gets its credentials from a login, a role or a program, which is \
+                             not followed here: give the app what `aws configure export-credentials --format \
+                             env-no-export` prints";
 const GOOGLE: &str = give!("`GOOGLE_SERVICE_ACCOUNT_KEY` or `GOOGLE_APPLICATION_CREDENTIALS`");
 const AZURE: &str = give!("`AZURE_STORAGE_ACCOUNT_KEY` or `AZURE_STORAGE_SAS_TOKEN`");
 
@@ -118,7 +121,12 @@ async fn s3(
         .with_retry(retries())
         .with_http_connector(Shared(client.clone()))
         .build()?;
-    let anonymous = settings.anonymous.then_some(AWS);
+    let advice = if settings.elsewhere {
+        AWS_ELSEWHERE
+    } else {
+        AWS
+    };
+    let anonymous = settings.anonymous.then_some(advice);
     Ok(remote(store, location, endpoint, anonymous))
 }
 

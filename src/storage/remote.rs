@@ -41,8 +41,12 @@ impl Object {
         Some(format!("\"{tag}\""))
     }
 
+    /// An answer without a tag says nothing: some servers name one only when asked for the head.
     fn is_other_than(&self, etag: Option<&str>) -> bool {
-        self.etag.is_some() && etag.map(bare) != self.etag.as_deref()
+        match (self.etag.as_deref(), etag.map(bare)) {
+            (Some(known), Some(found)) => known != found,
+            (Some(_), None) | (None, _) => false,
+        }
     }
 }
 

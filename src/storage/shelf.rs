@@ -12,7 +12,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::location::{Location, without_secrets};
+use super::location::{Location, Scheme, without_secrets};
 use super::remote::{Object, Remote};
 
 /// What no app has used for so long is removed.
@@ -62,8 +62,7 @@ impl Shelf {
             scheme.as_str(),
             remote.service(),
             &location.bucket,
-            // The signature of a URL is new each time.
-            &without_secrets(&object.key),
+            &identity(location, &object.key),
             &size,
             &modified,
             object.etag.as_deref().unwrap_or_default(),
@@ -144,6 +143,49 @@ impl Shelf {
     }
 }
 
+/// Parameters of a query that sign it, and are new each time; the rest may say what is meant.
+const SIGNING: &[&str] = &[
+    "awsaccesskeyid",
+    "expires",
+    "googleaccessid",
+    "key-pair-id",
+    "policy",
+    "signature",
+];
+/// The same where a URL is signed by Azure, whose names are too short to be told from others.
+const SIGNING_AZURE: &[&str] = &[
+    "se", "sig", "ske", "skoid", "sks", "skt", "sktid", "skv", "sp", "spr", "sr", "st", "sv",
+];
+
+/// A key without the signature that a URL may carry behind it.
+fn identity(location: &Location, key: &str) -> String {
+    match location.scheme {
+        Scheme::Http => {}
+        // Their keys may hold any character, and mean it.
+        Scheme::S3 | Scheme::Gcs | Scheme::Azure => return key.to_owned(),
+    }
+    let key = key.split('#').next().unwrap_or_default();
+    let Some((path, query)) = key.split_once('?') else {
+        return key.to_owned();
+    };
+    let names = |pair: &str| {
+        pair.split('=')
+            .next()
+            .unwrap_or_default()
+            .to_ascii_lowercase()
+    };
+    let is_azure = query.split('&').any(|pair| names(pair) == "sig");
+    let is_signing = |pair: &&str| {
+        let name = names(pair);
+        name.starts_with("x-amz-")
+            || name.starts_with("x-goog-")
+            || SIGNING.contains(&name.as_str())
+            || is_azure && SIGNING_AZURE.contains(&name.as_str())
+    };
+    let kept: Vec<&str> = query.split('&').filter(|pair| !is_signing(pair)).collect();
+    format!("{path}?{}", kept.join("&"))
+}
+
 /// Puts a kept file at `target`, which must not exist: as a link, or as a copy on another device.
 pub fn hand_out(kept: &Path, target: &Path) -> io::Result<()> {
     match fs::hard_link(kept, target) {
@@ -220,6 +262,35 @@ mod tests {
         fs::remove_file(&place).unwrap();
         fs::write(&place, "evil").unwrap();
         assert!(!Shelf::holds(&place, &object));
+    }
+
+    #[test]
+    fn a_query_names_a_thing_and_a_signature_does_not() {
+        let shelf = Shelf::at(PathBuf::from("/nowhere"));
+        let place = |query: &str| {
+            let location = Location::parse(&format!("https://h/get?{query}")).unwrap();
+            let object = Object {
+                key: location.key.clone(),
+                etag: None,
+                ..object()
+            };
+            shelf.place_of(&web(), &location, &object).unwrap()
+        };
+        assert_ne!(place("id=1"), place("id=2"));
+        assert_ne!(place("sp=1"), place("sp=2"));
+        for (one, two) in [
+            ("id=1&X-Amz-Signature=a", "id=1&X-Amz-Signature=b"),
+            ("id=1&sv=1&sp=r&sig=a", "id=1&sv=2&sp=r&sig=b"),
+            ("Expires=1&Signature=a&id=1", "Expires=2&Signature=b&id=1"),
+        ] {
+            assert_eq!(place(one), place(two));
+            assert_eq!(place(one), place("id=1"));
+        }
+        let in_bucket = |key: &str| {
+            let location = Location::parse(&format!("s3://b/{key}")).unwrap();
+            identity(&location, &location.key)
+        };
+        assert_ne!(in_bucket("a#1"), in_bucket("a#2"));
     }
 
     #[test]

@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.parse
 from collections.abc import Iterator
 from email.utils import formatdate
@@ -298,8 +299,11 @@ def web(folder: Path) -> Iterator[Web]:
 def s3() -> Iterator[S3]:
     """moto on a free port."""
     port = free_port()
-    with running([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port):
-        yield S3(port)
+    words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    # What it is told to record lies in the working folder otherwise.
+    with tempfile.TemporaryDirectory(prefix="moto-") as folder:
+        with running(words, port, MOTO_RECORDER_FILEPATH=f"{folder}/requests"):
+            yield S3(port)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ use crate::config::Given;
 use crate::serve::watch::Asked;
 use crate::serve::{App, Request};
 use crate::spec::image::Base;
-use crate::spec::{ImageSpec, ParameterValue};
+use crate::spec::{ImageSpec, ParameterKind, ParameterValue};
 
 /// `overrides` is false for `deploy`, which takes apps as they are declared.
 pub fn run(
@@ -200,14 +200,19 @@ fn typed(request: &Request, name: &str, text: String) -> Result<ParameterValue, 
             },
         ) => ParameterValue::Dir(text),
         Some(ParameterValue::File(_) | ParameterValue::Local { .. }) => ParameterValue::File(text),
+        Some(value @ (ParameterValue::RunOutput(_) | ParameterValue::Artifact(_))) => {
+            match value.looked_up_as() {
+                Some(ParameterKind::File) => ParameterValue::File(text),
+                Some(ParameterKind::Directory) => ParameterValue::Dir(text),
+                Some(ParameterKind::String | ParameterKind::AppEndpoint) | None => {
+                    ParameterValue::Text(text)
+                }
+            }
+        }
         // A name that is not declared is refused when the plan is made, with the right one.
-        Some(
-            ParameterValue::Text(_)
-            | ParameterValue::AppEndpoint { .. }
-            | ParameterValue::RunOutput(_)
-            | ParameterValue::Artifact(_),
-        )
-        | None => ParameterValue::Text(text),
+        Some(ParameterValue::Text(_) | ParameterValue::AppEndpoint { .. }) | None => {
+            ParameterValue::Text(text)
+        }
     })
 }
 

@@ -348,8 +348,9 @@ async fn append(
             file.write_all(&data).await?;
         }
     }
-    // Containers read it as users of their own; the home above it admits nobody else.
-    file.set_permissions(std::fs::Permissions::from_mode(0o644))
+    // Containers read it as users of their own; the home above it admits nobody else. Nobody writes
+    // into it: apps are given links to it, and its name says what it holds.
+    file.set_permissions(std::fs::Permissions::from_mode(0o444))
         .await?;
     file.sync_all().await?;
     crash::point("upload.arrived");
@@ -424,6 +425,8 @@ mod tests {
         assert_eq!(left, 0, "a refused upload leaves nothing");
         assert!(write(&path, &digest, Body::from("content")).await.is_ok());
         assert_eq!(std::fs::read(&path).unwrap(), b"content");
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o444, "apps share it");
     }
 
     #[tokio::test]

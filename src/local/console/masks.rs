@@ -73,6 +73,10 @@ const INSIDE: &[&str] = &[
     "secret=",
     "token=",
     "bearer ",
+    // URLs that were signed: of S3 and Google, and of Azure.
+    "signature=",
+    "?sig=",
+    "&sig=",
 ];
 
 /// A value as it may be shown under its name.
@@ -151,16 +155,26 @@ fn without_password(value: &str) -> Cow<'_, str> {
         return Cow::Borrowed(value);
     };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
-    let password = authority
-        .rsplit_once('@')
-        .and_then(|(user, host)| Some((user.split_once(':')?.0, host)));
-    match password {
-        Some((user, host)) => Cow::Owned(format!(
-            "{scheme}://{user}:{MASK}@{host}{}",
-            &rest[authority.len()..]
-        )),
-        None => Cow::Borrowed(value),
-    }
+    let Some((user, host)) = authority.rsplit_once('@') else {
+        return Cow::Borrowed(value);
+    };
+    let shown = match user.split_once(':') {
+        // On the web a token may stand on either side, or alone.
+        Some(_) | None if is_web(scheme) => MASK.to_owned(),
+        Some((user, _)) => format!("{user}:{MASK}"),
+        None => return Cow::Borrowed(value),
+    };
+    Cow::Owned(format!(
+        "{scheme}://{shown}@{host}{}",
+        &rest[authority.len()..]
+    ))
+}
+
+/// `https`, and what is spoken over it, such as `git+https`.
+fn is_web(scheme: &str) -> bool {
+    let scheme = scheme.to_ascii_lowercase();
+    let last = scheme.rsplit('+').next().unwrap_or(&scheme);
+    matches!(last, "http" | "https")
 }
 
 #[cfg(test)]
@@ -209,7 +223,36 @@ mod tests {
             format!("postgres://me:{MASK}@db:5432/x?y")
         );
         assert_eq!(shown("URL", "http://host/a:b@c"), "http://host/a:b@c");
+        for plain in [
+            "ssh://git@host/x",
+            "postgres://me@db/x",
+            "https://host/x?config=1&design=2",
+        ] {
+            assert_eq!(shown("URL", plain), plain);
+        }
         assert_eq!(shown("TOKEN", ""), "");
+    }
+
+    #[test]
+    fn urls_that_open_something_are_known() {
+        for url in [
+            "https://b.s3.amazonaws.com/k?X-Amz-Credential=c&X-Amz-Signature=hunter2",
+            "https://storage.googleapis.com/b/k?X-Goog-Signature=hunter2",
+            "https://a.blob.core.windows.net/c/k?sv=1&sig=hunter2",
+            "https://a.blob.core.windows.net/c/k?sig=hunter2",
+        ] {
+            assert_eq!(shown("URL", url), MASK, "{url}");
+        }
+        for (url, expected) in [
+            ("https://hunter2@host/x", "https://••••••••@host/x"),
+            ("git+https://hunter2@host/x", "git+https://••••••••@host/x"),
+            (
+                "https://hunter2:x-oauth-basic@host",
+                "https://••••••••@host",
+            ),
+        ] {
+            assert_eq!(shown("URL", url), expected);
+        }
     }
 
     #[test]

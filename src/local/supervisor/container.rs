@@ -5,6 +5,7 @@
 //! no log, and what a platform that was killed left behind is known by its label and removed.
 
 mod engine;
+mod handover;
 mod relay;
 mod request;
 mod sockets;
@@ -14,7 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bollard::errors::Error as Refusal;
-use bollard::models::ContainerInspectResponse;
+use bollard::models::{ContainerCreateBody, ContainerInspectResponse};
 use bollard::query_parameters::{
     AttachContainerOptionsBuilder, ContainerArchiveInfoOptionsBuilder, CreateContainerOptions,
     KillContainerOptionsBuilder, RemoveContainerOptionsBuilder, StatsOptionsBuilder,
@@ -32,7 +33,9 @@ use super::vessel::{Ear, Launched, Signs, Vessel};
 use crate::engine::{self as engines, Engine};
 use crate::error::{Code, with_causes};
 pub use engine::Containers;
-pub use request::Order;
+use handover::Handover;
+pub use handover::{Variables, script};
+pub use request::{Order, SECRETS};
 use sockets::Sight;
 
 /// What the engine's own first process ends with where it cannot run the program.
@@ -53,20 +56,23 @@ pub async fn start(
         .map_err(|error| order.no_engine(&error))?;
     engine::provide(engine, &order.image).await?;
     let neighbours = engine::neighbours(&workshop.store, order);
-    let body = request::body(launch, order, containers, &neighbours);
-    let docker = engine.docker();
-    let made = docker
-        .create_container(None::<CreateContainerOptions>, body)
-        .await
-        .map_err(|error| order.refused(error))?;
-    // From here on it is removed by being dropped.
-    let mut container = Container {
-        engine: engine.clone(),
-        id: made.id,
-        declared_port: launch.declared_port,
-        pid: 0,
-        sight: Sight::Asked,
+    let handover = Handover::of(engine, order).await?;
+    let make = async |handover: &Handover| {
+        let body = request::body(launch, order, containers, &neighbours, handover);
+        Container::make(engine, launch, body)
+            .await
+            .map_err(|error| order.refused(error))
     };
+    // From here on it is removed by being dropped.
+    let mut container = make(&handover).await?;
+    if !handover
+        .works(engine, &container.id)
+        .await
+        .map_err(|error| order.refused(error))?
+    {
+        container.clear().await;
+        container = make(&Handover::Engine).await?;
+    }
     match container.launch(launch, containers).await {
         Ok((assigned, output)) => {
             let (sender, signs) = mpsc::unbounded_channel();
@@ -108,6 +114,24 @@ struct Container {
 type Output = Box<dyn tokio::io::AsyncRead + Send + Unpin>;
 
 impl Container {
+    async fn make(
+        engine: &Engine,
+        launch: &Launch,
+        body: ContainerCreateBody,
+    ) -> Result<Self, Refusal> {
+        let docker = engine.docker();
+        let made = docker
+            .create_container(None::<CreateContainerOptions>, body)
+            .await?;
+        Ok(Self {
+            engine: engine.clone(),
+            id: made.id,
+            declared_port: launch.declared_port,
+            pid: 0,
+            sight: Sight::Asked,
+        })
+    }
+
     /// Runs it; tells where the engine publishes its port, and what it writes.
     async fn launch(
         &mut self,

@@ -140,29 +140,28 @@ pub fn prepare(
         .environments
         .locate(&container.image)
         .map_err(|reason| Failure::new(Code::ImageNeedsContainer, reason))?;
-    let Revealed {
-        variables: secret_variables,
-        files: secret_files,
-    } = secrets::reveal(setting, app)?;
-    let what = match environment {
+    let revealed = secrets::reveal(setting, app)?;
+    let (what, secret_files) = match environment {
         Some(environment) => {
+            let Revealed {
+                variables: secret_variables,
+                files,
+            } = revealed;
             let (path, args) = start(setting, &environment, app, container, &raw_data);
             let mut env = variables(setting, key, app, container, &environment, declared_port);
             env.extend(secret_variables);
-            What::Program(Program {
+            let program = Program {
                 folder: run_folder(root, &environment)?,
                 path,
                 args,
                 env,
-            })
+            };
+            (What::Program(program), files)
         }
         None => {
             let mut order = order(setting, key, app, container, raw_data, declared_port)?;
-            order.env.extend(secret_variables);
-            if let Some(files) = &secret_files {
-                order.readable.push(secrets::open_to_containers(files)?);
-            }
-            What::Container(order)
+            let files = secrets::for_container(revealed, &setting.mark, &mut order)?;
+            (What::Container(order), files)
         }
     };
     Ok(Launch {
@@ -269,6 +268,8 @@ fn order(
         command: words(&container.args),
         env,
         readable: vec![uploads],
+        secrets: None,
+        variables: None,
         nano_cpus: memory::nano_cpus(container),
         project: app.metadata.id.project.clone(),
         domain: app.metadata.id.domain.clone(),

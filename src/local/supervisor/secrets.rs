@@ -9,8 +9,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::container::{Order, SECRETS, Variables, script};
 use super::diagnose::Failure;
 use super::launch::Setting;
+use crate::config::Secret;
 use crate::error::{Diagnostic, with_causes};
 use crate::secrets::{Error, Id, Value, Vault, name_of};
 use crate::wire::app::status::Substate;
@@ -24,6 +26,8 @@ const MEMORY: &str = "/dev/shm";
 
 /// Below the folder that keeps others out.
 const INNER: &str = "files";
+/// Beside it.
+const VARIABLES: &str = "variables";
 
 /// The secrets of one replica.
 #[derive(Default)]
@@ -85,10 +89,7 @@ fn add_file(
     value: &Value,
 ) -> io::Result<()> {
     if revealed.files.is_none() {
-        let made = tempfile::Builder::new()
-            .prefix(&prefix(mark))
-            .permissions(fs::Permissions::from_mode(0o700))
-            .tempdir_in(room())?;
+        let made = memory_folder(mark)?;
         let folder = made.path().join(INNER);
         fs::DirBuilder::new().mode(0o700).create(&folder)?;
         let folder = folder.to_string_lossy().into_owned();
@@ -116,28 +117,74 @@ fn add_file(
         .write_all(value)
 }
 
-/// Lets whoever a container runs as read the files; returns the folder to show to the container.
-///
-/// On this machine nobody else gets there: the folder around it stays closed.
-pub fn open_to_containers(files: &tempfile::TempDir) -> Result<PathBuf, Failure> {
-    let folder = files.path().join(INNER);
-    let open = || -> io::Result<()> {
-        for entry in walkdir::WalkDir::new(&folder) {
-            let entry = entry?;
-            let mode = if entry.file_type().is_dir() {
-                0o755
-            } else {
-                0o444
-            };
-            fs::set_permissions(entry.path(), fs::Permissions::from_mode(mode))?;
-        }
-        Ok(())
-    };
-    open().map_err(|error| Failure {
+/// Makes the secrets of a container's order: those that are variables, and the folder of those that
+/// are files.
+pub fn for_container(
+    mut revealed: Revealed,
+    mark: &str,
+    order: &mut Order,
+) -> Result<Option<tempfile::TempDir>, Failure> {
+    let is_folder = |(name, _): &mut (String, String)| name == FOLDER_VARIABLE;
+    if revealed.variables.extract_if(.., is_folder).count() > 0 {
+        let folder = (FOLDER_VARIABLE.to_owned(), SECRETS.to_owned());
+        order.env.push(folder);
+    }
+    let failed = |error: io::Error| Failure {
         code: crate::error::Code::SecretStore,
         message: format!("secrets cannot be given to a container: {error}"),
         substate: Substate::SECRET_MOUNT_ERROR,
-    })?;
+    };
+    if let Some(files) = &revealed.files {
+        order.secrets = Some(open_to_containers(files).map_err(failed)?);
+    }
+    if !revealed.variables.is_empty() {
+        let values = revealed.variables.drain(..);
+        let values = values.map(|(name, value)| (name, Secret::new(value)));
+        let values: Vec<_> = values.collect();
+        let file = add_variables(&mut revealed, mark, &values).map_err(failed)?;
+        order.variables = Some(Variables { file, values });
+    }
+    Ok(revealed.files)
+}
+
+/// Writes what a container's shell reads.
+fn add_variables(
+    revealed: &mut Revealed,
+    mark: &str,
+    values: &[(String, Secret)],
+) -> io::Result<PathBuf> {
+    if revealed.files.is_none() {
+        revealed.files = Some(memory_folder(mark)?);
+    }
+    let folder = revealed.files.as_ref().map(tempfile::TempDir::path);
+    let path = folder.unwrap_or(Path::new("")).join(VARIABLES);
+    fs::write(&path, script(values))?;
+    // Whoever the container runs as reads it; the folder around it stays closed to others.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o444))?;
+    Ok(path)
+}
+
+fn memory_folder(mark: &str) -> io::Result<tempfile::TempDir> {
+    tempfile::Builder::new()
+        .prefix(&prefix(mark))
+        .permissions(fs::Permissions::from_mode(0o700))
+        .tempdir_in(room())
+}
+
+/// Lets whoever a container runs as read the files; returns the folder to show to the container.
+///
+/// On this machine nobody else gets there: the folder around it stays closed.
+fn open_to_containers(files: &tempfile::TempDir) -> io::Result<PathBuf> {
+    let folder = files.path().join(INNER);
+    for entry in walkdir::WalkDir::new(&folder) {
+        let entry = entry?;
+        let mode = if entry.file_type().is_dir() {
+            0o755
+        } else {
+            0o444
+        };
+        fs::set_permissions(entry.path(), fs::Permissions::from_mode(mode))?;
+    }
     Ok(folder)
 }
 
@@ -330,6 +377,33 @@ mod tests {
         let failure = reveal(&setting, &app).err().unwrap();
         assert_eq!(failure.code, Code::SecretStore);
         assert!(failure.message.contains("`mount`"), "{}", failure.message);
+    }
+
+    #[test]
+    fn a_container_finds_files_where_a_cluster_mounts_them_and_variables_in_a_file() {
+        let scratch = tempfile::tempdir().unwrap();
+        let setting = setting(scratch.path());
+        keep(&setting, "api-key", b"it's one");
+        keep(&setting, "cert", b"two");
+        let app = wanting(vec![
+            secret("", "api-key", MountType::ENV_VAR, ""),
+            secret("", "cert", MountType::FILE, ""),
+        ]);
+        let mut order = Order::default();
+        let revealed = reveal(&setting, &app).unwrap();
+        let files = for_container(revealed, &setting.mark, &mut order).unwrap();
+        let folder = (FOLDER_VARIABLE.to_owned(), "/etc/flyte/secrets".to_owned());
+        assert_eq!(order.env, [folder]);
+        let shown = order.secrets.unwrap();
+        assert_eq!(fs::read(shown.join("cert")).unwrap(), b"two");
+        let variables = order.variables.unwrap();
+        let text = fs::read_to_string(&variables.file).unwrap();
+        assert_eq!(text, "export API_KEY='it'\\''s one'\n");
+        // Nobody else on this machine gets to either.
+        let around = files.as_ref().unwrap().path();
+        assert!(shown.starts_with(around) && variables.file.starts_with(around));
+        let mode = fs::metadata(around).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
     }
 
     #[test]

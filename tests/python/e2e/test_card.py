@@ -47,12 +47,15 @@ class Kept(NotebookClient):
         super().__init__(sheet, timeout=120, allow_errors=True, resources={"metadata": {"path": str(folder)}})
         self.cards: list[str] = []
         self.on_card: Any = lambda html: None
+        self.on_text: Any = lambda text: None
 
     def process_message(self, msg: Any, cell: Any, cell_index: int) -> Any:
         shown = super().process_message(msg, cell, cell_index)
         if msg["msg_type"] in ("display_data", "update_display_data"):
             self.cards.append(msg["content"]["data"]["text/html"])
             self.on_card(self.cards[-1])
+        if msg["msg_type"] == "stream":
+            self.on_text(msg["content"]["text"])
         return shown
 
 
@@ -125,3 +128,57 @@ def test_an_interrupt_ends_the_call_and_the_card_says_so(notebook, call: str):
         card["data"]["text/html"]
     )
     assert outputs(client, 2)[0]["data"]["text/plain"] == "2"
+
+
+CHATTY = """
+import flyte, flyte.app, web
+
+env = flyte.app.AppEnvironment(name="chatty")
+
+@env.server
+def server():
+    for number in range(3):
+        print("line", number, flush=True)
+    web.serve(lambda path: "here")
+"""
+
+
+def printed(client: Kept, index: int) -> str:
+    return "".join(out["text"] for out in outputs(client, index) if out.get("name") == "stdout")
+
+
+def test_logs_are_shown_by_their_lines(notebook):
+    client = notebook(CHATTY, "app = flyte.serve(env)", "app.logs(tail=100)")
+    client.execute()
+    lines = printed(client, 2).splitlines()
+    assert [line for line in lines if line.startswith("line")] == ["line 0", "line 1", "line 2"]
+    assert not [one for one in outputs(client, 2) if one["output_type"] == "execute_result"]
+
+
+FOLLOWING = {
+    "shown": "app.logs(follow=True)",
+    "for": "for line in app.logs(follow=True): print(line, flush=True)",
+    "async for": "async for line in app.logs(follow=True): print(line, flush=True)",
+    "watch": "print('line 2', flush=True)\nawait app.watch.aio(wait_for='deactivated')",
+}
+
+
+@pytest.mark.parametrize("way", FOLLOWING)
+def test_an_interrupt_ends_what_a_cell_follows(notebook, way: str):
+    name = f"chatty-{way.replace(' ', '-')}"
+    client = notebook(CHATTY.replace("chatty", name), "app = flyte.serve(env)", FOLLOWING[way], "1 + 1")
+    asked = threading.Event()
+
+    def interrupt(text: str) -> None:
+        if "line 2" in text and not asked.is_set():
+            asked.set()
+            # The cell awaits what comes next by then, and nothing more comes.
+            loop = asyncio.get_event_loop()
+            loop.call_later(0.5, lambda: asyncio.ensure_future(client.km.interrupt_kernel()))
+
+    client.on_text = interrupt
+    client.execute()
+    assert asked.is_set()
+    errors = [out["ename"] for out in outputs(client, 2) if out["output_type"] == "error"]
+    assert errors == [] if way == "shown" else errors in (["KeyboardInterrupt"], ["CancelledError"])
+    assert outputs(client, 3)[0]["data"]["text/plain"] == "2"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -186,7 +188,10 @@ def test_apps_find_each_other_across_the_walls(project, home, app_image):
             name="boxed",
             image=flyte.Image.from_base("{app_image}"),
             depends_on=[plain],
-            parameters=[Parameter(name="peer", value=AppEndpoint(app_name="plain"), env_var="PEER")],
+            parameters=[
+                Parameter(name="peer", value=AppEndpoint(app_name="plain"), env_var="PEER"),
+                Parameter(name="public", value=AppEndpoint(app_name="plain", public=True), env_var="PUBLIC"),
+            ],
         )
 
         @boxed.server
@@ -194,7 +199,8 @@ def test_apps_find_each_other_across_the_walls(project, home, app_image):
             def answer(path):
                 peer = os.environ["PEER"]
                 with urllib.request.urlopen(peer + "/hello", timeout=10) as reply:
-                    return {{"peer": peer, "said": json.load(reply)}}
+                    said = json.load(reply)
+                return {{"peer": peer, "said": said, "endpoint": plain.endpoint, "public": os.environ["PUBLIC"]}}
             web.serve(answer)
 
         if __name__ == "__main__":
@@ -203,7 +209,82 @@ def test_apps_find_each_other_across_the_walls(project, home, app_image):
     )
     seen = get_json(project.result())
     assert seen["said"] == {"plain": "/hello"}
-    assert ".flyte.internal:" in seen["peer"]
+    assert ".flyte.internal:" in seen["peer"] and seen["endpoint"] == seen["peer"]
+    # What a browser on this machine would call it.
+    assert seen["public"].startswith("http://plain-local-development.localhost:")
+
+
+# Put together here, so that no file of the tests holds it.
+PLANTED = "-".join(["plant", "ed", "box'd", "$value"])
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_secrets_of_a_container_are_not_known_to_its_engine(project, home, engine, app_image):
+    for name in ("api-key", "tls_cert"):
+        home.flyte("create", "secret", name, "--from-env", "THE_VALUE", THE_VALUE=PLANTED + name)
+    write(
+        project,
+        app_image,
+        "keeper",
+        'secrets=[flyte.Secret("api-key", as_env_var="MY_KEY"), CERT],',
+        path='if path == "/secrets": return secrets()',
+    )
+    text = (project.folder / "main.py").read_text()
+    helper = """import hashlib
+CERT = flyte.Secret("cert", group="tls", mount="/etc/flyte/secrets")
+def digest(data): return hashlib.sha256(data).hexdigest()
+def secrets():
+    return [digest(os.environ["MY_KEY"].encode()), digest(open(CERT.path, "rb").read()), str(CERT.path),
+            open("/proc/1/cmdline").read(), open("/proc/self/cmdline").read()]
+
+env ="""
+    (project.folder / "main.py").write_text(text.replace("env =", helper, 1))
+    key, cert, path, *lines = get_json(project.result() + "/secrets")
+    assert (key, cert) == (digest(PLANTED + "api-key"), digest(PLANTED + "tls_cert"))
+    assert path == "/etc/flyte/secrets/tls/cert"
+    assert not [line for line in lines if PLANTED in line]
+    container = only(engine, home)
+    told = engine.run("inspect", container["Id"])
+    assert PLANTED not in told and PLANTED.replace("'", "\\u0027") not in told
+    own = Path("/var/lib/docker/containers") / container["Id"]
+    held = [file for file in own.rglob("*") if file.is_file() and b"plant-ed" in file.read_bytes()]
+    assert held == []
+    # What its first process was given is in memory, and goes with it.
+    sources = [Path(mount["Source"]) for mount in container["Mounts"]]
+    (variables,) = [source for source in sources if source.name == "variables"]
+    assert variables.parent.stat().st_mode & 0o777 == 0o700
+    assert home.flyte("delete", "app", "keeper").returncode == 0
+    until(lambda: not variables.exists(), 10)
+
+
+def test_a_command_of_the_users_gets_secrets_too(project, home, engine, app_image):
+    home.flyte("create", "secret", "own-key", "--from-env", "THE_VALUE", THE_VALUE=PLANTED)
+    code = (
+        "import hashlib, http.server as h, os; "
+        "open('key', 'w').write(hashlib.sha256(os.environ['OWN_KEY'].encode()).hexdigest()); "
+        "h.test(h.SimpleHTTPRequestHandler, port=8080)"
+    )
+    project.write(
+        "main.py",
+        f"""
+        import json
+        import flyte, flyte.app
+
+        env = flyte.app.AppEnvironment(
+            name="own-keeper",
+            image=flyte.Image.from_base("flyte-test-base:bookworm"),
+            command={["python3", "-c", code]!r},
+            secrets="own-key",
+        )
+        if __name__ == "__main__":
+            print(json.dumps(flyte.serve(env).endpoint))
+        """,
+    )
+    assert get(project.result() + "/key") == (200, digest(PLANTED))
+    assert "plant-ed" not in engine.run("inspect", only(engine, home)["Id"])
 
 
 def test_a_platform_that_is_killed_leaves_no_container_to_the_next(fresh_home, tmp_path, engine, app_image):

@@ -229,6 +229,94 @@ def test_content_md5_of_a_web_server_is_compared(home: Home, project: Project, t
     assert "arrived damaged twice" in failure["text"]
 
 
+def test_content_md5_of_azure_is_compared(home: Home, project: Project, troubled: Troubled):
+    troubled.content = SMALL
+    right = base64.b64encode(hashlib.md5(SMALL).digest()).decode()
+    troubled.headers = lambda number: {"Content-MD5": right}
+    endpoint = f"http://127.0.0.1:{troubled.server_address[1]}/account"
+    key = base64.b64encode(b"key").decode()
+    text = f"AccountName=account;AccountKey={key};BlobEndpoint={endpoint};"
+    variables = {"AZURE_STORAGE_CONNECTION_STRING": text}
+    answer = get_json(app(project, "azure-right", "abfs://box/right", variables).result())
+    assert answer == hashlib.md5(SMALL).hexdigest()
+    wrong = base64.b64encode(hashlib.md5(b"other").digest()).decode()
+    troubled.headers = lambda number: {"Content-MD5": wrong}
+    failure = app(project, "azure-wrong", "abfs://box/wrong", variables).failure()
+    assert "parameter `model`" in failure["text"] and "arrived damaged twice" in failure["text"]
+
+
+class Streaming(Answering):
+    """Makes its content while it sends it: no size, no ranges, no version."""
+
+    def do_GET(self) -> None:
+        server = self.server
+        with server.lock:
+            server.asked.append((self.command, self.headers.get("Range"), None))
+            number = len(server.gets)
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        sent = server.send(number, server.content)
+        with contextlib.suppress(OSError):
+            for start in range(0, len(sent), 1 << 16):
+                piece = sent[start : start + (1 << 16)]
+                self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+            if len(sent) == len(server.content):
+                self.wfile.write(b"0\r\n\r\n")
+                return
+            self.connection.shutdown(2)
+        self.close_connection = True
+
+
+def test_a_cut_without_ranges_or_size_begins_anew(home: Home, project: Project, troubled: Troubled):
+    troubled.RequestHandlerClass = Streaming
+    # What comes the second time is shorter than what had arrived: nothing of that is left behind it.
+    later = CONTENT[:5000]
+
+    def send(number: int, body: bytes) -> bytes:
+        if number == 1:
+            return body[: len(body) * 6 // 10]
+        troubled.content = later
+        return later
+
+    troubled.send = send
+    url = f"http://127.0.0.1:{troubled.server_address[1]}/made/on/the/way.bin"
+    answer = get_json(app(project, "streamed", url, {}).result())
+    assert answer == hashlib.md5(later).hexdigest()
+    assert len(troubled.gets) == 2 and not halves(home, "streamed")
+
+
+def test_a_replica_that_is_killed_on_the_way_leaves_no_half_file(tmp_path: Path, troubled: Troubled):
+    import gzip
+    import json
+    import subprocess
+    import sys
+
+    going_on, half = threading.Event(), threading.Event()
+
+    def send(number: int, body: bytes) -> bytes:
+        half.set()
+        going_on.wait(30)
+        return body
+
+    url = f"http://127.0.0.1:{troubled.server_address[1]}/model.bin"
+    sent = {"name": "model", "value": url, "download": True, "type": "file", "dest": "in/model.bin"}
+    text = json.dumps({"parameters": [{"env_var": None, "ignore_patterns": [], **sent}]})
+    blob = base64.b64encode(gzip.compress(text.encode())).decode()
+    words = [str(Path(sys.executable).with_name("fserve")), "--version", "1", "--parameters", blob, "--"]
+    troubled.send = send
+    process = subprocess.Popen([*words, "md5sum", "in/model.bin"], cwd=tmp_path, stdout=subprocess.PIPE)
+    assert half.wait(30)
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "in" / "model.bin").exists()
+    going_on.set()
+    done = subprocess.run([*words, "md5sum", "in/model.bin"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.split() == [hashlib.md5(CONTENT).hexdigest(), "in/model.bin"], done.stderr
+
+
 def test_a_server_that_always_breaks_off_is_given_up(home: Home, project: Project, troubled: Troubled):
     troubled.content = SMALL
     troubled.etag = '"other"'
@@ -300,6 +388,24 @@ def places(home: Home) -> Iterator[Callable[[str], stores.Store]]:
 
         yield place
     shutil.rmtree(folder)
+
+
+def test_a_second_app_fetches_nothing_of_a_folder(home: Home, project: Project, places):
+    store = places("s3")
+    for number in range(20):
+        store.put(f"shared/sub/{number:03}.bin", SMALL * 1000 + bytes([number]))
+    url, variables = store.url("shared"), store.variables()
+    first = get_json(app(project, "first-folder", url, variables, "Dir").result())
+    stores.ask(store.port, "POST", "/moto-api/recorder/reset-recording")
+    stores.ask(store.port, "POST", "/moto-api/recorder/start-recording")
+    second = get_json(app(project, "second-folder", url, variables, "Dir").result())
+    stores.ask(store.port, "POST", "/moto-api/recorder/stop-recording")
+    recorded = stores.ask(store.port, "GET", "/moto-api/recorder/download-recording")[1].decode()
+    assert first == second
+    # It asks what there is, and for nothing of it.
+    assert "list-type=2" in recorded and ".bin" not in recorded, recorded
+    linked = list(home.run_folder("second-folder").rglob("*.bin"))
+    assert len(linked) == 20 and {os.stat(path).st_nlink for path in linked} == {3}
 
 
 @pytest.mark.parametrize(

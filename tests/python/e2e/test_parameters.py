@@ -25,7 +25,7 @@ LARGE = bytes(range(256)) * 4096 * 20
 APP = """
 import hashlib, json, os, sys
 import flyte
-from flyte.app import AppEnvironment, Parameter, get_parameter
+from flyte.app import AppEndpoint, AppEnvironment, Parameter, get_parameter
 from flyte.io import Dir, File
 import web
 
@@ -43,6 +43,10 @@ parameters = [
     Parameter("large", File(path=url["large.bin"]), env_var="LARGE"),
     Parameter("empty", File(path=url["empty"]), env_var="EMPTY"),
     Parameter("kept", File(path=url["one.txt"]), env_var="KEPT", download=False),
+    Parameter("typed", url["two.txt"], type="file", env_var="TYPED"),
+    Parameter("sent", File.from_local_sync("sent.txt"), env_var="SENT"),
+    Parameter("sent_into", File.from_local_sync("sent.txt"), env_var="SENT_INTO", mount="in/sent/"),
+    Parameter("endpoint", AppEndpoint(app_name="peer"), env_var="ENDPOINT"),
 ]
 if "tree" in url:
     parameters += [
@@ -52,7 +56,10 @@ if "tree" in url:
         Parameter("kept_folder", Dir(path=url["tree"]), env_var="KEPT_FOLDER", download=False),
     ]
 
-env = AppEnvironment(name=GIVEN["name"], parameters=parameters, env_vars=GIVEN["variables"])
+peer = AppEnvironment(name="peer", args=["python", "-m", "http.server", "8080"])
+env = AppEnvironment(
+    name=GIVEN["name"], parameters=parameters, env_vars=GIVEN["variables"], depends_on=[peer]
+)
 
 def described(value):
     if not isinstance(value, (str, File, Dir)):
@@ -78,6 +85,10 @@ def server(**given):
         "kinds": {name: type(given[name]).__name__ for name in names},
         "mount": {name: os.path.relpath(str(given[name])) for name in ("named", "into", "mounted") if name in given},
         "links": {name: os.stat(str(given[name])).st_nlink for name in ("file", "large")},
+        "sent": {
+            "writable": [os.stat(str(given[name])).st_mode & 0o222 for name in ("sent", "sent_into")],
+            "one file": os.path.samefile(str(given["sent"]), str(given["sent_into"])),
+        },
     }
     web.serve(lambda path: answer)
 
@@ -117,10 +128,14 @@ class Shop:
         project.write("web.py", WEB)
         return project
 
+    def endpoint(self) -> str:
+        """Where the app beside them answers."""
+        return str(self.home.app("peer")["endpoint"])
+
     def answer(self, source: str) -> Any:
         if source not in self._answers:
             store = self.store(source)
-            files = {"one.txt": b"one", "large.bin": LARGE, "empty": b""}
+            files = {"one.txt": b"one", "two.txt": b"two", "large.bin": LARGE, "empty": b""}
             for key, content in files.items():
                 store.put(key, content)
             for key, text in TREE.items():
@@ -132,6 +147,7 @@ class Shop:
                 "variables": store.variables(),
             }
             project = self.project(source)
+            project.write("sent.txt", "sent")
             project.write("main.py", APP.replace("GIVEN_JSON", repr(json.dumps(given))))
             self._answers[source] = get_json(project.result())
         return self._answers[source]
@@ -147,10 +163,10 @@ def shop(home: Home) -> Iterator[Shop]:
     shutil.rmtree(folder)
 
 
-def expected(source: str, name: str, access: str, store: stores.Store) -> Any:
+def expected(source: str, name: str, access: str, store: stores.Store, endpoint: str) -> Any:
     import hashlib
 
-    plain = {"text": "a b", "number": 7, "ratio": 0.5, "flag": True}
+    plain = {"text": "a b", "number": 7, "ratio": 0.5, "flag": True, "endpoint": endpoint}
     if name in plain:
         value = plain[name]
         if access != "env_var":
@@ -162,6 +178,9 @@ def expected(source: str, name: str, access: str, store: stores.Store) -> Any:
         "into": "one",
         "large": hashlib.md5(LARGE).hexdigest(),
         "empty": "",
+        "typed": "two",
+        "sent": "sent",
+        "sent_into": "sent",
         # A file of this machine can be opened where it is; what lies elsewhere stays an address.
         "kept": store.url("one.txt") if source != "file" or access != "argument" else "one",
         "folder": TREE,
@@ -171,8 +190,8 @@ def expected(source: str, name: str, access: str, store: stores.Store) -> Any:
     }[name]
 
 
-PLAIN = ["text", "number", "ratio", "flag"]
-FILES = ["file", "named", "into", "large", "empty", "kept"]
+PLAIN = ["text", "number", "ratio", "flag", "endpoint"]
+FILES = ["file", "named", "into", "large", "empty", "kept", "typed", "sent", "sent_into"]
 FOLDERS = ["folder", "mounted", "partly", "kept_folder"]
 TABLE = [
     (source, name) for source in SOURCES for name in [*PLAIN, *FILES, *(FOLDERS if source != "https" else [])]
@@ -183,7 +202,7 @@ TABLE = [
 @pytest.mark.parametrize(("source", "name"), TABLE)
 def test_table(shop: Shop, source: str, name: str, access: str):
     found = shop.answer(source)[access][name]
-    assert found == expected(source, name, access, shop.store(source))
+    assert found == expected(source, name, access, shop.store(source), shop.endpoint())
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -192,7 +211,10 @@ def test_all_of_a_source(shop: Shop, source: str):
     answer, store = shop.answer(source), shop.store(source)
     ways = ("argument", "get_parameter", "env_var")
     names = [name for found, name in TABLE if found == source]
-    good = {name: [answer[way][name] == expected(source, name, way, store) for way in ways] for name in names}
+    at = shop.endpoint()
+    good = {
+        name: [answer[way][name] == expected(source, name, way, store, at) for way in ways] for name in names
+    }
     print(f"\n{store.url('...'):<44}" + "".join(f"{way:>15}" for way in ways))
     for name, held in good.items():
         print(f"  {name:<42}" + "".join(f"{'as declared' if one else 'WRONG':>15}" for one in held))
@@ -208,6 +230,11 @@ def test_mounts_are_where_they_were_asked_for(shop: Shop, source: str):
     kinds = shop.answer(source)["kinds"]
     assert (kinds["file"], kinds["kept"], kinds["text"]) == ("File", "File", "str")
     assert kinds.get("folder", "Dir") == kinds.get("kept_folder", "Dir") == "Dir"
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_what_was_sent_is_read_only_and_shared(shop: Shop, source: str):
+    assert shop.answer(source)["sent"] == {"writable": [0, 0], "one file": True}
 
 
 @pytest.mark.parametrize("source", SOURCES[1:])

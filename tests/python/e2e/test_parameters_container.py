@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import gzip
+import hashlib
 import json
 import os
 import shutil
@@ -109,6 +110,10 @@ def payload(parameters: list[dict[str, Any]]) -> str:
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
+# Larger than what is fetched in one piece.
+LARGE = bytes(range(256)) * 4096 * 20
+PEER = '{"type":"string","app_name":"shop","public":false}'
+
 TOLD = """
 import json, os
 import flyte, web
@@ -118,13 +123,19 @@ from flyte.io import Dir, File
 env = AppEnvironment(name="contained", port=int(os.environ["PORT"]))
 
 def described(value):
+    import hashlib
+    if not isinstance(value, (str, File, Dir)):
+        return value
     path = str(value)
     if os.path.isdir(path):
         return {
             os.path.relpath(os.path.join(folder, name), path): open(os.path.join(folder, name)).read()
             for folder, _, names in os.walk(path) for name in sorted(names)
         }
-    return open(path).read() if os.path.isfile(path) else value if not isinstance(value, (File, Dir)) else path
+    if os.path.isfile(path):
+        data = open(path, "rb").read()
+        return data.decode() if len(data) < 100 else hashlib.md5(data).hexdigest()
+    return path
 
 @env.server
 def server(**given):
@@ -149,6 +160,8 @@ def test_table_in_a_container(docker: str, image: str, place: Path, tmp_path: Pa
     }
     with opened[source]() as store:
         store.put("one.txt", b"one")
+        store.put("large.bin", LARGE)
+        store.put("empty", b"")
         store.put("tree/a.txt", b"a")
         store.put("tree/sub/b.log", b"b")
         url = store.url
@@ -158,6 +171,13 @@ def test_table_in_a_container(docker: str, image: str, place: Path, tmp_path: Pa
 
         parameters: list[dict[str, Any]] = [
             {"name": "text", "value": "t", "download": False, "type": "string"},
+            {"name": "number", "value": "7", "download": False, "type": "string", "kind": "int"},
+            {"name": "ratio", "value": "0.5", "download": False, "type": "string", "kind": "float"},
+            {"name": "flag", "value": "true", "download": False, "type": "string", "kind": "bool"},
+            {"name": "peer", "value": PEER, "download": False, "type": "app_endpoint"},
+            {"name": "into", "value": at("one.txt"), "download": True, "type": "file", "dest": "put/there/"},
+            {"name": "large", "value": at("large.bin"), "download": True, "type": "file"},
+            {"name": "empty", "value": at("empty"), "download": True, "type": "file"},
             {"name": "file", "value": at("one.txt"), "download": True, "type": "file"},
             {"name": "named", "value": at("one.txt"), "download": True, "type": "file", "dest": "/srv/x.bin"},
             {"name": "kept", "value": "s3://b/k", "download": False, "type": "file"},
@@ -166,6 +186,8 @@ def test_table_in_a_container(docker: str, image: str, place: Path, tmp_path: Pa
             tree = {"value": at("tree"), "download": True, "type": "directory"}
             parameters += [
                 {"name": "folder", **tree},
+                {"name": "mounted", **tree, "dest": "/srv/tree"},
+                {"name": "kept_folder", **tree, "value": "gs://b/tree", "download": False},
                 {"name": "partly", **tree, "dest": "in/", "ignore_patterns": ["*.log"]},
             ]
         for parameter in parameters:
@@ -180,6 +202,7 @@ def test_table_in_a_container(docker: str, image: str, place: Path, tmp_path: Pa
             "--resolver-args",
             "main:env",
             "--",
+            INTERNAL_APP_ENDPOINT_PATTERN="http://{app_fqdn}.svc",
             **variables,
         )
         try:
@@ -188,9 +211,13 @@ def test_table_in_a_container(docker: str, image: str, place: Path, tmp_path: Pa
         finally:
             container.end()
     expected: dict[str, Any] = {"text": "t", "file": "one", "named": "one", "kept": "s3://b/k"}
+    large = hashlib.md5(LARGE).hexdigest()
+    expected |= {"peer": "http://shop.svc", "into": "one", "large": large, "empty": ""}
     if source != "https":
-        expected |= {"folder": {"a.txt": "a", "sub/b.log": "b"}, "partly": {"a.txt": "a"}}
-    assert answer == {name: [value] * 3 for name, value in expected.items()}
+        tree = {"a.txt": "a", "sub/b.log": "b"}
+        expected |= {"folder": tree, "mounted": tree, "partly": {"a.txt": "a"}, "kept_folder": "gs://b/tree"}
+    scalars = {"number": [7, 7, "7"], "ratio": [0.5, 0.5, "0.5"], "flag": [True, True, "true"]}
+    assert answer == {name: [value] * 3 for name, value in expected.items()} | scalars
 
 
 SERVER = """

@@ -146,3 +146,26 @@ def test_each_request_acts_for_its_own_caller(project: Project, home: Home, clus
     logs = home.flyte("get", "logs", "passing").stdout
     assert "`broken` failed" in logs and "`no_pair` is skipped: it returned a str" in logs
     assert "secret" not in logs
+
+
+WEBHOOK = """
+import flyte
+from flyte.app.extras import FlyteWebhookAppEnvironment
+
+# The replica's own credentials, which are for nobody who asks it.
+flyte.init(endpoint=CLUSTER, auth_type="ExternalCommand", command=["echo", "of-the-replica"],
+           project="p", domain="development")
+hooks = FlyteWebhookAppEnvironment(name="deputy")
+"""
+
+
+def test_a_webhook_never_acts_with_credentials_of_its_own(project: Project, home: Home, cluster: Cluster):
+    at = f"http://127.0.0.1:{cluster.server_address[1]}"
+    project.write("main.py", WEBHOOK.replace("CLUSTER", repr(at)))
+    done = home.flyte("serve", "main.py", "--local", "-o", "json", cwd=project.folder, timeout=150)
+    assert done.returncode == 0, done.stdout + done.stderr
+    cluster.seen.clear()  # what serving asked is another matter
+    endpoint = json.loads(done.stdout)["endpoint"]
+    assert asked(endpoint, "/app/anything", authorization="Bearer caller")[0] == 404
+    assert asked(endpoint, "/app/anything/activate", "POST", cookie="c=1")[0] == 404
+    assert cluster.seen == [{"authorization": "Bearer caller"}, {"cookie": "c=1"}]

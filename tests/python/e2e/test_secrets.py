@@ -145,15 +145,95 @@ def crawled(console: str) -> dict[str, str]:
 
 
 def grep(folder: Path, text: str) -> list[str]:
-    """Files below `folder` that hold `text`, in clear, base64 or packed archives being no matter."""
+    """Files below `folder` that hold `text`, in clear or base64, packed or not."""
     import base64
 
     forms = [text.encode(), base64.b64encode(text.encode())[:-4]]
     return [
         str(path)
         for path in folder.rglob("*")
-        if path.is_file() and any(form in path.read_bytes() for form in forms)
+        if path.is_file() and any(form in content for form in forms for content in contents(path))
     ]
+
+
+def contents(path: Path) -> list[bytes]:
+    """What a file holds, and what it holds unpacked."""
+    import gzip
+
+    found = [path.read_bytes()]
+    if found[0].startswith(b"\x1f\x8b"):
+        found.append(gzip.decompress(found[0]))
+    if found[0].startswith(b"\x28\xb5\x2f\xfd"):
+        done = subprocess.run(["zstd", "--decompress", "--stdout", str(path)], capture_output=True)
+        assert done.returncode == 0, done.stderr
+        found.append(done.stdout)
+    return found
+
+
+def test_the_search_for_secrets_finds_them(tmp_path: Path):
+    import gzip
+
+    (tmp_path / "packed").write_bytes(gzip.compress(PLANTED.encode()))
+    (tmp_path / "other").write_text("nothing")
+    (tmp_path / "plain").write_text(PLANTED)
+    subprocess.run(["zstd", "-q", "plain", "-o", "denser"], cwd=tmp_path, check=True)
+    found = {Path(path).name for path in grep(tmp_path, PLANTED)}
+    assert found == {"packed", "plain", "denser"}
+
+
+BROKEN = """
+import os
+import flyte
+from flyte.app import AppEnvironment, Parameter
+from flyte.io import File
+
+SIGNED = "http://127.0.0.1:9/x?X-Amz-Signature=" + "-".join(["plant", "ed", "xq7", "value"])
+env = AppEnvironment(
+    name="@NAME@", secrets=[flyte.Secret("api-key", as_env_var="MY_KEY")], @MORE@
+)
+
+@env.server
+def server():
+    key = os.environ["MY_KEY"]
+    raise RuntimeError(f"no service takes a key of {len(key)} letters")
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("crashing", ""), ("unsigned", 'parameters=[Parameter("model", File(SIGNED))],')],
+)
+def test_what_fails_shows_no_secret(home: Home, project: Project, name: str, more: str):
+    create(home, "api-key", PLANTED, "--replace")
+    project.write("main.py", BROKEN.replace("@NAME@", name).replace("@MORE@", more))
+    failure = project.failure()
+    told = [json.dumps(failure), json.dumps(home.status()), home.flyte("get", "logs", name).stdout]
+    console = home.status()["console"]
+    told += crawled(console).values()
+    streams = [live(f"{console}/console{of}/live") for of in ("", f"/apps/local/development/{name}")]
+    assert all("text/event-stream" in stream for stream in streams), streams
+    told += streams
+    assert not [text for text in told if PLANTED in text]
+    # The declaration holds the URL that it was given; nothing but the app's message has to.
+    if name == "crashing":
+        assert grep(home.path, PLANTED) == []
+
+
+def live(url: str, seconds: float = 1.5) -> str:
+    """What a stream of events says in a while; nothing where there is none."""
+    import socket as sockets
+    from urllib.parse import urlsplit
+
+    at = urlsplit(url)
+    said = b""
+    with sockets.create_connection((at.hostname, at.port), timeout=seconds) as line:
+        line.sendall(f"GET {at.path} HTTP/1.1\r\nHost: {at.netloc}\r\n\r\n".encode())
+        try:
+            while piece := line.recv(65536):
+                said += piece
+        except TimeoutError:
+            pass
+    return said.decode(errors="replace")
 
 
 def test_a_missing_one_is_told_before_anything_starts(home: Home, project: Project):
@@ -367,3 +447,20 @@ def test_the_key_lies_in_a_keyring_that_answers(fresh_home: Home, project: Proje
     # Without the keyring nobody can open them, and that is said in words.
     failure = project.failure()
     assert PLANTED not in failure["text"] and "keyring" in failure["text"], failure
+
+
+def test_a_secret_in_a_command_line_is_told(home: Home, project: Project):
+    create(home, "shown-key", "x")
+    project.write(
+        "main.py",
+        """
+        import flyte
+        from flyte.app import AppEnvironment
+        words = ["sh", "-c", "exec python -m http.server 8080", "$SHOWN_KEY"]
+        env = AppEnvironment(name="showing", args=words, secrets="shown-key")
+        """,
+    )
+    done = home.flyte("serve", "main.py", cwd=project.folder)
+    assert done.returncode == 0, done.stderr
+    assert "app `showing` has the secret `$SHOWN_KEY` in its command line" in done.stderr
+    assert "`ps`" in done.stderr

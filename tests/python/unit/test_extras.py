@@ -91,6 +91,20 @@ def test_uvicorn_listens_where_traffic_arrives(monkeypatch):
     assert env._config().port == 12345
 
 
+def test_an_open_stream_does_not_hold_a_stop_up_for_ever():
+    app = FastAPI()
+    assert FastAPIAppEnvironment("api", app=app)._config().timeout_graceful_shutdown == 5
+    silent = uvicorn.Config(app, log_level="warning")
+    assert (
+        FastAPIAppEnvironment("api", app=app, uvicorn_config=silent)._config().timeout_graceful_shutdown == 5
+    )
+    chosen = uvicorn.Config(app, timeout_graceful_shutdown=60)
+    assert (
+        FastAPIAppEnvironment("api", app=app, uvicorn_config=chosen)._config().timeout_graceful_shutdown == 60
+    )
+    assert silent.timeout_graceful_shutdown is None
+
+
 def test_default_server_answers(monkeypatch):
     app = FastAPI()
     app.get("/x")(lambda: "hello")

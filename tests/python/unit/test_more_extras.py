@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.server
 import subprocess
 import sys
+import threading
 
 import pytest
 from fastapi.testclient import TestClient
@@ -72,6 +74,36 @@ def test_flask_takes_what_speaks_wsgi():
         FlaskAppEnvironment(name="shop", app=3)
 
 
+def test_flask_lets_a_request_finish_before_it_ends():
+    pytest.importorskip("werkzeug")
+    import time
+    from urllib.request import urlopen
+
+    from flyte.app.extras import _flask
+
+    begun, answers = threading.Event(), []
+
+    def app(environ, start_response):
+        begun.set()
+        time.sleep(0.5)
+        start_response("200 OK", [("Content-Length", "4")])
+        return [b"done"]
+
+    server = _flask._make_server(app, 0)
+    serving = threading.Thread(target=_flask._serve_to_the_end, args=(server,))
+    serving.start()
+    url = f"http://127.0.0.1:{server.server_port}/"
+    asking = threading.Thread(target=lambda: answers.append(urlopen(url, timeout=10).read()))
+    asking.start()
+    assert begun.wait(10)
+    server.shutdown()
+    serving.join(10)
+    # The process may end now, and takes the server's threads with it.
+    assert not server._BaseServer__is_shut_down.is_set() or not serving.is_alive()
+    asking.join(10)
+    assert answers == [b"done"]
+
+
 def test_the_webhook_has_the_paths_that_concern_apps():
     env = FlyteWebhookAppEnvironment(name="hooks")
     assert env.type == "FlyteWebhookApp" and env.app.title == "Flyte Webhook: hooks"
@@ -110,3 +142,46 @@ def test_the_webhook_keeps_to_its_allowlist():
     env = FlyteWebhookAppEnvironment(name="hooks", app_allowlist=["shop"])
     client = TestClient(env.app)
     assert client.get("/app/other", headers=WITH_CREDENTIALS).status_code == 403
+
+
+def test_the_webhook_calls_an_app_for_its_caller_and_nobody_else(monkeypatch):
+    from flyte.app.extras._webhook import _ask
+    from flyte.remote import auth_metadata
+
+    seen = []
+
+    class App(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            seen.append((self.headers["Host"].split(":")[0], self.path, self.headers["Authorization"]))
+            if self.path == "/away":
+                self.send_response(302)
+                self.send_header("Location", f"http://127.0.0.1:{self.server.server_port}/there")
+            else:
+                self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_): ...
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), App)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    # A proxy is of no use for what runs here.
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    try:
+        endpoint = f"http://localhost:{server.server_port}"
+        with auth_metadata(("authorization", "Bearer me")):
+            _ask(endpoint, "x", "GET", None, {"a": "b"})
+            _ask(endpoint, "/away", "GET", None, None)
+        _ask(endpoint, "x", "GET", None, None)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert seen == [
+        ("localhost", "/x?a=b", "Bearer me"),
+        ("localhost", "/away", "Bearer me"),
+        ("127.0.0.1", "/there", None),
+        ("localhost", "/x", None),
+    ]

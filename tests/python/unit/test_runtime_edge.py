@@ -294,6 +294,58 @@ def test_a_stopped_server_shuts_down_and_ends_with_0(
     assert ended(process) == (0, ["shutdown"], "")
 
 
+def test_a_stop_that_a_request_swallows_is_told_again(replica: Replica) -> None:
+    """`wsgiref` makes an answer 500 of whatever a request raises, and goes on."""
+    replica.write("""
+        import urllib.request
+        from wsgiref.simple_server import WSGIRequestHandler, make_server
+        class Quiet(WSGIRequestHandler):
+            def log_message(self, *_): pass
+            def get_stderr(self): return open(os.devnull, "w")
+        def app(environ, start_response):
+            say("up")
+            time.sleep(600)
+        @env.server
+        def serve():
+            server = make_server("127.0.0.1", 0, app, handler_class=Quiet)
+            url = f"http://127.0.0.1:{server.server_port}/"
+            threading.Thread(target=urllib.request.urlopen, args=(url,), daemon=True).start()
+            threading.excepthook = lambda *_: None
+            server.serve_forever()
+        @env.on_shutdown
+        def end(): say("shutdown")
+    """)
+    process = replica.start()
+    until(process, "up")
+    process.send_signal(signal.SIGTERM)
+    assert ended(process) == (0, ["shutdown"], "")
+
+
+def test_what_a_stopped_server_does_on_its_way_out_is_not_cut_short(replica: Replica) -> None:
+    replica.write("""
+        @env.server
+        def serve():
+            try:
+                say("up")
+                time.sleep(600)
+            finally:
+                try:
+                    raise OSError("while cleaning up")
+                except OSError:
+                    time.sleep(1.3)
+                time.sleep(0.7)
+                say("cleaned up")
+        @env.on_shutdown
+        def end():
+            time.sleep(0.7)
+            say("shutdown")
+    """)
+    process = replica.start()
+    until(process, "up")
+    process.send_signal(signal.SIGTERM)
+    assert ended(process) == (0, ["cleaned up", "shutdown"], "")
+
+
 UVICORN = {
     "serve": "async def serve(): await uvicorn.Server(config).serve()",
     "run": "def serve(): uvicorn.run(app, port=port, log_level='warning')",
@@ -569,3 +621,16 @@ def test_a_pickle_and_an_image_that_is_too_old_for_it(replica: Replica) -> None:
     code, out, err = replica.run(loader=None, pkl="code_bundle.pkl.gz", **GIVEN)
     assert (code, out) == (78, [])
     assert "the image has cloudpickle 2.2.1" in err
+
+
+@pytest.mark.parametrize("named", ["flyte._internal.gone\nApp", "flyte._environment\nGone"])
+def test_a_pickle_of_another_sdk_is_told_from_a_broken_one(replica: Replica, named: str) -> None:
+    (replica.cwd / "cloudpickle.py").write_text("__version__ = '3.1.0'")
+    bundle = replica.cwd / "code_bundle.pkl.gz"
+    bundle.write_bytes(gzip.compress(b"c" + named.encode() + b"\n."))
+    code, out, err = replica.run(loader=None, pkl=str(bundle), **GIVEN)
+    assert (code, out) == (78, [])
+    assert err.startswith("fserve: the app was pickled by another SDK") and "Traceback" not in err
+    bundle.write_bytes(gzip.compress(b"cno_such_module\nApp\n."))
+    code, out, err = replica.run(loader=None, pkl=str(bundle), **GIVEN)
+    assert code == 1 and "No module named 'no_such_module'" in err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import dataclass, field
 
 from .._environment import AppEnvironment
@@ -9,6 +11,9 @@ from .._environment import AppEnvironment
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+_STOP_SECONDS = 5.0
+"""How long requests that are under way may take when the app is stopped."""
 
 
 @dataclass(repr=False)
@@ -49,9 +54,33 @@ class FlaskAppEnvironment(AppEnvironment):
         except ModuleNotFoundError as error:
             if error.name != "waitress":
                 raise
-            _make_server(self.app, port).serve_forever()
+            _serve_to_the_end(_make_server(self.app, port))
             return
         waitress.serve(self.app, host="0.0.0.0", port=port, threads=self.threads)
+
+
+def _serve_to_the_end(server: Any) -> None:
+    """Serve until told to stop, and let requests that are under way finish.
+
+    The server's threads end with the process, so that a client that never reads cannot hold it.
+    """
+    busy: set[threading.Thread] = set()
+    answer = server.process_request_thread
+
+    def tracked(*request: Any) -> None:
+        busy.add(threading.current_thread())
+        try:
+            answer(*request)
+        finally:
+            busy.discard(threading.current_thread())
+
+    server.process_request_thread = tracked
+    try:
+        server.serve_forever()
+    finally:
+        deadline = time.monotonic() + _STOP_SECONDS
+        for thread in list(busy):
+            thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def _make_server(app: Any, port: int) -> Any:

@@ -6,8 +6,9 @@ triggers and builds is refused, since flyte-rs serves apps only.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,10 +73,19 @@ class FlyteWebhookAppEnvironment(FastAPIAppEnvironment):
             self.image = Image.from_debian_base().with_pip_packages("fastapi", "uvicorn")
         fastapi = _import("fastapi")
         title = self.title or f"Flyte Webhook: {self.name}"
-        self.app = fastapi.FastAPI(title=title, version="1.0.0")
+        self.app = fastapi.FastAPI(title=title, version="1.0.0", lifespan=_acting_for_callers)
         self.app.add_middleware(FastAPIPassthroughAuthMiddleware, excluded_paths=_OPEN_PATHS)
         _Routes(self.name, self.app_allowlist).add(self.app, wanted)
         super().__post_init__()
+
+
+@contextlib.asynccontextmanager
+async def _acting_for_callers(_app: Any) -> AsyncIterator[None]:
+    """Give up the credentials that the replica itself may have, before anybody is answered."""
+    from flyte import _native
+
+    _native.act_for_callers()
+    yield
 
 
 def _chosen(endpoints: Sequence[str] | None, groups: Sequence[str] | None) -> list[str]:
@@ -201,17 +211,22 @@ def _ask(
 ) -> Any:
     from urllib.error import HTTPError, URLError
     from urllib.parse import urlencode
-    from urllib.request import Request, urlopen
+    from urllib.request import Request
 
     from fastapi import HTTPException
+
+    from flyte.remote._auth_metadata import current
 
     url = f"{endpoint.rstrip('/')}/{path.lstrip('/')}"
     if query:
         url += f"?{urlencode(query)}"
     data = json.dumps(payload).encode() if payload is not None and method != "GET" else None
     request = Request(url, data, {"Content-Type": "application/json"}, method=method)
+    for name, value in current():
+        # They are for the app, and not for where it may redirect to.
+        request.add_unredirected_header(name, value)
     try:
-        with urlopen(request, timeout=_CALL_SECONDS) as answer:
+        with _opener(url).open(request, timeout=_CALL_SECONDS) as answer:
             text = answer.read().decode(errors="replace")
     except HTTPError as error:
         raise HTTPException(error.code, error.read().decode(errors="replace")) from None
@@ -221,3 +236,13 @@ def _ask(
         return json.loads(text)
     except ValueError:
         return {"response": text}
+
+
+def _opener(url: str) -> Any:
+    """What opens a URL; a proxy would look for an app of this machine on its own."""
+    from urllib.parse import urlsplit
+    from urllib.request import ProxyHandler, build_opener
+
+    host = urlsplit(url).hostname or ""
+    is_here = host in ("localhost", "127.0.0.1", "::1") or host.endswith((".localhost", ".flyte.internal"))
+    return build_opener(ProxyHandler({})) if is_here else build_opener()

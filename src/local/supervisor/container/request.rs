@@ -1,16 +1,22 @@
 //! What the engine is asked to run: a container as data.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bollard::models::{
     ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount, MountType, PortBinding,
 };
 
 use super::engine::Containers;
+use super::handover::{self, Handover, Variables};
 use super::labels;
 use crate::local::gateway::names;
 use crate::local::supervisor::replica::Launch;
+
+/// Where clusters mount secrets.
+pub const SECRETS: &str = "/etc/flyte/secrets";
+/// `fserve` reads it where a public address is asked for.
+const PUBLIC_PATTERN_VARIABLE: &str = "_FLYTE_PUBLIC_ENDPOINT_PATTERN";
 
 /// The container of a replica.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -23,6 +29,9 @@ pub struct Order {
     /// Folders of this machine that it sees, at the same paths.
     pub readable: Vec<PathBuf>,
     pub writable: Vec<PathBuf>,
+    /// The folder of its secrets, which it sees where a cluster mounts them.
+    pub secrets: Option<PathBuf>,
+    pub variables: Option<Variables>,
     /// Billionths of a core that it may use.
     pub nano_cpus: Option<i64>,
     /// Bytes of `/dev/shm`.
@@ -37,27 +46,55 @@ pub(super) fn body(
     order: &Order,
     containers: &Containers,
     neighbours: &[String],
+    handover: &Handover,
 ) -> ContainerCreateBody {
-    let some = |words: &[String]| (!words.is_empty()).then(|| words.to_vec());
+    let some = |words: Vec<String>| (!words.is_empty()).then_some(words);
+    let (entrypoint, command) = handover
+        .words()
+        .unwrap_or_else(|| (order.entrypoint.clone(), order.command.clone()));
     let pattern = format!(
         "http://{}:{}",
         names::for_containers("{app_fqdn}", &order.project, &order.domain),
+        containers.names_port()
+    );
+    // A container cannot ask for what a browser on this machine would call an app.
+    let public = format!(
+        "http://{}:{}",
+        names::of_app("{app_fqdn}", &order.project, &order.domain),
         containers.names_port()
     );
     let env = order
         .env
         .iter()
         .map(|(name, value)| format!("{name}={value}"))
-        .chain([format!("INTERNAL_APP_ENDPOINT_PATTERN={pattern}")]);
+        .chain([
+            format!("INTERNAL_APP_ENDPOINT_PATTERN={pattern}"),
+            format!("{PUBLIC_PATTERN_VARIABLE}={public}"),
+        ])
+        .chain(told(order, handover));
     ContainerCreateBody {
         image: Some(order.image.clone()),
-        entrypoint: some(&order.entrypoint),
-        cmd: some(&order.command),
+        entrypoint: some(entrypoint),
+        cmd: some(command),
         env: Some(env.collect()),
         labels: Some(labels(launch, containers.mark())),
         exposed_ports: Some(vec![format!("{}/tcp", launch.declared_port)]),
         host_config: Some(host(launch, order, neighbours)),
         ..Default::default()
+    }
+}
+
+/// Secrets that the engine cannot be spared.
+fn told(order: &Order, handover: &Handover) -> Vec<String> {
+    match handover {
+        Handover::Shell { .. } => Vec::new(),
+        Handover::Engine => {
+            let variables = order.variables.iter();
+            let values = variables.flat_map(|variables| &variables.values);
+            values
+                .map(|(name, value)| format!("{name}={}", value.reveal()))
+                .collect()
+        }
     }
 }
 
@@ -70,13 +107,23 @@ fn host(launch: &Launch, order: &Order, neighbours: &[String]) -> HostConfig {
     let memory = launch
         .memory_limit
         .and_then(|limit| i64::try_from(limit).ok());
-    let readable = order.readable.iter().map(|path| mount(path, true));
-    let writable = order.writable.iter().map(|path| mount(path, false));
+    let readable = order.readable.iter().map(|path| mount(path, path, true));
+    let writable = order.writable.iter().map(|path| mount(path, path, false));
+    let files = order.secrets.iter();
+    let files = files.map(|path| mount(path, Path::new(SECRETS), true));
+    let variables = order.variables.iter();
+    let variables = variables.map(|found| mount(&found.file, Path::new(handover::FILE), true));
     let hosts = neighbours.iter().map(String::as_str);
     let hosts = hosts.chain(["host.docker.internal"]);
     HostConfig {
         port_bindings: Some(HashMap::from([(port, Some(vec![any_port]))])),
-        mounts: Some(readable.chain(writable).collect()),
+        mounts: Some(
+            readable
+                .chain(writable)
+                .chain(files)
+                .chain(variables)
+                .collect(),
+        ),
         memory,
         // No swap beside it.
         memory_swap: memory,
@@ -95,12 +142,11 @@ fn host(launch: &Launch, order: &Order, neighbours: &[String]) -> HostConfig {
     }
 }
 
-fn mount(path: &std::path::Path, read_only: bool) -> Mount {
-    let path = path.to_string_lossy().into_owned();
+fn mount(source: &Path, target: &Path, read_only: bool) -> Mount {
     Mount {
         typ: Some(MountType::BIND),
-        source: Some(path.clone()),
-        target: Some(path),
+        source: Some(source.to_string_lossy().into_owned()),
+        target: Some(target.to_string_lossy().into_owned()),
         read_only: Some(read_only),
         ..Default::default()
     }
@@ -134,13 +180,20 @@ mod tests {
             what: What::Container(order.clone()),
         };
         let containers = Containers::new(&Home::at("/h".into()), "m", 32_080);
-        let body = body(&launch, &order, &containers, &["x.flyte.internal".into()]);
+        let body = body(
+            &launch,
+            &order,
+            &containers,
+            &["x.flyte.internal".into()],
+            &Handover::Engine,
+        );
         assert_eq!((body.entrypoint, body.cmd), (None, None));
         assert_eq!(
             body.env.unwrap(),
             [
                 "A=b c",
-                "INTERNAL_APP_ENDPOINT_PATTERN=http://{app_fqdn}-p-d.flyte.internal:32080"
+                "INTERNAL_APP_ENDPOINT_PATTERN=http://{app_fqdn}-p-d.flyte.internal:32080",
+                "_FLYTE_PUBLIC_ENDPOINT_PATTERN=http://{app_fqdn}-p-d.localhost:32080"
             ]
         );
         let labels = body.labels.unwrap();
@@ -158,5 +211,43 @@ mod tests {
         assert_eq!(host.mounts.unwrap()[0].read_only, Some(true));
         let hosts = host.extra_hosts.unwrap();
         assert_eq!(hosts[0], "x.flyte.internal:host-gateway");
+    }
+
+    #[test]
+    fn the_engine_is_told_secrets_only_where_no_shell_can_read_them() {
+        let order = Order {
+            secrets: Some("/m/files".into()),
+            variables: Some(Variables {
+                file: "/m/variables".into(),
+                values: vec![("KEY".into(), crate::config::Secret::new("hunter2"))],
+            }),
+            ..Order::default()
+        };
+        let launch = Launch {
+            mark: String::new(),
+            name: String::new(),
+            revision: 1,
+            declared_port: 8080,
+            memory_limit: None,
+            cores: None,
+            secret_files: None,
+            what: What::Container(order.clone()),
+        };
+        let containers = Containers::new(&Home::at("/h".into()), "m", 32_080);
+        let shell = Handover::Shell {
+            program: vec!["fserve".into()],
+            command: Vec::new(),
+        };
+        let with = |handover| body(&launch, &order, &containers, &[], handover);
+        assert!(!format!("{:?}", with(&shell)).contains("hunter2"));
+        assert!(!format!("{order:?}").contains("hunter2"));
+        let told = with(&Handover::Engine).env.unwrap();
+        assert!(told.contains(&"KEY=hunter2".to_owned()));
+        let mounts = with(&shell).host_config.unwrap().mounts.unwrap();
+        let targets: Vec<_> = mounts
+            .into_iter()
+            .filter_map(|mount| mount.target)
+            .collect();
+        assert_eq!(targets, ["/etc/flyte/secrets", "/run/flyte/variables"]);
     }
 }
