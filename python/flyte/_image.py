@@ -535,7 +535,11 @@ class Image:
                 Dockerfile, or without a name.
         """
         values = {one.name: getattr(self, one.name) for one in fields(self)}
-        given = {"registry": _registry(registry), "name": _name(name), "_registry_secret": _secret(registry_secret)}
+        given = {
+            "registry": _registry(registry),
+            "name": _name(name),
+            "_registry_secret": _secret(registry_secret),
+        }
         values.update({field: value for field, value in given.items() if value})
         values["_is_cloned"] = True
         if extendable is not None:

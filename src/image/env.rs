@@ -25,7 +25,7 @@ use crate::spec::{Image, PythonVersion};
 /// Registry part of the URI of an environment.
 pub const REGISTRY: &str = "env.flyte.local";
 /// Raised whenever the same image would be built differently.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 const MARKER: &str = "flyte-env.json";
 
 /// What builds environments.
@@ -350,7 +350,27 @@ pub async fn ensure(
     slot.clear()?;
     crash::point("image.cleared");
     let built = build::build(toolchain, plan, &pins, slot.place(&lock), progress).await;
+    let built = match built {
+        Ok(manifest) => refuse_changed(toolchain, image, &content)
+            .await
+            .map(|()| manifest),
+        Err(error) => Err(error),
+    };
     settle(&slot, built)
+}
+
+/// Refuses what was built of other files than its name was made of.
+pub(super) async fn refuse_changed(
+    toolchain: &Toolchain,
+    image: &Image,
+    before: &ImageHash,
+) -> Result<(), Error> {
+    let (declared, home) = (image.clone(), toolchain.home.clone());
+    let now = build::off_thread(move || remembered_hash(&declared, &home)).await?;
+    if now == *before {
+        return Ok(());
+    }
+    Err(Error::Changed)
 }
 
 /// Makes what was built complete, or clears it away.
@@ -530,7 +550,7 @@ mod tests {
         let built = ensure(&world.toolchain, &image, false, &quiet)
             .await
             .unwrap();
-        let resolved = std::fs::read_to_string(pins.known().unwrap()).unwrap();
+        let resolved = std::fs::read_to_string(pins.path()).unwrap();
         assert!(resolved.starts_with("six=="), "{resolved}");
         let version = async || {
             let site = super::super::sdk::site_packages(&built.path).unwrap();
@@ -541,7 +561,7 @@ mod tests {
             String::from_utf8(python.await.unwrap().stdout).unwrap()
         };
         // As if it had been built when that was the newest.
-        std::fs::write(pins.known().unwrap(), "six==1.16.0\n").unwrap();
+        std::fs::write(pins.path(), "six==1.16.0\n").unwrap();
         std::fs::remove_dir_all(&built.path).unwrap();
         ensure(&world.toolchain, &image, false, &quiet)
             .await
@@ -552,7 +572,7 @@ mod tests {
             .unwrap();
         assert_eq!(format!("six=={}", version().await), resolved);
 
-        std::fs::write(pins.known().unwrap(), "six==0.0.1\n").unwrap();
+        std::fs::write(pins.path(), "six==0.0.1\n").unwrap();
         std::fs::remove_dir_all(&built.path).unwrap();
         let error = ensure(&world.toolchain, &image, false, &quiet)
             .await
@@ -622,6 +642,42 @@ mod tests {
             assert_eq!(error.code(), Code::ImageNeedsContainer);
             assert!(error.to_string().contains(method), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_edited_meanwhile_is_not_kept_under_the_old_name() {
+        let Some(world) = World::new() else { return };
+        let file = world.toolchain.home.with_extension("txt");
+        std::fs::create_dir_all(&world.toolchain.home).unwrap();
+        std::fs::write(&file, "one").unwrap();
+        let layer = Layer::SourceFile {
+            src: file.clone(),
+            dst: ".".into(),
+        };
+        let mut image = world.image(&["six"]);
+        image.layers.push(layer);
+        let edit = |_: Progress<'_>| std::fs::write(&file, "two").unwrap();
+        let error = ensure(&world.toolchain, &image, false, &edit).await;
+        let error = error.unwrap_err();
+        assert!(matches!(error, Error::Changed), "{error}");
+        assert_eq!(error.retry(), crate::error::Retry::Maybe);
+        let built = ensure(&world.toolchain, &image, false, &quiet).await;
+        let built = built.unwrap();
+        let kept =
+            std::fs::read_to_string(built.path.join("files/0").join(file.file_name().unwrap()));
+        assert_eq!(kept.unwrap(), "two");
+    }
+
+    /// The second step asks for another version than the first: each is held to its own.
+    #[tokio::test]
+    async fn steps_that_replace_each_other_are_built_again_from_their_pins() {
+        let Some(world) = World::new() else { return };
+        let mut image = world.image(&["six<1.17"]);
+        image.layers.extend(world.image(&["six>=1.17"]).layers);
+        let built = ensure(&world.toolchain, &image, false, &quiet).await;
+        std::fs::remove_dir_all(built.unwrap().path).unwrap();
+        let again = ensure(&world.toolchain, &image, false, &quiet).await;
+        assert!(!again.unwrap().reused);
     }
 
     #[tokio::test]

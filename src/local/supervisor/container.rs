@@ -31,7 +31,7 @@ use super::replica::Launch;
 use super::vessel::{Ear, Launched, Signs, Vessel};
 use crate::engine::{self as engines, Engine};
 use crate::error::{Code, with_causes};
-pub use engine::Containers;
+pub use engine::{Containers, Logins, NoLogins};
 pub use request::Order;
 use sockets::Sight;
 
@@ -51,7 +51,7 @@ pub async fn start(
         .engine()
         .await
         .map_err(|error| order.no_engine(&error))?;
-    engine::provide(engine, &order.image).await?;
+    containers.provide(engine, &order.image).await?;
     let neighbours = engine::neighbours(&workshop.store, order);
     let body = request::body(launch, order, containers, &neighbours);
     let docker = engine.docker();
