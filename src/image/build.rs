@@ -59,7 +59,10 @@ pub(super) async fn build(
     place: Place<'_>,
     progress: &Sink<'_>,
 ) -> Result<Manifest, Error> {
-    let secrets = Secrets::find(&plan.secrets())?;
+    let (secrets, missing) = Secrets::find_for_installers(&plan.secrets())?;
+    for note in &missing {
+        progress(Progress::Note(note));
+    }
     let mut notes = plan.notes;
     notes.extend(system::require(&plan.system_packages).await?);
     if plan

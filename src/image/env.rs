@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::build::{self, Place};
 use super::error::Error;
-use super::hash::{DEFAULT_NAME, ImageHash, remembered_hash};
+use super::hash::{DEFAULT_NAME, Held, ImageHash, remembered_hash};
 use super::lock;
 use super::pins::Pins;
 use super::plan::{self, Plan};
@@ -340,18 +340,22 @@ pub async fn ensure(
     if let (false, Some(environment)) = (force, slot.finished()) {
         return Ok(environment);
     }
+    // Looked at once more, for a build takes a while: what is read of it must be of this moment.
+    let held = held(toolchain, image).await?;
+    let content = &held.content;
+    let slot = Slot::new(toolchain, image, content);
     let lock = slot.lock(progress).await?;
     // Whoever held the lock may have built it.
     if let (false, Some(environment)) = (force, slot.finished()) {
         return Ok(environment);
     }
     let plan = Plan::new(image)?;
-    let pins = Pins::of(&toolchain.home, &content, force);
+    let pins = Pins::of(&toolchain.home, content, force);
     slot.clear()?;
     crash::point("image.cleared");
     let built = build::build(toolchain, plan, &pins, slot.place(&lock), progress).await;
     let built = match built {
-        Ok(manifest) => refuse_changed(toolchain, image, &content)
+        Ok(manifest) => refuse_changed(toolchain, image, &held)
             .await
             .map(|()| manifest),
         Err(error) => Err(error),
@@ -363,14 +367,16 @@ pub async fn ensure(
 pub(super) async fn refuse_changed(
     toolchain: &Toolchain,
     image: &Image,
-    before: &ImageHash,
+    before: &Held,
 ) -> Result<(), Error> {
+    let (declared, home, before) = (image.clone(), toolchain.home.clone(), before.clone());
+    build::off_thread(move || before.refuse_changed(&declared, &home)).await
+}
+
+/// What the image holds now.
+pub(super) async fn held(toolchain: &Toolchain, image: &Image) -> Result<Held, Error> {
     let (declared, home) = (image.clone(), toolchain.home.clone());
-    let now = build::off_thread(move || remembered_hash(&declared, &home)).await?;
-    if now == *before {
-        return Ok(());
-    }
-    Err(Error::Changed)
+    build::off_thread(move || Held::now(&declared, &home)).await
 }
 
 /// Makes what was built complete, or clears it away.

@@ -142,6 +142,44 @@ fn rules(image: &Image) -> Result<Ignore, Error> {
     }
 }
 
+/// What an image held at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub content: ImageHash,
+    /// Of what is copied as it is. Projects are not in it: who builds them writes into their folders.
+    copied: ImageHash,
+}
+
+impl Held {
+    /// What `image` holds now.
+    pub fn now(image: &Image, home: &Path) -> Result<Self, Error> {
+        // First, so that an edit between the two is a difference later on.
+        let copied = remembered_hash(&only_copied(image), home)?;
+        let content = remembered_hash(image, home)?;
+        Ok(Self { content, copied })
+    }
+
+    /// Refuses what was made of `image` when its files are other ones by now.
+    pub(super) fn refuse_changed(&self, image: &Image, home: &Path) -> Result<(), Error> {
+        if remembered_hash(&only_copied(image), home)? == self.copied {
+            return Ok(());
+        }
+        Err(Error::Changed)
+    }
+}
+
+fn only_copied(image: &Image) -> Image {
+    let is_copied = |layer: &Layer| {
+        matches!(
+            layer,
+            Layer::SourceFile { .. } | Layer::SourceFolder { .. } | Layer::DockerIgnore(_)
+        )
+    };
+    let mut image = image.clone();
+    image.layers.retain(is_copied);
+    image
+}
+
 /// As [`content_hash`]; files that have not changed since the last look are not read again.
 ///
 /// What was seen is kept below `home`.

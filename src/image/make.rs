@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use bollard::auth::DockerCredentials;
 
-use super::build::{find_poetry, off_thread};
+use super::build::find_poetry;
 use super::env::{self, Progress, Toolchain};
 use super::error::Error;
-use super::hash::ImageHash;
+use super::hash::{Held, ImageHash};
 use super::registry::{self, Credential};
 use super::{docker, hash, lock, oci, plan, system};
 use crate::engine::Engine;
@@ -147,7 +147,7 @@ impl Made {
 /// An image in a container, by its name.
 struct Named {
     uri: String,
-    content: ImageHash,
+    content: Held,
 }
 
 /// A builder that can make an image.
@@ -346,10 +346,9 @@ impl Workshop {
                     .unwrap_or_else(|| hash::DEFAULT_NAME.to_owned()),
             });
         }
-        let (declared, home) = (image.clone(), self.toolchain.home.clone());
-        let content = off_thread(move || hash::remembered_hash(&declared, &home)).await?;
+        let content = env::held(&self.toolchain, image).await?;
         Ok(Named {
-            uri: hash::named(image, &self.container_hash(image, &content)),
+            uri: hash::named(image, &self.container_hash(image, &content.content)),
             content,
         })
     }

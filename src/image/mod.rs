@@ -30,5 +30,5 @@ mod uv;
 mod workspace;
 
 pub use error::{Error, Fault};
-pub use hash::{ImageHash, content_hash, remembered_hash, uri};
+pub use hash::{Held, ImageHash, content_hash, remembered_hash, uri};
 pub use released::Released;

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::error::Error;
 use super::hash::secret_env_var;
+use crate::error::Diagnostic;
 use crate::spec::SecretRef;
 
 /// Where machines that are given secrets as files keep them.
@@ -108,6 +109,27 @@ impl Secrets {
         Self::find_in(wanted, lookup, Path::new(FOLDER))
     }
 
+    /// The values of those that are somewhere, and what to say of the others: an installer explains
+    /// best what it may not do without them.
+    pub(super) fn find_for_installers(
+        wanted: &[(&'static str, SecretRef)],
+    ) -> Result<(Self, Vec<String>), Error> {
+        let mut found = Self::default();
+        let mut notes = Vec::new();
+        for one in wanted {
+            match Self::find(std::slice::from_ref(one)) {
+                Ok(secret) => found.add(&secret),
+                Err(error @ Error::SecretMissing { .. }) => {
+                    let way = error.hints().join("; ");
+                    notes.push(format!("warning: {error}; {way}"));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        notes.dedup();
+        Ok((found, notes))
+    }
+
     fn find_in(
         wanted: &[(&'static str, SecretRef)],
         variable: impl Fn(&str) -> Option<String>,
@@ -172,7 +194,7 @@ fn file_name(secret: &SecretRef) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::{Code, Diagnostic};
+    use crate::error::Code;
 
     fn secret(key: &str, env_var: Option<&str>) -> (&'static str, SecretRef) {
         let secret = SecretRef {

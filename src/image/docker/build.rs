@@ -18,8 +18,7 @@ use super::trace::{Failed, Message, Trace};
 use super::{Built, Order, Progress, Sink};
 use crate::engine::{self, Answer, Connection, Engine};
 use crate::image::build::off_thread;
-use crate::image::env::{Toolchain, refuse_changed};
-use crate::image::hash::remembered_hash;
+use crate::image::env::{Toolchain, held, refuse_changed};
 use crate::image::secret::Secrets;
 use crate::image::{Error, lock};
 use crate::spec::Image;
@@ -78,15 +77,12 @@ pub(super) async fn with_secrets(
         return Ok(built);
     }
     let start = start(engine, image, order, progress).await?;
-    let (declared, tools, known) = (image.clone(), toolchain.clone(), order.content.clone());
-    let work = off_thread(move || -> Result<_, Error> {
-        let hash = match known {
-            Some(hash) => hash,
-            None => remembered_hash(&declared, &tools.home)?,
-        };
-        Ok((steps::write(&declared, &tools, start)?, hash))
-    });
-    let (work, hash) = work.await?;
+    let before = match &order.content {
+        Some(before) => before.clone(),
+        None => held(toolchain, image).await?,
+    };
+    let (declared, tools) = (image.clone(), toolchain.clone());
+    let work = off_thread(move || steps::write(&declared, &tools, start)).await?;
     for note in &work.notes {
         progress(Progress::Note(note));
     }
@@ -96,7 +92,7 @@ pub(super) async fn with_secrets(
     };
     secrets.add(&work.private);
     let session = Session::open(engine, secrets.clone(), order.login.clone()).await?;
-    let query = query(order, &work, &session, hash.as_str(), image);
+    let query = query(order, &work, &session, before.content.as_str(), image);
     let mut run = Run {
         engine,
         origins: work.origins,
@@ -104,7 +100,7 @@ pub(super) async fn with_secrets(
     };
     match run.send(&query, work.context).await {
         Ok(id) => {
-            refuse_changed(toolchain, image, &hash).await?;
+            refuse_changed(toolchain, image, &before).await?;
             tag(engine, &id, &order.uri).await?;
             Ok(Built {
                 uri: order.uri.clone(),

@@ -25,7 +25,7 @@ use futures::future::BoxFuture;
 use http_body_util::BodyExt;
 
 use super::error::Error;
-use super::hash::ImageHash;
+use super::hash::Held;
 use crate::engine::{self, Answer, Engine};
 use crate::spec::image::Base;
 use crate::spec::{Image, Layer};
@@ -44,7 +44,7 @@ pub struct Order {
     /// What it is to be called: [`uri`](super::uri) of the image.
     pub uri: String,
     /// What the image held when its name was made; `None` to look now.
-    pub content: Option<ImageHash>,
+    pub content: Option<Held>,
     /// Such as `linux/arm64`; the engine's own unless given.
     pub platform: Option<String>,
     /// Make every step anew, on a base that was looked for again.

@@ -210,7 +210,10 @@ impl Assembly<'_> {
         let glibc = if is_ours { GLIBC_DEBIAN } else { GLIBC_ANY };
         let target = Target::new(home.venv.python, platform, glibc)?;
         let steps = plan.steps.as_slice();
-        let secrets = Secrets::find(&plan.secrets())?;
+        let (secrets, missing) = Secrets::find_for_installers(&plan.secrets())?;
+        for note in &missing {
+            (self.progress)(Progress::Note(note));
+        }
         let installer = Installer::new(
             self.toolchain,
             self.cache,

@@ -25,9 +25,9 @@ pub use layer::Packing;
 pub use refuse::refuse;
 
 use super::build::off_thread;
-use super::env::{Sink, Toolchain, refuse_changed};
+use super::env::{Sink, Toolchain, held, refuse_changed};
 use super::error::Error;
-use super::hash::{ImageHash, remembered_hash};
+use super::hash::Held;
 use super::registry::{self, INDEX, Index, Platform, Reference};
 use crate::spec::Image;
 use assemble::{Assembly, Made};
@@ -42,7 +42,7 @@ pub struct Order {
     /// Such as `ghcr.io/acme/app:v1`.
     pub reference: String,
     /// What the image held when its name was made; `None` to look now.
-    pub content: Option<ImageHash>,
+    pub content: Option<Held>,
     /// This machine's alone, when empty; an index is made for more than one.
     pub platforms: Vec<String>,
     /// In place of [`DEBIAN`]; `{python}` stands for the minor version.
@@ -101,10 +101,7 @@ pub async fn build(
     let cache = Cache::open(&toolchain.home)?;
     let content = match &order.content {
         Some(content) => content.clone(),
-        None => {
-            let (declared, home) = (image.clone(), toolchain.home.clone());
-            off_thread(move || remembered_hash(&declared, &home)).await?
-        }
+        None => held(toolchain, image).await?,
     };
     let mut made = Vec::new();
     for platform in platforms(image, order)? {
@@ -112,7 +109,7 @@ pub async fn build(
             toolchain,
             image,
             order,
-            content: &content,
+            content: &content.content,
             cache: &cache,
             progress,
         };
