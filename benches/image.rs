@@ -50,6 +50,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }],
     };
     let order = Order {
+        content: None,
         reference: reference.clone(),
         platforms: Vec::new(),
         base: Some(base.clone()),

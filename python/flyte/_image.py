@@ -8,6 +8,7 @@ slip of the hand is told where it was made; inside a replica even that is left o
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -31,6 +32,12 @@ DIST_FOLDER = Path(os.path.abspath(__file__)).parents[2] / "dist"
 """Where a checkout of this project puts the wheels that it builds."""
 
 _PLATFORMS = ("linux/amd64", "linux/arm64")
+# What registries take as a repository; several parts are separated by slashes.
+_NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_{1,2}|-+|/)[a-z0-9]+)*")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
+# The block of PEP 723, which ends at the last mark of an unbroken comment.
+_BLOCK = re.compile(r"^# /// script[ \t]*$\n(?P<content>(?:^#(?:| .*)$\n)*)^# ///[ \t]*$", re.MULTILINE)
+_SPECIFIER = re.compile(r"\s*(?:~=|===?|!=|<=|>=|<|>)\s*[0-9A-Za-z.*+!\-_]+\s*")
 _OLDEST_PYTHON = (3, 10)
 
 
@@ -360,8 +367,8 @@ class Image:
         return cls._make(
             "debian",
             base_image=_debian(version),
-            name=name,
-            registry=registry,
+            name=_name(name),
+            registry=_registry(registry),
             platform=_platforms(platform) if platform else _PLATFORMS,
             _platform_is_explicit=bool(platform),
             python_version=version,
@@ -403,8 +410,8 @@ class Image:
         return cls._make(
             "dockerfile",
             dockerfile=_file(file, "Dockerfile"),
-            registry=registry,
-            name=name,
+            registry=_registry(registry),
+            name=_name(name),
             platform=_platforms(platform or "linux/amd64"),
             _platform_is_explicit=bool(platform),
         )
@@ -453,10 +460,10 @@ class Image:
 
         Raises:
             FileNotFoundError: there is no such script.
-            ValueError: not a `.py` file.
+            ValueError: not a `.py` file, or one without a valid block.
         """
         layer = UVScript(
-            script=_file(script, "script", ".py"),
+            script=_script(script),
             **_install_options(index_url, extra_index_urls, pre, extra_args, secret_mounts),
         )
         image = cls._recipe(python_version, False, registry, registry_secret, name, platform)
@@ -489,10 +496,10 @@ class Image:
 
         Raises:
             FileNotFoundError: there is no such script.
-            ValueError: not a `.py` file.
+            ValueError: not a `.py` file, or one without a valid block.
         """
         layer = PixiScript(
-            script=_file(script, "script", ".py"),
+            script=_script(script),
             environment=environment,
             **_install_options(extra_args=extra_args, secret_mounts=secret_mounts),
         )
@@ -528,7 +535,11 @@ class Image:
                 Dockerfile, or without a name.
         """
         values = {one.name: getattr(self, one.name) for one in fields(self)}
-        given = {"registry": registry, "name": name, "_registry_secret": _secret(registry_secret)}
+        given = {
+            "registry": _registry(registry),
+            "name": _name(name),
+            "_registry_secret": _secret(registry_secret),
+        }
         values.update({field: value for field, value in given.items() if value})
         values["_is_cloned"] = True
         if extendable is not None:
@@ -713,8 +724,15 @@ class Image:
 
         Raises:
             TypeError: a list among the packages.
+            ValueError: a name with a space.
         """
         secrets = as_secrets(secret_mounts, "secret_mounts")
+        for package in packages:
+            if isinstance(package, str) and (not package or package.split() != [package]):
+                raise ValueError(
+                    f"the name of a Debian package holds no space, got {package!r}; "
+                    "pass several as separate arguments"
+                )
         return self.clone(addl_layer=AptPackages(packages=packages, secret_mounts=secrets))
 
     def with_commands(self, commands: list[str] | str, secret_mounts: SecretRequest | None = None) -> Image:
@@ -739,12 +757,17 @@ class Image:
 
         Raises:
             TypeError: no dict, or names that are no text.
+            ValueError: a name that no shell knows as a variable, or a value of several lines.
         """
         if not isinstance(env_vars, dict):
             raise TypeError(f"Expected env_vars to be of type Dict[str, str], got {type(env_vars)}")
         for name in env_vars:
             if not isinstance(name, str):
                 raise TypeError(f"Expected env_vars to be of type Dict[str, str], got the name {name!r}")
+            if not _VARIABLE.fullmatch(name):
+                raise ValueError(f"the name of a variable is letters, digits and `_`, got {name!r}")
+            if set(str(env_vars[name])) & set("\n\r\0"):
+                raise ValueError(f"the value of `{name}` has several lines, which no image can hold")
         values = tuple((name, str(value)) for name, value in env_vars.items())
         return self.clone(addl_layer=Env(values=values))
 
@@ -757,16 +780,18 @@ class Image:
 
         Raises:
             FileNotFoundError: there is no such file.
+            IsADirectoryError: it is a folder.
+            TypeError: a `dst` that is no text.
             ValueError: two files of one name, which would overwrite each other.
         """
-        sources = [_file(one, "source file") for one in (src if isinstance(src, list) else [src])]
+        sources = [_source_file(one) for one in (src if isinstance(src, list) else [src])]
         names = [source.name for source in sources]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"Multiple files with the same name would overwrite each other: {twice}")
         image = self
         for source in sources:
-            image = image.clone(addl_layer=SourceFile(src=source, dst=dst))
+            image = image.clone(addl_layer=SourceFile(src=source, dst=_place(dst, "dst")))
         return image
 
     def with_source_folder(self, src: PathLike, dst: str = ".", copy_contents_only: bool = False) -> Image:
@@ -789,7 +814,7 @@ class Image:
                 raise NotADirectoryError(f"`{folder}` is not a folder; use `with_source_file`")
         if dst == "." and not copy_contents_only:
             dst = f"./{folder.name}"
-        return self.clone(addl_layer=SourceFolder(src=folder, dst=dst))
+        return self.clone(addl_layer=SourceFolder(src=folder, dst=_place(dst, "dst")))
 
     def with_code_bundle(
         self, copy_style: Literal["loaded_modules", "all"] = "loaded_modules", dst: str = "."
@@ -808,8 +833,13 @@ class Image:
         return self.clone(addl_layer=CodeBundleLayer(copy_style=copy_style, dst=dst))
 
     def with_workdir(self, workdir: str) -> Image:
-        """Return the image with another working directory."""
-        return self.clone(addl_layer=WorkDir(path=workdir))
+        """Return the image with another working directory.
+
+        Raises:
+            TypeError: no text.
+            ValueError: empty, or of several lines.
+        """
+        return self.clone(addl_layer=WorkDir(path=_place(workdir, "workdir")))
 
     def with_dockerignore(self, path: PathLike) -> Image:
         """Return the image with an ignore file for what is copied in; the last one counts.
@@ -948,6 +978,15 @@ def _platforms(given: object) -> tuple[str, ...]:
 
 def _secret(given: str | Secret | None) -> Secret | None:
     secrets = as_secrets(given or None, "registry_secret")
+    if secrets:
+        import warnings
+
+        warnings.warn(
+            f"registry_secret={given!r} is not used: images are pushed and pulled with the credentials "
+            "of `docker login`",
+            UserWarning,
+            stacklevel=4,
+        )
     return secrets[0] if secrets else None
 
 
@@ -960,6 +999,12 @@ def _install_options(
 ) -> dict[str, Any]:
     urls = (extra_index_urls,) if isinstance(extra_index_urls, str) else tuple(extra_index_urls or ())
     mounts = list(secret_mounts) if isinstance(secret_mounts, tuple) else secret_mounts
+    for name, text in {"index_url": index_url, "extra_args": extra_args}.items():
+        if text is not None and not isinstance(text, str):
+            raise TypeError(f"{name} must be a str, got {text!r}")
+    if not isinstance(pre, bool):
+        raise TypeError(f"pre must be a bool, got {pre!r}")
+    _check_words(extra_args)
     return {
         "index_url": index_url,
         "extra_index_urls": urls,
@@ -967,6 +1012,70 @@ def _install_options(
         "extra_args": extra_args,
         "secret_mounts": as_secrets(mounts, "secret_mounts"),
     }
+
+
+def _check_words(extra_args: str | None) -> None:
+    import shlex
+
+    try:
+        shlex.split(extra_args or "")
+    except ValueError as error:
+        raise ValueError(f"extra_args has a quote that is not closed: {extra_args!r}") from error
+
+
+def _name(given: str | None) -> str | None:
+    if given and not (isinstance(given, str) and _NAME.fullmatch(given)):
+        raise ValueError(
+            f"the name of an image is lower case, such as 'my-app', without spaces and tag, got {given!r}"
+        )
+    return given
+
+
+def _registry(given: str | None) -> str | None:
+    if given and (not isinstance(given, str) or "://" in given or given.split() != [given]):
+        raise ValueError(f"a registry is written like 'ghcr.io/acme', got {given!r}")
+    return given
+
+
+def _place(given: object, what: str) -> str:
+    place = os.fspath(given) if isinstance(given, os.PathLike) else given
+    if not isinstance(place, str):
+        raise TypeError(f"{what} must be a str, got {given!r}")
+    if not place.strip() or set(place) & set("\n\r\0"):
+        raise ValueError(f"{what} must be the path of one place, got {given!r}")
+    return place
+
+
+def _source_file(given: PathLike) -> Path:
+    if not in_replica() and _absolute(given).is_dir():
+        raise IsADirectoryError(f"`{_absolute(given)}` is a folder; use `with_source_folder`")
+    return _file(given, "source file")
+
+
+def _script(given: PathLike) -> Path:
+    script = _file(given, "script", ".py")
+    if not in_replica():
+        _check_header(script)
+    return script
+
+
+def _check_header(script: Path) -> None:
+    blocks = list(_BLOCK.finditer(script.read_text(encoding="utf-8")))
+    if len(blocks) != 1:
+        found = "no" if not blocks else "more than one"
+        raise ValueError(f"`{script}` has {found} `# /// script` block")
+    if sys.version_info < (3, 11):  # the core reads it when the image is built
+        return
+    import tomllib
+
+    text = "\n".join(line[2:] for line in blocks[0]["content"].splitlines())
+    try:
+        header = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"the block of `{script}` is not valid TOML: {error}") from error
+    wanted = header.get("requires-python", "")
+    if not isinstance(wanted, str) or not all(_SPECIFIER.fullmatch(one) for one in wanted.split(",") if one):
+        raise ValueError(f"`{script}` has a `requires-python` that is not valid: {wanted!r}")
 
 
 def _install_mode(given: object) -> str:

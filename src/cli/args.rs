@@ -442,6 +442,12 @@ pub struct Build {
     /// Tell what is there and what is missing; build nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Image for a name that an environment refers to
+    #[arg(long, value_name = "NAME=URI")]
+    pub image: Vec<String>,
+    /// Write the images to a folder, in the layout of the OCI; without an engine
+    #[arg(long, value_name = "FOLDER", conflicts_with = "dry_run")]
+    pub layout: Option<PathBuf>,
     /// All environments of the file, which is what happens without a name
     #[arg(long, hide = true, conflicts_with = "environment")]
     pub all: bool,

@@ -89,12 +89,13 @@ pub(super) const BUILDER: Key = key("image.builder", Kind::Text);
 pub(super) const REGISTRY: Key = key("image.registry", Kind::Text);
 pub(super) const IMAGE_REFS: Key = key("image.image_refs", Kind::Table);
 pub(super) const BASE: Key = key("image.base", Kind::Text);
+pub(super) const COMPRESSION: Key = key("image.compression", Kind::Text);
 pub(super) const PRUNE_SIZE: Key = key("local.prune_max_size", Kind::Text);
 pub(super) const PRUNE_DAYS: Key = key("local.prune_unused_days", Kind::Text);
 
 /// All of them, in the order in which they are shown. The last three concern tasks: they may stand
 /// in a file and mean nothing here.
-pub(super) const ALL: [Key; 26] = [
+pub(super) const ALL: [Key; 27] = [
     ENDPOINT,
     INSECURE,
     SKIP_VERIFY,
@@ -116,6 +117,7 @@ pub(super) const ALL: [Key; 26] = [
     REGISTRY,
     IMAGE_REFS,
     BASE,
+    COMPRESSION,
     PRUNE_SIZE,
     PRUNE_DAYS,
     key("local.persistence", Kind::Switch),

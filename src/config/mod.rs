@@ -89,6 +89,8 @@ pub struct ImageSettings {
     pub refs: BTreeMap<String, String>,
     /// What images are built on, instead of the usual one.
     pub base: Option<String>,
+    /// Of layers that are written without an engine: `gzip` or `zstd`.
+    pub compression: Option<String>,
 }
 
 /// Everything decided.
@@ -152,6 +154,7 @@ impl Settings {
             registry: sources.text(keys::REGISTRY, given.image_registry.as_ref())?,
             refs: sources.table(keys::IMAGE_REFS, &given.images)?,
             base: sources.text(keys::BASE, None)?,
+            compression: sources.text(keys::COMPRESSION, None)?,
         };
         let upkeep = Upkeep::read(
             sources.text(keys::PRUNE_SIZE, None)?.as_deref(),

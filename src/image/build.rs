@@ -13,9 +13,11 @@ use super::error::Error;
 use super::hash::folder_of;
 use super::pins::Pins;
 use super::plan::{Copy, Plan, Step, Work};
+use super::private;
 use super::released::Released;
+use super::secret::Secrets;
 use super::workspace::Workspace;
-use super::{python, sdk, system, uv};
+use super::{pins, python, sdk, system, uv};
 use crate::files::Scratch;
 
 /// Makes a requirement of `flyte` by another package hold nothing: ours is put in afterwards.
@@ -33,8 +35,8 @@ struct Build<'a> {
     toolchain: &'a Toolchain,
     env: &'a Path,
     lock: &'a File,
-    /// Constraints on what may be installed.
-    pins: Option<&'a Path>,
+    pins: Option<&'a Pins>,
+    secrets: Secrets,
     progress: &'a Sink<'a>,
     scratch: Scratch,
     overrides: PathBuf,
@@ -58,6 +60,10 @@ pub(super) async fn build(
     place: Place<'_>,
     progress: &Sink<'_>,
 ) -> Result<Manifest, Error> {
+    let (secrets, missing) = Secrets::find_for_installers(&plan.secrets())?;
+    for note in &missing {
+        progress(Progress::Note(note));
+    }
     let mut notes = plan.notes;
     notes.extend(system::require(&plan.system_packages).await?);
     if plan
@@ -69,17 +75,24 @@ pub(super) async fn build(
     }
     let search = python::Search::from_environment();
     let choice = python::choose(toolchain, &search, &plan.python).await?;
+    if choice.is_instead && plan.python_is_explicit {
+        return Err(python::missing(toolchain, &plan.python));
+    }
     notes.extend(choice.notes);
     for note in &notes {
         progress(Progress::Note(note));
     }
-    let build = Build::new(toolchain, place, pins.known(), progress)?;
+    let build = Build::new(toolchain, place, Some(pins), secrets, progress)?;
     build.venv(&choice.exe).await?;
-    for step in &plan.steps {
-        build.step(step).await?;
+    let mut states = Vec::with_capacity(plan.steps.len());
+    for (number, step) in plan.steps.iter().enumerate() {
+        build.step(number, step).await?;
+        if !pins.are_known() {
+            states.push(pins::state(place.env)?);
+        }
     }
-    if build.pins.is_none() {
-        pins.keep(place.env)?;
+    if !pins.are_known() {
+        pins.keep(&states)?;
     }
     let (payload, copies, ignore) = (toolchain.sdk.clone(), plan.copies, plan.ignore);
     let target = place.env.to_path_buf();
@@ -105,7 +118,7 @@ pub(super) async fn released(
     let search = python::Search::from_environment();
     let asked = python::Asked::Minor(image.python);
     let choice = python::choose(toolchain, &search, &asked).await?;
-    let build = Build::new(toolchain, place, None, progress)?;
+    let build = Build::new(toolchain, place, None, Secrets::default(), progress)?;
     build.venv(&choice.exe).await?;
     let requirement = format!("flyte=={}", image.version);
     let mut command = uv::uv(&toolchain.uv, ["pip", "install", "--python"]);
@@ -144,7 +157,8 @@ impl<'a> Build<'a> {
     fn new(
         toolchain: &'a Toolchain,
         Place { env, lock }: Place<'a>,
-        pins: Option<&'a Path>,
+        pins: Option<&'a Pins>,
+        secrets: Secrets,
         progress: &'a Sink<'a>,
     ) -> Result<Self, Error> {
         // In the home, where the next build removes what a killed one left.
@@ -158,6 +172,7 @@ impl<'a> Build<'a> {
             env,
             lock,
             pins,
+            secrets,
             progress,
             scratch,
             overrides,
@@ -177,41 +192,48 @@ impl<'a> Build<'a> {
         self.run("uv venv".to_owned(), "uv", command).await
     }
 
-    async fn step(&self, step: &Step) -> Result<(), Error> {
+    async fn step(&self, number: usize, step: &Step) -> Result<(), Error> {
         match &step.work {
-            Work::Pip { targets, folder } => self.pip(step, targets, folder.as_deref(), true).await,
+            Work::Pip { targets, folder } => {
+                let flags = step.flags.as_slice();
+                self.pip(number, step, targets, folder.as_deref(), flags)
+                    .await
+            }
             Work::Sync {
                 pyproject,
                 lock,
                 siblings,
             } => self.sync(step, pyproject, lock, siblings).await,
-            Work::Poetry { folder } => self.poetry(step, folder).await,
+            Work::Poetry { folder } => self.poetry(number, step, folder).await,
         }
     }
 
     async fn pip(
         &self,
+        number: usize,
         step: &Step,
         targets: &[String],
         folder: Option<&Path>,
-        with_flags: bool,
+        flags: &[String],
     ) -> Result<(), Error> {
         let mut command = uv::uv(&self.toolchain.uv, ["pip", "install", "--python"]);
         command
             .arg(self.python())
             .arg("--overrides")
             .arg(&self.overrides);
-        if let Some(pins) = self.pins {
-            command.arg("--constraints").arg(pins);
+        if let Some(known) = self.pins.and_then(|pins| pins.known(number)) {
+            let file = self.scratch.path().join("constraints.txt");
+            std::fs::write(&file, known).map_err(Error::store("write", &file))?;
+            command.arg("--constraints").arg(file);
         }
-        if with_flags {
-            command.args(&step.flags);
-        }
-        command.args(targets);
+        command.args(flags);
         if let Some(folder) = folder {
             command.current_dir(folder);
         }
-        pass_secrets(&mut command, step);
+        let secrets = self.secrets.only(&step.secrets);
+        command.secrets(&secrets);
+        let targets = open_repositories(targets, &secrets, &mut command);
+        command.args(listed(targets, self.scratch.path())?);
         self.run(step.text(), "uv", command).await
     }
 
@@ -244,8 +266,8 @@ impl<'a> Build<'a> {
             // uv keys its build of a folder on the manifest's time stamp and would miss edited code.
             .args(siblings.iter().flat_map(|name| ["--refresh-package", name]))
             .current_dir(&project)
-            .env("UV_PROJECT_ENVIRONMENT", self.env);
-        pass_secrets(&mut command, step);
+            .env("UV_PROJECT_ENVIRONMENT", self.env)
+            .secrets(&self.secrets.only(&step.secrets));
         self.run(step.text(), "uv", command).await
     }
 
@@ -263,7 +285,7 @@ impl<'a> Build<'a> {
         Ok(self.scratch.path().to_path_buf())
     }
 
-    async fn poetry(&self, step: &Step, folder: &Path) -> Result<(), Error> {
+    async fn poetry(&self, number: usize, step: &Step, folder: &Path) -> Result<(), Error> {
         let poetry = find_poetry()?;
         let list = self.scratch.path().join("poetry.txt");
         let mut command = uv::clean(&poetry);
@@ -277,8 +299,8 @@ impl<'a> Build<'a> {
             ])
             .arg(&list)
             .args(&step.flags)
-            .current_dir(folder);
-        pass_secrets(&mut command, step);
+            .current_dir(folder)
+            .secrets(&self.secrets.only(&step.secrets));
         let result = self.run(step.text(), "poetry", command).await;
         if let Err(Error::Install { tail, .. }) = &result
             && tail
@@ -291,20 +313,20 @@ impl<'a> Build<'a> {
         }
         result?;
         let targets = ["-r".to_owned(), list.display().to_string()];
-        self.pip(step, &targets, Some(folder), false).await
+        self.pip(number, step, &targets, Some(folder), &[]).await
     }
 
     async fn run(
         &self,
         step: String,
         installer: &'static str,
-        mut command: Command,
+        mut command: uv::Call,
     ) -> Result<(), Error> {
         // It shares the lock: where this process is killed and the installer is not, nobody else
         // builds here before it has ended as well.
         let lock = self.lock.try_clone();
         command.stdin(lock.map_err(Error::store("share the lock of", self.env))?);
-        let program = PathBuf::from(command.as_std().get_program());
+        let program = command.program().to_path_buf();
         let outcome = uv::run(command, |line| (self.progress)(Progress::Line(line)))
             .await
             .map_err(|source| Error::Start { program, source })?;
@@ -316,7 +338,7 @@ impl<'a> Build<'a> {
             installer,
             status: outcome.status,
             tail: outcome.tail,
-            held_by: self.pins.map(Path::to_path_buf),
+            held_by: self.pins.and_then(Pins::held_by),
         })
     }
 }
@@ -348,13 +370,39 @@ pub(super) fn is_set_by_us(flag: &str) -> bool {
     )
 }
 
-/// A secret is a variable of the caller; without it the installer explains what it may not do.
-pub(super) fn pass_secrets(command: &mut Command, step: &Step) {
-    for name in &step.secrets {
-        if let Some(value) = std::env::var_os(name) {
-            command.env(name, value);
+/// The targets, with the repositories among them opened by settings that only `git` sees.
+pub(super) fn open_repositories(
+    targets: &[String],
+    secrets: &Secrets,
+    command: &mut uv::Call,
+) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut plain = Vec::with_capacity(targets.len());
+    for target in targets {
+        private::passwords(target).for_each(|password| command.hide(password));
+        match private::repository(target, |name| secrets.text(name)) {
+            Some(repository) => {
+                plain.push(repository.requirement.clone());
+                found.push(repository);
+            }
+            None => plain.push(target.clone()),
         }
     }
+    for (name, value) in private::git_settings(&found) {
+        command.env(name, value);
+    }
+    plain
+}
+
+/// The targets as words; those that hold credentials are read from a file, which others cannot.
+fn listed(targets: Vec<String>, scratch: &Path) -> Result<Vec<String>, Error> {
+    if !targets.iter().any(|target| private::is_private(target)) {
+        return Ok(targets);
+    }
+    // The folder was made for this user alone.
+    let file = scratch.join("targets.txt");
+    std::fs::write(&file, targets.join("\n")).map_err(Error::store("write", &file))?;
+    Ok(vec!["-r".to_owned(), file.display().to_string()])
 }
 
 /// Byte-compiles in the background: done at once it costs seconds, done never it costs every start.

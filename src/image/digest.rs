@@ -3,6 +3,7 @@
 //! Because both use [`Sight::walk`], what is hashed is exactly what is copied.
 
 use std::ffi::OsStr;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -98,7 +99,7 @@ impl Sight {
                 !is_left_out(entry.file_name())
                     && (goes_on || self.ignore.is_empty() || !self.ignore.leaves_out(entry.path()))
             })
-            .map(|entry| entry_of(&real, entry))
+            .filter_map(|entry| entry_of(&real, entry).transpose())
             .collect::<Result<Vec<_>, _>>()?;
         entries.sort_by(|a, b| a.path.cmp(&b.path));
         if may_take_back {
@@ -207,7 +208,11 @@ fn is_left_out(name: &OsStr) -> bool {
     LEFT_OUT.iter().any(|left_out| name == *left_out)
 }
 
-fn entry_of(root: &Path, entry: walkdir::Result<walkdir::DirEntry>) -> Result<Entry, Error> {
+/// `None` for what no image can hold: opening a pipe waits for a writer, and a socket is no file.
+fn entry_of(
+    root: &Path,
+    entry: walkdir::Result<walkdir::DirEntry>,
+) -> Result<Option<Entry>, Error> {
     let entry = entry.map_err(|error| {
         let path = error.path().unwrap_or(root).to_path_buf();
         Error::Unreadable {
@@ -220,16 +225,18 @@ fn entry_of(root: &Path, entry: walkdir::Result<walkdir::DirEntry>) -> Result<En
     } else if entry.file_type().is_symlink() {
         let target = std::fs::read_link(entry.path()).map_err(Error::unreadable(entry.path()))?;
         Kind::Link { target }
-    } else {
+    } else if entry.file_type().is_file() {
         Kind::File {
             executable: is_executable(entry.path())?,
         }
+    } else {
+        return Ok(None);
     };
     let path = entry.path().strip_prefix(root).unwrap_or(entry.path());
-    Ok(Entry {
+    Ok(Some(Entry {
         path: path.to_path_buf(),
         kind,
-    })
+    }))
 }
 
 /// Whether the owner may execute the file.
@@ -244,7 +251,18 @@ pub(super) fn file(path: &Path) -> Result<String, Error> {
     Ok(hash(path)?.to_hex().to_string())
 }
 
+/// Refuses a pipe, a socket or a device that was named where a file is meant.
+pub(super) fn refuse_special(path: &Path) -> Result<(), Error> {
+    let metadata = path.metadata().map_err(Error::unreadable(path))?;
+    if metadata.is_file() || metadata.is_dir() {
+        return Ok(());
+    }
+    let problem = io::Error::other("it is neither a file nor a folder");
+    Err(Error::unreadable(path)(problem))
+}
+
 fn hash(path: &Path) -> Result<blake3::Hash, Error> {
+    refuse_special(path)?;
     let mut hasher = blake3::Hasher::new();
     let mut reader = std::fs::File::open(path).map_err(Error::unreadable(path))?;
     std::io::copy(&mut reader, &mut hasher).map_err(Error::unreadable(path))?;
@@ -305,6 +323,24 @@ mod tests {
         assert!(!target.path().join(".git").exists());
         assert!(!target.path().join("a/__pycache__").exists());
         assert_eq!(tree(source.path()).unwrap(), tree(target.path()).unwrap());
+    }
+
+    #[test]
+    fn pipes_and_sockets_are_left_out_and_refused_by_name() {
+        let source = folder(&[("a", "1")]);
+        let before = tree(source.path()).unwrap();
+        let pipe = source.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        let socket = std::os::unix::net::UnixListener::bind(source.path().join("socket"));
+        assert!(socket.is_ok());
+        assert_eq!(tree(source.path()).unwrap(), before);
+        let target = tempfile::tempdir().unwrap();
+        let copied = Sight::default().copy_tree(source.path(), target.path());
+        copied.unwrap();
+        assert!(!target.path().join("pipe").exists());
+        let error = Sight::default().any(&pipe).unwrap_err();
+        assert!(error.to_string().contains("pipe"), "{error}");
     }
 
     #[test]

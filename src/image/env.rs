@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::build::{self, Place};
 use super::error::Error;
-use super::hash::{DEFAULT_NAME, ImageHash, remembered_hash};
+use super::hash::{DEFAULT_NAME, Held, ImageHash, remembered_hash};
 use super::lock;
 use super::pins::Pins;
 use super::plan::{self, Plan};
@@ -26,7 +26,7 @@ use crate::spec::{Image, PythonVersion};
 /// Registry part of the URI of an environment.
 pub const REGISTRY: &str = "env.flyte.local";
 /// Raised whenever the same image would be built differently.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 const MARKER: &str = "flyte-env.json";
 /// Says that not all of an environment is on the disk yet, and since which start of the machine:
 /// after the next one it does not count as complete.
@@ -426,17 +426,43 @@ pub async fn ensure(
     if let (false, Some(environment)) = (force, slot.finished()) {
         return Ok(environment);
     }
+    // Looked at once more, for a build takes a while: what is read of it must be of this moment.
+    let held = held(toolchain, image).await?;
+    let content = &held.content;
+    let slot = Slot::new(toolchain, image, content);
     let lock = slot.lock(progress).await?;
     // Whoever held the lock may have built it.
     if let (false, Some(environment)) = (force, slot.finished()) {
         return Ok(environment);
     }
     let plan = Plan::new(image)?;
-    let pins = Pins::of(&toolchain.home, &content, force);
+    let pins = Pins::of(&toolchain.home, content, force);
     slot.clear()?;
     crash::point("image.cleared");
     let built = build::build(toolchain, plan, &pins, slot.place(&lock), progress).await;
+    let built = match built {
+        Ok(manifest) => refuse_changed(toolchain, image, &held)
+            .await
+            .map(|()| manifest),
+        Err(error) => Err(error),
+    };
     settle(&slot, built)
+}
+
+/// Refuses what was built of other files than its name was made of.
+pub(super) async fn refuse_changed(
+    toolchain: &Toolchain,
+    image: &Image,
+    before: &Held,
+) -> Result<(), Error> {
+    let (declared, home, before) = (image.clone(), toolchain.home.clone(), before.clone());
+    build::off_thread(move || before.refuse_changed(&declared, &home)).await
+}
+
+/// What the image holds now.
+pub(super) async fn held(toolchain: &Toolchain, image: &Image) -> Result<Held, Error> {
+    let (declared, home) = (image.clone(), toolchain.home.clone());
+    build::off_thread(move || Held::now(&declared, &home)).await
 }
 
 /// Makes what was built complete, or clears it away.
@@ -616,7 +642,7 @@ mod tests {
         let built = ensure(&world.toolchain, &image, false, &quiet)
             .await
             .unwrap();
-        let resolved = std::fs::read_to_string(pins.known().unwrap()).unwrap();
+        let resolved = std::fs::read_to_string(pins.path()).unwrap();
         assert!(resolved.starts_with("six=="), "{resolved}");
         let version = async || {
             let site = super::super::sdk::site_packages(&built.path).unwrap();
@@ -627,7 +653,7 @@ mod tests {
             String::from_utf8(python.await.unwrap().stdout).unwrap()
         };
         // As if it had been built when that was the newest.
-        std::fs::write(pins.known().unwrap(), "six==1.16.0\n").unwrap();
+        std::fs::write(pins.path(), "six==1.16.0\n").unwrap();
         std::fs::remove_dir_all(&built.path).unwrap();
         ensure(&world.toolchain, &image, false, &quiet)
             .await
@@ -638,7 +664,7 @@ mod tests {
             .unwrap();
         assert_eq!(format!("six=={}", version().await), resolved);
 
-        std::fs::write(pins.known().unwrap(), "six==0.0.1\n").unwrap();
+        std::fs::write(pins.path(), "six==0.0.1\n").unwrap();
         std::fs::remove_dir_all(&built.path).unwrap();
         let error = ensure(&world.toolchain, &image, false, &quiet)
             .await
@@ -761,6 +787,42 @@ mod tests {
         assert!(slot.finished().is_none());
         std::fs::write(slot.path.join(UNFLUSHED), machine_start()).unwrap();
         assert!(slot.finished().is_some());
+    }
+
+    #[tokio::test]
+    async fn what_is_edited_meanwhile_is_not_kept_under_the_old_name() {
+        let Some(world) = World::new() else { return };
+        let file = world.toolchain.home.with_extension("txt");
+        std::fs::create_dir_all(&world.toolchain.home).unwrap();
+        std::fs::write(&file, "one").unwrap();
+        let layer = Layer::SourceFile {
+            src: file.clone(),
+            dst: ".".into(),
+        };
+        let mut image = world.image(&["six"]);
+        image.layers.push(layer);
+        let edit = |_: Progress<'_>| std::fs::write(&file, "two").unwrap();
+        let error = ensure(&world.toolchain, &image, false, &edit).await;
+        let error = error.unwrap_err();
+        assert!(matches!(error, Error::Changed), "{error}");
+        assert_eq!(error.retry(), crate::error::Retry::Maybe);
+        let built = ensure(&world.toolchain, &image, false, &quiet).await;
+        let built = built.unwrap();
+        let kept =
+            std::fs::read_to_string(built.path.join("files/0").join(file.file_name().unwrap()));
+        assert_eq!(kept.unwrap(), "two");
+    }
+
+    /// The second step asks for another version than the first: each is held to its own.
+    #[tokio::test]
+    async fn steps_that_replace_each_other_are_built_again_from_their_pins() {
+        let Some(world) = World::new() else { return };
+        let mut image = world.image(&["six<1.17"]);
+        image.layers.extend(world.image(&["six>=1.17"]).layers);
+        let built = ensure(&world.toolchain, &image, false, &quiet).await;
+        std::fs::remove_dir_all(built.unwrap().path).unwrap();
+        let again = ensure(&world.toolchain, &image, false, &quiet).await;
+        assert!(!again.unwrap().reused);
     }
 
     #[tokio::test]

@@ -39,6 +39,9 @@ pub enum Error {
         /// The versions that the image is held to.
         held_by: Option<PathBuf>,
     },
+    /// What was built is not what its name says.
+    #[error("a file of the image changed while the image was built, so nothing of it is kept")]
+    Changed,
     /// A program that the build needs did not start.
     #[error("cannot run `{}`", program.display())]
     Start {
@@ -164,7 +167,7 @@ impl Diagnostic for Error {
                 fault: Fault::Passing | Fault::Answer,
                 ..
             } => Code::ImageRegistry,
-            Self::Install { .. } | Self::Start { .. } | Self::Store { .. } => {
+            Self::Install { .. } | Self::Start { .. } | Self::Store { .. } | Self::Changed => {
                 Code::ImageBuildFailed
             }
         }
@@ -177,7 +180,7 @@ impl Diagnostic for Error {
             | Self::Registry { hint, .. } => vec![hint.clone()],
             Self::NoPython { asked, .. } => {
                 vec![format!(
-                    "install Python {asked}, for example with `pyenv` or `uv python install`"
+                    "install Python {asked}, for example with `pyenv` or `uv python install`, or use the Docker builder"
                 )]
             }
             Self::Install { tail, held_by, .. } => install_hints(tail, held_by.as_deref()),
@@ -197,6 +200,7 @@ impl Diagnostic for Error {
             Self::NoRegistry { .. } => vec![
                 "name one: `Image...(registry=\"ghcr.io/acme\")`, `image.registry` in the configuration, or `FLYTE_IMAGE_REGISTRY`".into(),
             ],
+            Self::Changed => vec!["build it again, once nobody edits its files".into()],
             Self::Invalid { .. }
             | Self::Unreadable { .. }
             | Self::Start { .. }
@@ -210,7 +214,8 @@ impl Diagnostic for Error {
             Self::Engine(error)
             | Self::Pull { source: error, .. }
             | Self::Push { source: error, .. } => error.retry(),
-            Self::Registry {
+            Self::Changed
+            | Self::Registry {
                 fault: Fault::Passing,
                 ..
             } => Retry::Maybe,
@@ -234,6 +239,7 @@ impl Diagnostic for Error {
         match self {
             Self::Install { tail, .. } => tail.clone(),
             Self::SecretMissing { .. }
+            | Self::Changed
             | Self::Pull { .. }
             | Self::Push { .. }
             | Self::Engine(_)

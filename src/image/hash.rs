@@ -131,34 +131,84 @@ enum CanonicalLayer<'a> {
 
 /// The hash of everything that decides what the image holds. Reads the files that it names.
 pub fn content_hash(image: &Image) -> Result<ImageHash, Error> {
-    hash_with(image, &Sight::new(Ignore::of_image(image)?))
+    hash_with(image, &Sight::new(rules(image)?))
+}
+
+/// What is left out of the folders that the image names.
+fn rules(image: &Image) -> Result<Ignore, Error> {
+    match &image.base {
+        Base::Dockerfile(file) => Ignore::of_dockerfile(file),
+        Base::Debian { .. } | Base::Uri(_) | Base::Ref(_) => Ignore::of_image(image),
+    }
+}
+
+/// What an image held at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub content: ImageHash,
+    /// Of what is copied as it is. Projects are not in it: who builds them writes into their folders.
+    copied: ImageHash,
+}
+
+impl Held {
+    /// What `image` holds now.
+    pub fn now(image: &Image, home: &Path) -> Result<Self, Error> {
+        // First, so that an edit between the two is a difference later on.
+        let copied = remembered_hash(&only_copied(image), home)?;
+        let content = remembered_hash(image, home)?;
+        Ok(Self { content, copied })
+    }
+
+    /// Refuses what was made of `image` when its files are other ones by now.
+    pub(super) fn refuse_changed(&self, image: &Image, home: &Path) -> Result<(), Error> {
+        if remembered_hash(&only_copied(image), home)? == self.copied {
+            return Ok(());
+        }
+        Err(Error::Changed)
+    }
+}
+
+fn only_copied(image: &Image) -> Image {
+    let is_copied = |layer: &Layer| {
+        matches!(
+            layer,
+            Layer::SourceFile { .. } | Layer::SourceFolder { .. } | Layer::DockerIgnore(_)
+        )
+    };
+    let mut image = image.clone();
+    image.layers.retain(is_copied);
+    image
 }
 
 /// As [`content_hash`]; files that have not changed since the last look are not read again.
 ///
 /// What was seen is kept below `home`.
 pub fn remembered_hash(image: &Image, home: &Path) -> Result<ImageHash, Error> {
-    if !image.layers.iter().any(names_a_folder) {
+    let is_folder = matches!(image.base, Base::Dockerfile(_));
+    if !is_folder && !image.layers.iter().any(may_name_a_folder) {
         return content_hash(image);
     }
     let key = ImageHash::of(format!("{image:?}").as_bytes());
     let cache = home.join("cache/images/seen").join(key.tag());
-    let sight = Sight::new(Ignore::of_image(image)?).remembering(&cache);
+    let sight = Sight::new(rules(image)?).remembering(&cache);
     let hash = hash_with(image, &sight)?;
     sight.remember(&cache);
     Ok(hash)
 }
 
-fn names_a_folder(layer: &Layer) -> bool {
+/// Also where a list or a project may lead to a folder; that costs a look for the cache at most.
+fn may_name_a_folder(layer: &Layer) -> bool {
     match layer {
-        Layer::SourceFolder { .. } => true,
-        Layer::UvProject { mode, .. }
-        | Layer::PoetryProject { mode, .. }
-        | Layer::PixiProject { mode, .. } => *mode == InstallMode::InstallProject,
-        Layer::PipPackages { .. }
-        | Layer::Requirements { .. }
+        Layer::SourceFolder { .. }
+        | Layer::UvProject { .. }
+        | Layer::PoetryProject { .. }
+        | Layer::PixiProject { .. }
         | Layer::UvScript { .. }
-        | Layer::PixiScript { .. }
+        | Layer::Requirements { .. } => true,
+        Layer::PipPackages { packages, .. } => packages
+            .iter()
+            .any(|text| requirement::local_path(text, Path::new(".")).is_some()),
+        Layer::PixiScript { .. }
         | Layer::Wheels { .. }
         | Layer::AptPackages { .. }
         | Layer::Commands { .. }
@@ -178,7 +228,7 @@ fn hash_with(image: &Image, sight: &Sight) -> Result<ImageHash, Error> {
     let has_script =
         |layer: &Layer| matches!(layer, Layer::UvScript { .. } | Layer::PixiScript { .. });
     let canonical = Canonical {
-        base: canonical_base(&image.base)?,
+        base: canonical_base(&image.base, sight)?,
         python: image.python.to_string(),
         python_follows_script: !image.python_is_explicit && image.layers.iter().any(has_script),
         platforms: image.platforms.iter().map(String::as_str).collect(),
@@ -197,12 +247,8 @@ pub fn uri(image: &Image) -> Result<String, Error> {
     Ok(named(image, &content_hash(image)?))
 }
 
-/// As [`uri`], by [`remembered_hash`].
-pub(super) fn remembered_uri(image: &Image, home: &Path) -> Result<String, Error> {
-    Ok(named(image, &remembered_hash(image, home)?))
-}
-
-fn named(image: &Image, hash: &ImageHash) -> String {
+/// The image under the name and registry that it was given, and this tag.
+pub(super) fn named(image: &Image, hash: &ImageHash) -> String {
     let name = image.name.as_deref().unwrap_or(DEFAULT_NAME);
     let tag = hash.tag();
     match &image.registry {
@@ -211,7 +257,7 @@ fn named(image: &Image, hash: &ImageHash) -> String {
     }
 }
 
-fn canonical_base(base: &Base) -> Result<CanonicalBase<'_>, Error> {
+fn canonical_base<'a>(base: &'a Base, sight: &Sight) -> Result<CanonicalBase<'a>, Error> {
     Ok(match base {
         Base::Debian { install_flyte } => CanonicalBase::Debian {
             install_flyte: *install_flyte,
@@ -220,7 +266,7 @@ fn canonical_base(base: &Base) -> Result<CanonicalBase<'_>, Error> {
         Base::Ref(name) => CanonicalBase::Ref(name),
         Base::Dockerfile(file) => CanonicalBase::Dockerfile {
             text: digest::file(file)?,
-            context: Sight::new(Ignore::of_dockerfile(file)?).tree(&folder_of(file))?,
+            context: sight.tree(&folder_of(file))?,
         },
     })
 }
@@ -502,7 +548,8 @@ fn project_digests(
             .transpose()?
             .unwrap_or_default(),
     );
-    for member in workspace.into_iter().flat_map(|found| found.members) {
+    let needed = workspace.map(|found| found.needed_by(manifest));
+    for member in needed.into_iter().flatten() {
         digests.push(sight.tree(&member)?);
     }
     match mode {
@@ -747,6 +794,48 @@ pub(super) mod tests {
         let six = layer(&one, "six\n");
         assert_eq!(six, layer(&two, "six\n"));
         assert_ne!(six, layer(&two, "seven\n"));
+    }
+
+    /// Their content does not become part of the environment, so an edit makes no new one.
+    #[test]
+    fn of_a_workspace_only_what_a_project_depends_on_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        write(
+            "pyproject.toml",
+            "[tool.uv.workspace]\nmembers = [\"app\", \"libs/*\"]\n",
+        );
+        write("uv.lock", "");
+        let project = |name: &str, needs: &str| {
+            format!("[project]\nname = \"{name}\"\ndependencies = [{needs}]\n")
+        };
+        let app = write("app/pyproject.toml", &project("app", "\"Lib_one>=1\""));
+        write(
+            "libs/one/pyproject.toml",
+            &project("lib-one", "\"lib-two\""),
+        );
+        write("libs/two/pyproject.toml", &project("lib-two", ""));
+        write("libs/other/pyproject.toml", &project("other", ""));
+        let mode = InstallMode::DependenciesOnly;
+        let tag = || {
+            hash(&image(vec![Layer::UvProject {
+                pyproject: app.clone(),
+                lock: None,
+                mode,
+                options: InstallOptions::default(),
+            }]))
+        };
+        let before = tag();
+        write("app/app.py", "1");
+        write("libs/other/other.py", "1");
+        assert_eq!(tag(), before);
+        write("libs/two/two.py", "1");
+        assert_ne!(tag(), before);
     }
 
     #[test]

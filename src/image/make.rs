@@ -4,16 +4,26 @@
 //! `uv`, the OCI builder a registry, Docker an engine. "It is there" is only said by whoever holds
 //! it: a folder here, the engine, or the registry.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bollard::auth::DockerCredentials;
 
+use super::build::find_poetry;
 use super::env::{self, Progress, Toolchain};
 use super::error::Error;
+use super::hash::{Held, ImageHash};
 use super::registry::{self, Credential};
-use super::{docker, hash, oci, plan, system};
+use super::{docker, hash, lock, oci, plan, system};
 use crate::engine::Engine;
+use crate::error::did_you_mean;
+use crate::spec::image::Base;
 use crate::spec::{Image, Layer};
+
+/// Raised whenever a container of the same image would be made differently.
+const RECIPE: u32 = 1;
+/// The words of `image.builder`.
+const WORDS: [&str; 6] = ["auto", "environment", "oci", "docker", "local", "uv"];
 
 /// A way of making an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,10 +66,13 @@ impl Wish {
             "oci" => Self::Only(Builder::Oci),
             "docker" => Self::Only(Builder::Docker),
             other => {
+                let close = did_you_mean(other, WORDS);
+                let close = close.map(|close| format!("; did you mean `{close}`?"));
                 return Err(Error::Invalid {
                     method: "image.builder",
                     problem: format!(
-                        "there is no builder `{other}`; it takes `auto`, `environment`, `oci` or `docker`"
+                        "there is no builder `{other}`; it takes `auto`, `environment`, `oci` or `docker`{}",
+                        close.unwrap_or_default()
                     ),
                 });
             }
@@ -84,6 +97,10 @@ pub struct Workshop {
     pub wish: Wish,
     /// What images are built on instead of the usual one; `{python}` stands for the version.
     pub base: Option<String>,
+    /// A folder to write images to in the layout of the OCI, which only that builder does.
+    pub layout: Option<PathBuf>,
+    /// How the OCI builder compresses layers.
+    pub packing: oci::Packing,
     /// Network of the steps that an engine runs.
     pub network: Option<String>,
 }
@@ -127,6 +144,12 @@ impl Made {
     }
 }
 
+/// An image in a container, by its name.
+struct Named {
+    uri: String,
+    content: Held,
+}
+
 /// A builder that can make an image.
 struct Choice {
     builder: Builder,
@@ -138,27 +161,48 @@ struct Choice {
 impl Workshop {
     /// The image's URI, and whether it is there; nothing is built.
     pub async fn peek(&self, image: &Image) -> Result<Made, Error> {
-        let choice = self.choose(image).await?;
+        let choice = self.choose(image, None).await?;
         if choice.builder == Builder::Environment {
             let (uri, reused) = env::peek(&self.toolchain, image)?;
             return Ok(Made::by(choice, uri, reused));
         }
         let image = self.for_container(image);
-        let uri = self.uri(&image)?;
+        let Named { uri, .. } = self.named(&image).await?;
         let reused = self.is_there(&uri, &image, choice.engine.as_ref()).await?;
         Ok(Made::by(choice, uri, reused))
     }
 
     /// Makes the image unless it is there; `force` makes it anyway.
     ///
-    /// Dropping the future ends what runs.
+    /// Where a builder finds out on the way that it cannot, the next one is asked. Dropping the
+    /// future ends what runs.
     pub async fn make(
         &self,
         image: &Image,
         force: bool,
         progress: &(dyn Fn(Progress<'_>) + Send + Sync),
     ) -> Result<Made, Error> {
-        let choice = self.choose(image).await?;
+        let choice = self.choose(image, None).await?;
+        let builder = choice.builder;
+        match self.make_by(choice, image, force, progress).await {
+            Err(error) if self.wish == Wish::Auto && is_beyond_the_builder(&error) => {
+                match self.choose(image, Some((builder, &error))).await {
+                    Ok(next) => self.make_by(next, image, force, progress).await,
+                    // What went wrong says more than what else is missing.
+                    Err(_) => Err(error),
+                }
+            }
+            done => done,
+        }
+    }
+
+    async fn make_by(
+        &self,
+        choice: Choice,
+        image: &Image,
+        force: bool,
+        progress: &(dyn Fn(Progress<'_>) + Send + Sync),
+    ) -> Result<Made, Error> {
         if choice.builder == Builder::Environment {
             let made = env::ensure(&self.toolchain, image, force, progress).await?;
             return Ok(Made {
@@ -170,32 +214,51 @@ impl Workshop {
             progress(Progress::Line(why));
         }
         let image = self.for_container(image);
-        let uri = self.uri(&image)?;
-        if !force && self.is_there(&uri, &image, choice.engine.as_ref()).await? {
-            return Ok(Made::by(choice, uri, true));
+        let named = self.named(&image).await?;
+        let engine = choice.engine.clone();
+        if self.layout.is_some() && choice.builder != Builder::Oci {
+            return Err(Error::Invalid {
+                method: "--layout",
+                problem: format!(
+                    "`{}` writes no layout, only `oci` does",
+                    choice.builder.name()
+                ),
+            });
         }
-        match choice.engine.clone() {
+        let force = force || self.layout.is_some();
+        if !force && self.is_there(&named.uri, &image, engine.as_ref()).await? {
+            return Ok(Made::by(choice, named.uri, true));
+        }
+        match engine {
             Some(engine) => {
-                self.by_engine(&engine, &image, choice, uri, force, progress)
+                self.by_engine(&engine, &image, choice, named, force, progress)
                     .await
             }
-            None => self.by_oci(&image, choice, uri, force, progress).await,
+            None => self.by_oci(&image, choice, named, force, progress).await,
         }
     }
 
     /// The builders that may be used, the cheapest first.
     fn candidates(&self) -> Vec<Builder> {
         match (self.wish, &self.destination) {
+            (Wish::Auto, _) if self.layout.is_some() => vec![Builder::Oci],
             (Wish::Only(builder), _) => vec![builder],
             (Wish::Auto, Destination::Here) => vec![Builder::Environment, Builder::Docker],
             (Wish::Auto, Destination::Registry(_)) => vec![Builder::Oci, Builder::Docker],
         }
     }
 
-    /// The first builder that can make all of the image.
-    async fn choose(&self, image: &Image) -> Result<Choice, Error> {
+    /// The first builder that can make all of the image; only those behind one that `failed`.
+    async fn choose(
+        &self,
+        image: &Image,
+        failed: Option<(Builder, &Error)>,
+    ) -> Result<Choice, Error> {
         let mut refused: Vec<(&'static str, Error)> = Vec::new();
-        for builder in self.candidates() {
+        let candidates = self.candidates().into_iter();
+        let behind =
+            candidates.skip_while(|builder| failed.is_some_and(|(one, _)| one != *builder));
+        for builder in behind.skip(usize::from(failed.is_some())) {
             let outcome = match builder {
                 Builder::Environment => self.check_environment(image).await.map(|()| None),
                 Builder::Oci => self.check_oci(image).map(|()| None),
@@ -203,7 +266,9 @@ impl Workshop {
             };
             match outcome {
                 Ok(engine) => {
-                    let why = refused.last().map(|(_, error)| error.to_string());
+                    let last = refused.last().map(|(_, error)| error);
+                    let last = last.or(failed.map(|(_, error)| error));
+                    let why = last.map(ToString::to_string);
                     return Ok(Choice {
                         builder,
                         why,
@@ -232,23 +297,34 @@ impl Workshop {
             });
         }
         plan::refuse(image)?;
+        let needs_a_look = |layer: &Layer| {
+            matches!(
+                layer,
+                Layer::AptPackages { .. } | Layer::PoetryProject { .. }
+            )
+        };
+        // What this machine has mattered when the environment was made, and costs a process to see.
+        if !image.layers.iter().any(needs_a_look) || env::peek(&self.toolchain, image)?.1 {
+            return Ok(());
+        }
         for layer in &image.layers {
             if let Layer::AptPackages { packages, .. } = layer {
                 system::require(packages).await?;
             }
         }
-        Ok(())
+        require_poetry(image)
     }
 
     fn check_oci(&self, image: &Image) -> Result<(), Error> {
-        if self.destination == Destination::Here {
+        if self.destination == Destination::Here && self.layout.is_none() {
             return Err(Error::Invalid {
                 method: "image.builder",
                 problem: "`oci` sends images to a registry, and the local platform needs them on this machine"
                     .to_owned(),
             });
         }
-        oci::refuse(image)
+        oci::refuse(image)?;
+        require_poetry(image)
     }
 
     /// The image as containers have it: for this machine's platform unless others were asked for.
@@ -260,7 +336,8 @@ impl Workshop {
         image
     }
 
-    fn uri(&self, image: &Image) -> Result<String, Error> {
+    /// What the image is called, and what it holds at this moment.
+    async fn named(&self, image: &Image) -> Result<Named, Error> {
         if image.registry.is_none() && self.destination != Destination::Here {
             return Err(Error::NoRegistry {
                 image: image
@@ -269,7 +346,24 @@ impl Workshop {
                     .unwrap_or_else(|| hash::DEFAULT_NAME.to_owned()),
             });
         }
-        hash::remembered_uri(image, &self.toolchain.home)
+        let content = env::held(&self.toolchain, image).await?;
+        Ok(Named {
+            uri: hash::named(image, &self.container_hash(image, &content.content)),
+            content,
+        })
+    }
+
+    /// The content, and what a builder adds to it: this SDK, the usual base, and its own ways.
+    fn container_hash(&self, image: &Image, content: &ImageHash) -> ImageHash {
+        let base = match &image.base {
+            Base::Dockerfile(_) => return content.clone(),
+            Base::Debian { .. } => self.base.as_deref(),
+            Base::Uri(_) | Base::Ref(_) => None,
+        };
+        let sdk = plan::holds_sdk(image).then_some(&self.toolchain.sdk.identity);
+        // Debug of a tuple of strings quotes and escapes: parts cannot run into each other.
+        let parts = (content.as_str(), RECIPE, sdk, base);
+        ImageHash::of(format!("{parts:?}").as_bytes())
     }
 
     async fn is_there(
@@ -292,12 +386,13 @@ impl Workshop {
         engine: &Engine,
         image: &Image,
         choice: Choice,
-        uri: String,
+        Named { uri, content }: Named,
         force: bool,
         progress: &(dyn Fn(Progress<'_>) + Send + Sync),
     ) -> Result<Made, Error> {
         let order = docker::Order {
             uri: uri.clone(),
+            content: Some(content),
             platform: one_platform(image)?,
             force,
             base: self.base.clone(),
@@ -316,18 +411,31 @@ impl Workshop {
         &self,
         image: &Image,
         choice: Choice,
-        uri: String,
+        Named { uri, content }: Named,
         force: bool,
         progress: &(dyn Fn(Progress<'_>) + Send + Sync),
     ) -> Result<Made, Error> {
+        let name = ImageHash::of(uri.as_bytes());
+        let path = self.toolchain.home.join("images").join(name.tag());
+        let wait = || {
+            progress(Progress::Note(
+                "waiting for another build of the same image",
+            ));
+        };
+        let _lock = lock::exclusive(&path.with_extension("lock"), &wait).await?;
+        // Whoever held the lock may have made it.
+        if !force && self.is_there(&uri, image, None).await? {
+            return Ok(Made::by(choice, uri, true));
+        }
         let order = oci::Order {
             reference: uri.clone(),
+            content: Some(content),
             platforms: image.platforms.clone(),
             base: self.base.clone(),
-            layout: None,
-            push: true,
+            layout: self.layout.clone(),
+            push: self.destination != Destination::Here,
             force,
-            packing: oci::Packing::default(),
+            packing: self.packing,
         };
         let built = oci::build(&self.toolchain, image, &order, progress).await?;
         Ok(Made {
@@ -335,6 +443,38 @@ impl Workshop {
             notes: built.notes,
             ..Made::by(choice, uri, built.reused)
         })
+    }
+}
+
+/// Poetry projects are exported by Poetry itself, where no container does it.
+fn require_poetry(image: &Image) -> Result<(), Error> {
+    let is_poetry = |layer: &Layer| matches!(layer, Layer::PoetryProject { .. });
+    if image.layers.iter().any(is_poetry) {
+        find_poetry()?;
+    }
+    Ok(())
+}
+
+/// Whether another builder may succeed, because the image is fine and only this one cannot.
+fn is_beyond_the_builder(error: &Error) -> bool {
+    const NO_WHEEL: &str = "because building from source is disabled";
+    match error {
+        Error::NeedsContainer { .. } | Error::NoPython { .. } => true,
+        Error::Install { tail, .. } => tail.iter().any(|line| line.contains(NO_WHEEL)),
+        Error::Invalid { .. }
+        | Error::Unreadable { .. }
+        | Error::Changed
+        | Error::Start { .. }
+        | Error::SecretMissing { .. }
+        | Error::Pull { .. }
+        | Error::Push { .. }
+        | Error::Engine(_)
+        | Error::Credentials { .. }
+        | Error::Registry { .. }
+        | Error::NoBuilder { .. }
+        | Error::UnknownRef { .. }
+        | Error::NoRegistry { .. }
+        | Error::Store { .. } => false,
     }
 }
 
@@ -364,6 +504,13 @@ fn one_platform(image: &Image) -> Result<Option<String>, Error> {
             ),
         }),
     }
+}
+
+/// Credentials for the registry of an image, as an engine wants them.
+pub async fn login_of(image: &str) -> Result<Option<DockerCredentials>, Error> {
+    let host = docker::registry_of(image).to_owned();
+    let found = registry::credentials(&host).await?;
+    Ok(found.map(|credential| for_engine(credential, host)))
 }
 
 /// Credentials as an engine wants them.
@@ -436,6 +583,83 @@ mod tests {
         let error = Wish::parse("kaniko").unwrap_err();
         assert_eq!(error.code(), Code::ImageInvalid);
         assert!(error.to_string().contains("`kaniko`"), "{error}");
+    }
+
+    #[test]
+    fn a_slip_of_the_hand_is_told() {
+        let error = Wish::parse("dokcer").unwrap_err().to_string();
+        assert!(error.ends_with("did you mean `docker`?"), "{error}");
+    }
+
+    fn workshop(identity: &str, base: Option<&str>) -> Workshop {
+        Workshop {
+            toolchain: Toolchain {
+                home: "/nowhere".into(),
+                uv: "/nowhere/uv".into(),
+                python: "/nowhere/python".into(),
+                python_version: crate::spec::PythonVersion {
+                    major: 3,
+                    minor: 11,
+                },
+                sdk: env::SdkPayload {
+                    entries: vec![],
+                    identity: identity.into(),
+                },
+            },
+            destination: Destination::Here,
+            wish: Wish::Auto,
+            base: base.map(str::to_owned),
+            layout: None,
+            packing: oci::Packing::default(),
+            network: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn another_sdk_or_base_is_another_image() {
+        let image = hash::tests::image(vec![]);
+        let plain = Image {
+            base: Base::Debian {
+                install_flyte: false,
+            },
+            ..image.clone()
+        };
+        let foreign = Image {
+            base: Base::Uri("x:1".into()),
+            ..image.clone()
+        };
+        let uri = async |image: &Image, identity, base| {
+            workshop(identity, base).named(image).await.unwrap().uri
+        };
+        let before = uri(&image, "1", None).await;
+        assert_eq!(uri(&image, "1", None).await, before);
+        assert_ne!(uri(&image, "2", None).await, before);
+        assert_ne!(uri(&image, "1", Some("b:1")).await, before);
+        // What does not hold it is not made again for it.
+        assert_eq!(uri(&plain, "1", None).await, uri(&plain, "2", None).await);
+        assert_eq!(
+            uri(&foreign, "1", None).await,
+            uri(&foreign, "2", Some("b:1")).await
+        );
+    }
+
+    #[test]
+    fn only_what_another_builder_may_do_is_passed_on() {
+        let install = |line: &str| Error::Install {
+            step: "s".into(),
+            installer: "uv",
+            status: "1".into(),
+            tail: vec![line.to_owned()],
+            held_by: None,
+        };
+        let no_wheel = "x==1 has no usable wheels, because building from source is disabled";
+        assert!(is_beyond_the_builder(&install(no_wheel)));
+        assert!(!is_beyond_the_builder(&install("No solution found")));
+        assert!(is_beyond_the_builder(&Error::NoPython {
+            asked: "3.14".into(),
+            running: "/p".into()
+        }));
+        assert!(!is_beyond_the_builder(&Error::Changed));
     }
 
     #[test]

@@ -14,43 +14,72 @@ use crate::files;
 /// Says that a package came from a path or an address, whose content the image's hash holds.
 const DIRECT: &str = "direct_url.json";
 
+/// Stands between what one step left in the environment and what the next one did.
+const NEXT: &str = "# after the next step\n";
+
 /// The versions that one image is held to.
 #[derive(Clone, Debug)]
 pub(super) struct Pins {
     path: PathBuf,
-    /// Whether what is known does not count.
-    anew: bool,
+    /// For each step what the environment held after it; `None` where the image was not resolved
+    /// yet, or shall be anew.
+    states: Option<Vec<String>>,
 }
 
 impl Pins {
     /// `anew` has the image resolved again.
     pub(super) fn of(home: &Path, content: &ImageHash, anew: bool) -> Self {
         let name = format!("{}.txt", content.tag());
+        let path = home.join("cache/images/pins").join(name);
+        let is_there = !anew && files::touch(&path);
+        let text = is_there.then(|| std::fs::read_to_string(&path).ok());
         Self {
-            path: home.join("cache/images/pins").join(name),
-            anew,
+            states: text
+                .flatten()
+                .map(|text| text.split(NEXT).map(str::to_owned).collect()),
+            path,
         }
     }
 
-    /// The file of constraints, where the image was resolved before.
-    pub(super) fn known(&self) -> Option<&Path> {
-        (!self.anew && files::touch(&self.path)).then_some(self.path.as_path())
+    pub(super) fn are_known(&self) -> bool {
+        self.states.is_some()
     }
 
-    /// Keeps the versions that the environment at `env` holds.
-    pub(super) fn keep(&self, env: &Path) -> Result<(), Error> {
-        let mut lines = installed(&sdk::site_packages(env)?)?;
-        lines.sort();
+    /// The constraints for a step. Each step has its own: a later one may replace what an earlier
+    /// one installed.
+    pub(super) fn known(&self, step: usize) -> Option<&str> {
+        let states = self.states.as_ref()?;
+        states.get(step).map(String::as_str)
+    }
+
+    #[cfg(test)]
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file that holds the image to its versions, if one does.
+    pub(super) fn held_by(&self) -> Option<PathBuf> {
+        self.are_known().then(|| self.path.clone())
+    }
+
+    /// Keeps what the environment held after each step.
+    pub(super) fn keep(&self, states: &[String]) -> Result<(), Error> {
+        let text = states.join(NEXT);
         let folder = self.path.parent().unwrap_or(&self.path);
         std::fs::create_dir_all(folder).map_err(Error::store("create", folder))?;
-        files::write_atomic(&self.path, lines.concat().as_bytes(), 0o644).map_err(|error| {
-            Error::Store {
-                action: "write",
-                path: self.path.clone(),
-                source: std::io::Error::other(error),
-            }
+        files::write_atomic(&self.path, text.as_bytes(), 0o644).map_err(|error| Error::Store {
+            action: "write",
+            path: self.path.clone(),
+            source: std::io::Error::other(error),
         })
     }
+}
+
+/// The versions that the environment at `env` holds, as constraints.
+pub(super) fn state(env: &Path) -> Result<String, Error> {
+    let mut lines = installed(&sdk::site_packages(env)?)?;
+    lines.sort();
+    Ok(lines.concat())
 }
 
 /// `name==version` of each package that an index gave.
@@ -91,10 +120,16 @@ mod tests {
             std::fs::create_dir_all(site.join(folder)).unwrap();
         }
         std::fs::write(site.join("own-1.dist-info").join(DIRECT), "{}").unwrap();
-        let pins = Pins::of(home.path(), &ImageHash::of(b"image"), false);
-        assert!(pins.known().is_none());
-        pins.keep(&home.path().join("env")).unwrap();
-        let text = std::fs::read_to_string(pins.known().unwrap()).unwrap();
-        assert_eq!(text, "b_c==2\nsix==1.17.0\n");
+        let pins = |anew| Pins::of(home.path(), &ImageHash::of(b"image"), anew);
+        assert!(pins(false).known(0).is_none());
+        let state = state(&home.path().join("env")).unwrap();
+        assert_eq!(state, "b_c==2\nsix==1.17.0\n");
+        pins(false)
+            .keep(&[state.clone(), "six==2\n".into()])
+            .unwrap();
+        assert_eq!(pins(false).known(0), Some(state.as_str()));
+        assert_eq!(pins(false).known(1), Some("six==2\n"));
+        assert!(pins(false).held_by().is_some());
+        assert!(!pins(true).are_known(), "to be resolved again");
     }
 }

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use super::env::Source;
 use super::error::Error;
-use super::hash::{file_name, folder_of, secret_env_var, wheels};
+use super::hash::{file_name, folder_of, wheels};
 use super::ignore::Ignore;
+use super::private;
 use super::python::Asked;
 use super::requirement::{self, Line};
 use super::script;
@@ -41,15 +42,19 @@ pub(super) struct Step {
     /// What the user passed, for messages.
     pub arguments: Vec<String>,
     pub flags: Vec<String>,
-    /// Environment variables that the installer may see.
-    pub secrets: Vec<String>,
+    /// Those that the installer may see, as variables.
+    pub secrets: Vec<SecretRef>,
     pub work: Work,
 }
 
 impl Step {
     /// The step as it was declared, such as `with_pip_packages('six')`.
     pub(super) fn text(&self) -> String {
-        format!("{}('{}')", self.method, self.arguments.join("', '"))
+        private::without(&format!(
+            "{}('{}')",
+            self.method,
+            self.arguments.join("', '")
+        ))
     }
 }
 
@@ -64,6 +69,8 @@ pub(super) struct Copy {
 #[derive(Debug)]
 pub(super) struct Plan {
     pub python: Asked,
+    /// Whether no other Python will do.
+    pub python_is_explicit: bool,
     pub system_packages: Vec<String>,
     pub steps: Vec<Step>,
     pub copies: Vec<Copy>,
@@ -78,7 +85,48 @@ pub(super) struct Plan {
 pub(super) fn refuse(image: &Image) -> Result<(), Error> {
     refuse_base(&image.base)?;
     refuse_platform(&image.platforms)?;
-    image.layers.iter().try_for_each(refuse_layer)
+    image.layers.iter().try_for_each(refuse_layer)?;
+    image.layers.iter().try_for_each(refuse_mounts)
+}
+
+/// Refuses secrets that a step wants as files: only a container has a place for them.
+pub(super) fn refuse_mounts(layer: &Layer) -> Result<(), Error> {
+    let mounted = |secret: &&SecretRef| secret.mount.is_some();
+    let Some(secret) = secret_mounts(layer).iter().find(mounted) else {
+        return Ok(());
+    };
+    needs_container(
+        format!(
+            "`{}` mounts the secret `{}` as a file in `{}`, which only a container has",
+            layer.method(),
+            secret.key,
+            secret.mount.as_deref().unwrap_or_default()
+        ),
+        "leave out `mount=`, so that the secret is a variable, or use the Docker builder",
+    )
+}
+
+/// The secrets that a layer's step may read.
+pub(super) fn secret_mounts(layer: &Layer) -> &[SecretRef] {
+    match layer {
+        Layer::PipPackages { options, .. }
+        | Layer::Requirements { options, .. }
+        | Layer::UvProject { options, .. }
+        | Layer::PoetryProject { options, .. }
+        | Layer::PixiProject { options, .. }
+        | Layer::UvScript { options, .. }
+        | Layer::PixiScript { options, .. }
+        | Layer::Wheels { options, .. } => &options.secret_mounts,
+        Layer::AptPackages { secret_mounts, .. } | Layer::Commands { secret_mounts, .. } => {
+            secret_mounts
+        }
+        Layer::EnvVars(_)
+        | Layer::Workdir(_)
+        | Layer::SourceFile { .. }
+        | Layer::SourceFolder { .. }
+        | Layer::CodeBundle { .. }
+        | Layer::DockerIgnore(_) => &[],
+    }
 }
 
 fn needs_container(what: String, hint: &str) -> Result<(), Error> {
@@ -110,6 +158,50 @@ fn refuse_base(base: &Base) -> Result<(), Error> {
             ),
             "map the name to an image in the configuration (`image.image_refs`) or by `--image`",
         ),
+    }
+}
+
+/// Whether a container of the image holds this SDK: on our own base by default, and where a layer
+/// asks for it. What cannot be read asks for nothing; the build says so later.
+pub(super) fn holds_sdk(image: &Image) -> bool {
+    let installs = matches!(
+        image.base,
+        Base::Debian {
+            install_flyte: true
+        }
+    );
+    let takes_layers = !matches!(image.base, Base::Dockerfile(_));
+    installs || (takes_layers && image.layers.iter().any(asks_for_sdk))
+}
+
+fn asks_for_sdk(layer: &Layer) -> bool {
+    let is_sdk = |text: &String| requirement::is_sdk(text);
+    match layer {
+        Layer::PipPackages { packages, .. } => packages.iter().any(is_sdk),
+        Layer::Wheels { package, .. } => is_sdk(package),
+        Layer::UvScript { script, .. } => {
+            script::read(script, false).is_ok_and(|script| script.dependencies.iter().any(is_sdk))
+        }
+        Layer::Requirements { file, .. } => std::fs::read_to_string(file).is_ok_and(|text| {
+            requirement::lines(&text)
+                .any(|line| matches!(line, Line::Requirement(text) if requirement::is_sdk(text)))
+        }),
+        Layer::UvProject { pyproject, .. } | Layer::PoetryProject { pyproject, .. } => {
+            manifest_of(layer.method(), pyproject).is_ok_and(|manifest| {
+                dependencies(&manifest).iter().any(is_sdk)
+                    || project_name(&manifest).as_ref().is_some_and(is_sdk)
+            })
+        }
+        Layer::PixiProject { .. }
+        | Layer::PixiScript { .. }
+        | Layer::AptPackages { .. }
+        | Layer::Commands { .. }
+        | Layer::EnvVars(_)
+        | Layer::Workdir(_)
+        | Layer::SourceFile { .. }
+        | Layer::SourceFolder { .. }
+        | Layer::CodeBundle { .. }
+        | Layer::DockerIgnore(_) => false,
     }
 }
 
@@ -170,10 +262,21 @@ fn refuse_layer(layer: &Layer) -> Result<(), Error> {
 }
 
 impl Plan {
+    /// All secrets, with the method that asks for them.
+    pub(super) fn secrets(&self) -> Vec<(&'static str, SecretRef)> {
+        let of = |step: &Step| {
+            let method = step.method;
+            let all = step.secrets.iter().cloned();
+            all.map(move |secret| (method, secret)).collect::<Vec<_>>()
+        };
+        self.steps.iter().flat_map(of).collect()
+    }
+
     /// The steps for an image that [`refuse`] lets pass.
     pub(super) fn new(image: &Image) -> Result<Self, Error> {
         let mut plan = Self {
             python: Asked::Minor(image.python),
+            python_is_explicit: image.python_is_explicit,
             system_packages: Vec::new(),
             steps: Vec::new(),
             copies: Vec::new(),
@@ -247,7 +350,7 @@ impl Plan {
             method,
             arguments: wanted.clone(),
             flags: flags(method, options)?,
-            secrets: secrets(&options.secret_mounts),
+            secrets: options.secret_mounts.clone(),
             work: Work::Pip {
                 targets: wanted
                     .iter()
@@ -328,7 +431,7 @@ impl Plan {
             method,
             arguments: vec![file.display().to_string()],
             flags: flags(method, options)?,
-            secrets: secrets(&options.secret_mounts),
+            secrets: options.secret_mounts.clone(),
             work: Work::Pip {
                 targets: vec!["-r".to_owned(), file.display().to_string()],
                 folder: Some(folder_of(&file)),
@@ -366,7 +469,7 @@ impl Plan {
             method,
             arguments: vec![pyproject.display().to_string()],
             flags: flags(method, options)?,
-            secrets: secrets(&options.secret_mounts),
+            secrets: options.secret_mounts.clone(),
             work,
         });
         Ok(())
@@ -395,7 +498,7 @@ impl Plan {
             method,
             arguments: vec![pyproject.display().to_string()],
             flags: flags(method, options)?,
-            secrets: secrets(&options.secret_mounts),
+            secrets: options.secret_mounts.clone(),
             work: Work::Poetry {
                 folder: folder_of(&pyproject),
             },
@@ -431,7 +534,7 @@ impl Plan {
             method,
             arguments: vec![folder.display().to_string()],
             flags,
-            secrets: secrets(&options.secret_mounts),
+            secrets: options.secret_mounts.clone(),
             work: Work::Pip {
                 targets: vec![folder.display().to_string()],
                 folder: Some(folder),
@@ -460,7 +563,7 @@ impl Plan {
             method,
             arguments: wanted.clone(),
             flags: all_flags,
-            secrets: secrets(&options.secret_mounts),
+            secrets: options.secret_mounts.clone(),
             work: Work::Pip {
                 targets: wanted
                     .iter()
@@ -493,7 +596,7 @@ impl Plan {
             method,
             arguments: wheels.iter().map(|wheel| file_name(wheel)).collect(),
             flags,
-            secrets: secrets(&options.secret_mounts),
+            secrets: options.secret_mounts.clone(),
             work: Work::Pip {
                 targets: wheels
                     .iter()
@@ -535,10 +638,6 @@ fn below(base: Option<&str>, path: &str) -> String {
 
 pub(super) fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
-}
-
-fn secrets(mounts: &[SecretRef]) -> Vec<String> {
-    mounts.iter().map(secret_env_var).collect()
 }
 
 pub(super) fn flags(method: &'static str, options: &InstallOptions) -> Result<Vec<String>, Error> {

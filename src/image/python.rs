@@ -73,6 +73,8 @@ impl Asked {
 #[derive(Debug)]
 pub(super) struct Choice {
     pub exe: PathBuf,
+    /// Whether it is none of those that were asked for.
+    pub is_instead: bool,
     pub notes: Vec<String>,
 }
 
@@ -222,6 +224,7 @@ pub(super) async fn choose(
 ) -> Result<Choice, Error> {
     let plain = |exe: PathBuf| Choice {
         exe,
+        is_instead: false,
         notes: Vec::new(),
     };
     if let Asked::Minor(version) = asked
@@ -248,6 +251,7 @@ pub(super) async fn choose(
         );
         return Ok(Choice {
             exe,
+            is_instead: false,
             notes: vec![note],
         });
     }
@@ -257,12 +261,16 @@ pub(super) async fn choose(
     }
 }
 
+pub(super) fn missing(toolchain: &Toolchain, asked: &Asked) -> Error {
+    Error::NoPython {
+        asked: asked.request(),
+        running: toolchain.python.clone(),
+    }
+}
+
 fn running_instead(toolchain: &Toolchain, asked: &Asked) -> Result<Choice, Error> {
     if !toolchain.python.exists() {
-        return Err(Error::NoPython {
-            asked: asked.request(),
-            running: toolchain.python.clone(),
-        });
+        return Err(missing(toolchain, asked));
     }
     let note = format!(
         "warning: Python {} is not on this machine and could not be downloaded; the running Python {} is used instead",
@@ -271,6 +279,7 @@ fn running_instead(toolchain: &Toolchain, asked: &Asked) -> Result<Choice, Error
     );
     Ok(Choice {
         exe: toolchain.python.clone(),
+        is_instead: true,
         notes: vec![note],
     })
 }

@@ -5,6 +5,32 @@ use std::path::{Path, PathBuf};
 use super::error::Error;
 use super::uv;
 
+/// Commands of packages that have another name, for machines whose packages Debian does not name.
+const COMMANDS: [(&str, &str); 16] = [
+    ("build-essential", "cc"),
+    ("default-mysql-client", "mysql"),
+    ("dnsutils", "dig"),
+    ("gnupg", "gpg"),
+    ("graphviz", "dot"),
+    ("iproute2", "ip"),
+    ("iputils-ping", "ping"),
+    ("netcat-openbsd", "nc"),
+    ("nodejs", "node"),
+    ("openjdk-17-jre-headless", "java"),
+    ("openssh-client", "ssh"),
+    ("poppler-utils", "pdftotext"),
+    ("postgresql-client", "psql"),
+    ("procps", "ps"),
+    ("tesseract-ocr", "tesseract"),
+    ("xz-utils", "xz"),
+];
+
+/// The command by which a package is known to be here.
+fn command_of(package: &str) -> &str {
+    let found = COMMANDS.iter().find(|(name, _)| *name == package);
+    found.map_or(package, |(_, command)| command)
+}
+
 /// The program of that name on `PATH`.
 pub(super) fn find_on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
@@ -18,7 +44,7 @@ pub(super) async fn require(packages: &[String]) -> Result<Option<String>, Error
     let mut missing = Vec::new();
     for package in packages {
         let name = bare_name(package);
-        if find_on_path(name).is_none() && !is_installed(name).await {
+        if find_on_path(command_of(name)).is_none() && !is_installed(name).await {
             missing.push(package.as_str());
         }
     }
@@ -87,6 +113,12 @@ mod tests {
         }
         assert!(is_installed("base-files").await);
         assert!(!is_installed("no-such-package").await);
+    }
+
+    #[test]
+    fn commands_stand_for_packages_of_another_name() {
+        assert_eq!(command_of("openssh-client"), "ssh");
+        assert_eq!(command_of("git"), "git");
     }
 
     #[test]

@@ -3,15 +3,19 @@
 //! What the caller's shell happens to hold must not decide what is installed; only settings that
 //! say *how to reach* packages pass through.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::Command;
+
+use super::private;
+use super::secret::Secrets;
 
 /// Lines of an installer's output that are kept for its error.
 const TAIL_LINES: usize = 40;
@@ -66,72 +70,181 @@ fn is_passed(name: &OsStr) -> bool {
             .any(|prefix| name.starts_with(prefix))
 }
 
-/// A command with nothing of the caller's environment but what leads to packages.
-pub(super) fn clean(program: &Path) -> Command {
-    let mut command = Command::new(program);
-    command
-        .env_clear()
-        .envs(std::env::vars_os().filter(|(name, _)| is_passed(name)))
+/// A program to run, as data until it starts: who may see its words is settled in one place.
+pub(super) struct Call {
+    program: PathBuf,
+    words: Vec<OsString>,
+    variables: BTreeMap<OsString, OsString>,
+    folder: PathBuf,
+    stdin: Stdio,
+    stdout: Stdio,
+    /// What no line that is shown may hold.
+    hidden: Secrets,
+}
+
+/// A call with nothing of the caller's environment but what leads to packages.
+pub(super) fn clean(program: &Path) -> Call {
+    Call {
+        program: program.to_path_buf(),
+        words: Vec::new(),
+        variables: std::env::vars_os()
+            .filter(|(name, _)| is_passed(name))
+            .collect(),
         // A project that happens to be around must not lend its settings.
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .kill_on_drop(true);
-    command
+        folder: "/".into(),
+        stdin: Stdio::null(),
+        stdout: Stdio::piped(),
+        hidden: Secrets::default(),
+    }
 }
 
 /// `uv`, told to be plain and to leave everything but its task alone.
-pub(super) fn uv(
-    program: &Path,
-    arguments: impl IntoIterator<Item = impl Into<OsString>>,
-) -> Command {
-    let mut command = clean(program);
-    let (arguments, secret) = without_passwords(arguments.into_iter().map(Into::into));
-    command
-        .args(arguments)
-        .envs(secret)
+pub(super) fn uv(program: &Path, arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Call {
+    let mut call = clean(program);
+    call.args(arguments.into_iter().map(Into::into))
         .env("UV_NO_PROGRESS", "1")
         .env("NO_COLOR", "1")
         .env("UV_LINK_MODE", "hardlink")
         .env("UV_PYTHON_DOWNLOADS", "never")
         .env("UV_PYTHON_INSTALL_BIN", "0");
-    command
+    call
 }
 
-/// Every user of the machine sees command lines, and nobody else's environment: indexes whose address
-/// holds a password go there, with those beside them, for an option wins over its variable.
-fn without_passwords(
+impl Call {
+    pub(super) fn program(&self) -> &Path {
+        &self.program
+    }
+
+    pub(super) fn arg(&mut self, word: impl AsRef<OsStr>) -> &mut Self {
+        self.words.push(word.as_ref().to_owned());
+        self
+    }
+
+    pub(super) fn args(&mut self, words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> &mut Self {
+        let words = words.into_iter().map(|word| word.as_ref().to_owned());
+        self.words.extend(words);
+        self
+    }
+
+    pub(super) fn env(&mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> &mut Self {
+        let value = value.as_ref().to_owned();
+        self.variables.insert(name.as_ref().to_owned(), value);
+        self
+    }
+
+    pub(super) fn current_dir(&mut self, folder: impl AsRef<Path>) -> &mut Self {
+        self.folder = folder.as_ref().to_path_buf();
+        self
+    }
+
+    pub(super) fn stdin(&mut self, stdin: impl Into<Stdio>) -> &mut Self {
+        self.stdin = stdin.into();
+        self
+    }
+
+    #[cfg(test)]
+    fn stdout(&mut self, stdout: impl Into<Stdio>) -> &mut Self {
+        self.stdout = stdout.into();
+        self
+    }
+
+    /// Gives values as variables, and keeps them out of what is shown.
+    pub(super) fn secrets(&mut self, secrets: &Secrets) -> &mut Self {
+        for (name, value) in secrets.iter() {
+            // A line break at the end of a file is not part of the value.
+            let end = value
+                .iter()
+                .rposition(|byte| !matches!(byte, b'\r' | b'\n'));
+            let value = &value[..end.map_or(0, |end| end + 1)];
+            self.env(name, OsString::from_vec(value.to_vec()));
+        }
+        self.hidden.add(secrets);
+        self
+    }
+
+    /// Keeps a value out of what is shown.
+    pub(super) fn hide(&mut self, value: &str) {
+        self.hidden.hide_too(value);
+    }
+
+    /// Every user of the machine sees command lines, and nobody else's environment.
+    fn settle(&mut self) {
+        let words = std::mem::take(&mut self.words);
+        let (words, variables) = without_passwords(words.into_iter());
+        self.words = words;
+        let is_index = |word: &OsString| word == "--index-url" || word == "-i";
+        let names_index = self.words.iter().any(is_index)
+            || variables.iter().any(|(name, _)| *name == "UV_INDEX_URL");
+        if names_index {
+            // The caller's default would win over the index that the image names.
+            self.variables.remove(OsStr::new("UV_DEFAULT_INDEX"));
+        }
+        for (name, value) in variables {
+            private::passwords(&value).for_each(|password| self.hide(password));
+            self.env(name, value);
+        }
+    }
+
+    fn command(mut self) -> (Command, Secrets) {
+        self.settle();
+        let mut command = Command::new(&self.program);
+        command
+            .env_clear()
+            .envs(self.variables)
+            .args(self.words)
+            .current_dir(self.folder)
+            .stdin(self.stdin)
+            .stdout(self.stdout)
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true);
+        (command, self.hidden)
+    }
+}
+
+/// Options of `uv` that name indexes, the variable that says the same, and what stands between
+/// several of its values.
+const INDEXES: [(&[&str], &str, &str); 5] = [
+    (&["--index-url", "-i"], "UV_INDEX_URL", " "),
+    (&["--extra-index-url"], "UV_EXTRA_INDEX_URL", " "),
+    (&["--default-index"], "UV_DEFAULT_INDEX", " "),
+    (&["--index"], "UV_INDEX", " "),
+    (&["--find-links", "-f"], "UV_FIND_LINKS", ","),
+];
+
+/// Indexes whose address holds a password become variables, with those beside them, for an option
+/// wins over its variable.
+pub(super) fn without_passwords(
     arguments: impl Iterator<Item = OsString>,
 ) -> (Vec<OsString>, Vec<(&'static str, String)>) {
-    let mut plain: Vec<OsString> = arguments.collect();
+    let mut plain: Vec<OsString> = arguments.flat_map(in_two).collect();
     let mut secret = Vec::new();
-    for (option, variable) in INDEXES {
+    for (options, variable, between) in INDEXES {
         let places = plain.iter().zip(plain.iter().skip(1)).enumerate();
         let urls: Vec<(usize, String)> = places
-            .filter(|(_, (word, _))| *word == option)
+            .filter(|(_, (word, _))| options.iter().any(|option| *word == option))
             .filter_map(|(place, (_, url))| Some((place, url.to_str()?.to_owned())))
             .collect();
-        if urls.iter().any(|(_, url)| has_password(url)) {
+        if urls.iter().any(|(_, url)| private::is_private(url)) {
             for (place, _) in urls.iter().rev() {
                 plain.drain(*place..*place + 2);
             }
             let urls: Vec<String> = urls.into_iter().map(|(_, url)| url).collect();
-            secret.push((variable, urls.join(" ")));
+            secret.push((variable, urls.join(between)));
         }
     }
     (plain, secret)
 }
 
-/// Options of `uv` that name indexes, and the variables that say the same.
-const INDEXES: [(&str, &str); 2] = [
-    ("--index-url", "UV_INDEX_URL"),
-    ("--extra-index-url", "UV_EXTRA_INDEX_URL"),
-];
-
-fn has_password(url: &str) -> bool {
-    url::Url::parse(url).is_ok_and(|url| url.password().is_some() || !url.username().is_empty())
+/// `--option=value` of an index, as two words.
+fn in_two(word: OsString) -> Vec<OsString> {
+    let halves = word.to_str().and_then(|text| text.split_once('='));
+    match halves {
+        Some((option, value)) if INDEXES.iter().any(|(names, ..)| names.contains(&option)) => {
+            vec![option.into(), value.into()]
+        }
+        Some(_) | None => vec![word],
+    }
 }
 
 /// How a program ended.
@@ -157,7 +270,15 @@ impl Drop for Group {
 }
 
 /// Runs to the end, handing each line of standard error to `on_line` as it comes.
-pub(super) async fn run(mut command: Command, on_line: impl FnMut(&str)) -> io::Result<Outcome> {
+///
+/// What the call hides is unreadable in its lines.
+pub(super) async fn run(call: Call, mut on_line: impl FnMut(&str)) -> io::Result<Outcome> {
+    let (mut command, hidden) = call.command();
+    let on_line = |line: &str| {
+        let line = hidden.hide(line);
+        on_line(&line);
+        line
+    };
     let mut child = command.spawn()?;
     let pid = child.id().and_then(|id| i32::try_from(id).ok());
     let mut group = Group(pid.and_then(Pid::from_raw));
@@ -183,7 +304,7 @@ async fn read_all(pipe: Option<impl AsyncRead + Unpin>) -> io::Result<String> {
 
 async fn read_lines(
     pipe: Option<impl AsyncRead + Unpin>,
-    mut on_line: impl FnMut(&str),
+    mut on_line: impl FnMut(&str) -> String,
 ) -> io::Result<Vec<String>> {
     let Some(pipe) = pipe else {
         return Ok(Vec::new());
@@ -192,8 +313,7 @@ async fn read_lines(
     let mut tail = VecDeque::with_capacity(TAIL_LINES);
     let mut bytes = Vec::new();
     while reader.read_until(b'\n', &mut bytes).await? > 0 {
-        let line = String::from_utf8_lossy(&bytes).trim_end().to_owned();
-        on_line(&line);
+        let line = on_line(String::from_utf8_lossy(&bytes).trim_end());
         if tail.len() == TAIL_LINES {
             tail.pop_front();
         }
@@ -233,7 +353,50 @@ mod tests {
         assert_eq!(secret, [("UV_EXTRA_INDEX_URL", extra)]);
     }
 
-    fn shell(script: &str) -> Command {
+    #[test]
+    fn every_way_of_naming_an_index_is_known() {
+        for (word, variable) in [
+            ("-i", "UV_INDEX_URL"),
+            ("--index", "UV_INDEX"),
+            ("--default-index", "UV_DEFAULT_INDEX"),
+            ("-f", "UV_FIND_LINKS"),
+        ] {
+            let url = "https://:tok@h/simple";
+            let apart = [OsString::from(word), url.into()];
+            let joined = [OsString::from(format!("{word}={url}"))];
+            let expected = (vec![], vec![(variable, url.to_owned())]);
+            assert_eq!(without_passwords(apart.into_iter()), expected);
+            assert_eq!(without_passwords(joined.into_iter()), expected);
+        }
+        let named = ["--index", "own=https://me:tok@h/s"].map(OsString::from);
+        assert_eq!(
+            without_passwords(named.into_iter()).0,
+            Vec::<OsString>::new()
+        );
+    }
+
+    /// What a program is started with, whatever was added to the call after it was made.
+    #[tokio::test]
+    async fn a_call_starts_without_passwords_in_its_words() {
+        let mut call = uv(Path::new("/bin/sh"), ["-c", "echo \"$*|$UV_INDEX_URL\""]);
+        call.args(["x", "--index-url", "https://me:hunter2@h/simple"]);
+        let outcome = run(call, |_| ()).await.unwrap();
+        assert_eq!(outcome.stdout, "|https://me:hunter2@h/simple\n");
+    }
+
+    #[tokio::test]
+    async fn what_is_hidden_is_unreadable_in_lines() {
+        let mut call = shell("echo with $KEY >&2; exit 1");
+        call.secrets(&Secrets::of("KEY", "s3cret"));
+        let mut seen = Vec::new();
+        let outcome = run(call, |line| seen.push(line.to_owned())).await.unwrap();
+        assert_eq!(
+            (seen, outcome.tail),
+            (vec!["with ***".into()], vec!["with ***".into()])
+        );
+    }
+
+    fn shell(script: &str) -> Call {
         let mut command = clean(Path::new("/bin/sh"));
         command.args(["-c", script]);
         command

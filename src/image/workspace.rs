@@ -1,11 +1,13 @@
 //! The uv workspace that a project belongs to: one lock file, several projects.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use globset::GlobBuilder;
 
 use super::error::Error;
 use super::hash::folder_of;
+use super::requirement;
 
 /// A folder whose `pyproject.toml` has `[tool.uv.workspace]`.
 #[derive(Debug, PartialEq)]
@@ -32,15 +34,87 @@ impl Workspace {
         Ok(None)
     }
 
+    /// The folders of the projects that the one at `pyproject` depends on, directly or not. The
+    /// project itself is not among them, and one that cannot be read might depend on all.
+    pub(super) fn needed_by(&self, pyproject: &Path) -> Vec<PathBuf> {
+        let own = folder_of(&std::path::absolute(pyproject).unwrap_or(pyproject.to_path_buf()));
+        let mut known: BTreeMap<String, &PathBuf> = BTreeMap::new();
+        for member in self.members.iter().filter(|member| **member != own) {
+            let manifest = manifest(&member.join("pyproject.toml"));
+            match manifest.as_ref().and_then(name_of) {
+                Some(name) => drop(known.insert(name, member)),
+                None => {
+                    return self
+                        .members
+                        .iter()
+                        .filter(|one| **one != own)
+                        .cloned()
+                        .collect();
+                }
+            }
+        }
+        let mut needed: Vec<PathBuf> = Vec::new();
+        let mut waiting = vec![own];
+        while let Some(folder) = waiting.pop() {
+            for name in manifest(&folder.join("pyproject.toml"))
+                .iter()
+                .flat_map(wanted)
+            {
+                if let Some(member) = known.remove(&name) {
+                    needed.push(member.clone());
+                    waiting.push(member.clone());
+                }
+            }
+        }
+        needed.sort();
+        needed
+    }
+
     /// The lock file of all its projects.
     pub(super) fn lock(&self) -> PathBuf {
         self.root.join("uv.lock")
     }
 }
 
+fn manifest(pyproject: &Path) -> Option<toml::Table> {
+    std::fs::read_to_string(pyproject).ok()?.parse().ok()
+}
+
+fn name_of(manifest: &toml::Table) -> Option<String> {
+    let name = manifest.get("project")?.get("name")?.as_str()?;
+    Some(requirement::normalise(name))
+}
+
+/// The names of all that a project may have installed: its dependencies, extras and groups.
+fn wanted(manifest: &toml::Table) -> Vec<String> {
+    let project = manifest.get("project");
+    let lists = [
+        project.and_then(|project| project.get("dependencies")),
+        project.and_then(|project| project.get("optional-dependencies")),
+        manifest.get("dependency-groups"),
+        manifest
+            .get("tool")
+            .and_then(|tool| tool.get("uv")?.get("dev-dependencies")),
+    ];
+    let mut names = Vec::new();
+    let mut waiting: Vec<&toml::Value> = lists.into_iter().flatten().collect();
+    while let Some(value) = waiting.pop() {
+        match value {
+            toml::Value::String(text) => names.extend(requirement::name(text)),
+            toml::Value::Array(values) => waiting.extend(values),
+            toml::Value::Table(table) => waiting.extend(table.values()),
+            toml::Value::Integer(_)
+            | toml::Value::Float(_)
+            | toml::Value::Boolean(_)
+            | toml::Value::Datetime(_) => {}
+        }
+    }
+    names
+}
+
 /// `None` as well for a manifest that cannot be read: the installer explains it better.
 fn workspace_table(pyproject: &Path) -> Option<toml::Table> {
-    let manifest: toml::Table = std::fs::read_to_string(pyproject).ok()?.parse().ok()?;
+    let manifest = manifest(pyproject)?;
     let workspace = manifest.get("tool")?.get("uv")?.get("workspace")?;
     workspace.as_table().cloned()
 }

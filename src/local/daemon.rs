@@ -26,7 +26,7 @@ use super::gateway::{self, NameListener, Names};
 use super::platform::{Platform, Refused};
 use super::prune::{self, Clock, Pruner};
 use super::store::{self, Store};
-use super::supervisor::container::Containers;
+use super::supervisor::container::{Containers, Logins};
 use super::supervisor::launch::{Environments, Setting};
 use super::supervisor::{secrets, sweep};
 use crate::config::{Home, Upkeep};
@@ -104,10 +104,21 @@ pub struct Options {
     /// Tells builds of the SDK apart.
     pub build: String,
     pub environments: Arc<dyn Environments>,
+    /// For fetching private images.
+    pub logins: Arc<dyn Logins>,
     /// The command that runs this build's `fserve`.
     pub fserve: Vec<String>,
     /// What is removed by itself.
     pub upkeep: Upkeep,
+}
+
+fn containers(
+    home: &Home,
+    mark: &str,
+    names_port: u16,
+    logins: Arc<dyn Logins>,
+) -> Arc<Containers> {
+    Arc::new(Containers::new(home, mark, names_port).with_logins(logins))
 }
 
 /// Runs the platform until it is told to end by a signal or over its socket.
@@ -132,7 +143,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let authority = Arc::new(Authority::at(home.tls()));
     let by_name = name_listener(&home, &names, &authority).await?;
     let door = Arc::new(Door::default());
-    let containers = Arc::new(Containers::new(&home, &mark, by_name.port()));
+    let containers = containers(&home, &mark, by_name.port(), options.logins);
     containers.sweep().await;
     let setting = Setting {
         home: home.clone(),

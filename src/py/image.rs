@@ -124,6 +124,7 @@ fn one(py: Python<'_>, image: &Bound<'_, PyAny>, force: bool) -> PyResult<(Serve
     };
     let order = Order {
         images: vec![(ALONE.to_owned(), image)],
+        root: std::env::current_dir().ok(),
         force,
         ..Order::default()
     };

@@ -1,7 +1,7 @@
 //! Step two: something that can run the apps, built only where it is missing.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,6 +13,7 @@ use crate::config::Endpoint;
 use crate::image;
 use crate::image::env;
 use crate::image::make::{Builder, Destination, Made, Wish, Workshop};
+use crate::image::oci::Packing;
 use crate::spec::image::Base;
 use crate::spec::{AppSpec, CopyStyle, Image, ImageSpec, Layer};
 
@@ -28,6 +29,10 @@ pub struct Order {
     pub images: Vec<(String, ImageSpec)>,
     /// What `with_code_bundle` copies; `None` leaves the code to a bundle.
     pub code: Option<(Source, Vec<AppSpec>)>,
+    /// Where the project is, whose `.dockerignore` holds for the folders that images copy.
+    pub root: Option<PathBuf>,
+    /// A folder to write the images to as well.
+    pub layout: Option<PathBuf>,
     /// Build even what is there, and resolve versions again.
     pub force: bool,
 }
@@ -39,6 +44,8 @@ impl Order {
         let images = apps.iter().map(|app| (app.name.clone(), app.image.clone()));
         Self {
             images: images.collect(),
+            root: Some(source.root.clone()),
+            layout: None,
             code: (style == CopyStyle::None).then_some((source, apps)),
             force: false,
         }
@@ -68,7 +75,7 @@ impl Server {
         let mut wanted: Vec<(Image, Vec<String>)> = Vec::new();
         let mut made = BTreeMap::new();
         for (name, image) in order.images {
-            match self.resolved(image, order.code.as_ref())? {
+            match self.resolved(image, order.code.as_ref(), order.root.as_deref())? {
                 ImageSpec::Uri(uri) => {
                     made.insert(name, Made::given(uri));
                 }
@@ -80,13 +87,20 @@ impl Server {
                 }
             }
         }
-        let workshop = self.builder().await.workshop()?;
+        let mut workshop = self.builder().await.workshop()?;
+        workshop.layout = order.layout;
         let several = wanted.len() > 1;
         let built: Vec<_> = stream::iter(wanted)
             .map(async |(image, names)| {
                 let progress = self.progress(several.then(|| names.join(", ")));
-                let made = workshop.make(&image, order.force, &progress).await?;
-                Ok::<_, Error>((names, made))
+                match workshop.make(&image, order.force, &progress).await {
+                    Ok(made) => Ok::<_, Error>((names, made)),
+                    Err(error) => {
+                        // The error speaks of the image, of which there are several.
+                        progress(env::Progress::Note("its image could not be made"));
+                        Err(error.into())
+                    }
+                }
             })
             .buffer_unordered(AT_ONCE)
             .try_collect()
@@ -102,7 +116,7 @@ impl Server {
         let workshop = self.builder().await.workshop()?;
         let mut found = BTreeMap::new();
         for (name, image) in order.images {
-            let made = match self.resolved(image, order.code.as_ref())? {
+            let made = match self.resolved(image, order.code.as_ref(), order.root.as_deref())? {
                 ImageSpec::Uri(uri) => Made::given(uri),
                 ImageSpec::Declared(image) => workshop.peek(&image).await?,
             };
@@ -113,6 +127,10 @@ impl Server {
 
     fn workshop(&self) -> Result<Workshop, Error> {
         let image = &self.settings.image;
+        if image.builder.as_deref() == Some("remote") {
+            let note = "images are built on this machine; `image.builder: remote` counts as `auto`";
+            self.report(Progress::Note(note.to_owned()));
+        }
         Ok(Workshop {
             toolchain: self.toolchain.clone(),
             destination: match self.settings.endpoint {
@@ -121,6 +139,8 @@ impl Server {
             },
             wish: Wish::parse(image.builder.as_deref().unwrap_or_default())?,
             base: image.base.clone(),
+            layout: None,
+            packing: Packing::parse(image.compression.as_deref().unwrap_or_default())?,
             network: std::env::var(BUILD_NETWORK).ok(),
         })
     }
@@ -130,6 +150,7 @@ impl Server {
         &self,
         image: ImageSpec,
         code: Option<&(Source, Vec<AppSpec>)>,
+        root: Option<&Path>,
     ) -> Result<ImageSpec, Error> {
         let ImageSpec::Declared(mut image) = image else {
             return Ok(image);
@@ -145,8 +166,12 @@ impl Server {
             }
             image.base = Base::Uri(uri.clone());
         }
-        Ok(ImageSpec::Declared(match code {
+        let image = match code {
             Some((source, apps)) => with_code(image, source, apps)?,
+            None => image,
+        };
+        Ok(ImageSpec::Declared(match root {
+            Some(root) => with_rules(image, root),
             None => image,
         }))
     }
@@ -185,7 +210,13 @@ fn detail(made: &Made) -> String {
     let sent = made
         .sent
         .map(|bytes| format!(", {} sent", bundling::size(bytes)));
-    format!("{} {how}{by}{}", made.uri, sent.unwrap_or_default())
+    let why = made.why.as_ref().map(|why| format!(" ({why})"));
+    format!(
+        "{} {how}{by}{}{}",
+        made.uri,
+        sent.unwrap_or_default(),
+        why.unwrap_or_default()
+    )
 }
 
 /// Puts the code where `with_code_bundle` wants it: behind all other layers, since it changes most.
@@ -198,13 +229,20 @@ fn with_code(mut image: Image, source: &Source, apps: &[AppSpec]) -> Result<Imag
     }
     let is_code = |layer: &Layer| matches!(layer, Layer::CodeBundle { .. });
     image.layers.retain(|layer| !is_code(layer));
-    let rules = source.root.join(".dockerignore");
-    let ignores = |layer: &Layer| matches!(layer, Layer::DockerIgnore(_));
-    if !code.is_empty() && !image.layers.iter().any(ignores) && rules.is_file() {
-        image.layers.push(Layer::DockerIgnore(rules));
-    }
     image.layers.extend(code);
     Ok(image)
+}
+
+/// The rules of the project's own `.dockerignore` for the folders that an image copies, unless it
+/// names others.
+fn with_rules(mut image: Image, root: &Path) -> Image {
+    let ignores = |layer: &Layer| matches!(layer, Layer::DockerIgnore(_));
+    let copies = |layer: &Layer| matches!(layer, Layer::SourceFolder { .. });
+    let rules = root.join(".dockerignore");
+    if image.layers.iter().any(copies) && !image.layers.iter().any(ignores) && rules.is_file() {
+        image.layers.push(Layer::DockerIgnore(rules));
+    }
+    image
 }
 
 fn code_layers(
@@ -235,23 +273,36 @@ fn code_layers(
 }
 
 /// What would be used, without building it.
-pub(super) async fn describe(server: &Server, spec: &AppSpec) -> Result<String, Error> {
+pub(super) async fn describe(
+    server: &Server,
+    spec: &AppSpec,
+    root: &Path,
+) -> Result<String, Error> {
     if let ImageSpec::Uri(uri) = &spec.image {
         return Ok(format!("image `{uri}`"));
     }
     let order = Order {
         images: vec![(spec.name.clone(), spec.image.clone())],
+        root: Some(root.to_path_buf()),
         ..Order::default()
     };
     let found = server.peek(order).await?;
-    let told = found
-        .values()
-        .map(|made| match (made.builder, made.reused) {
+    let told = found.values().map(|made| {
+        let why = made.why.as_ref().map(|why| format!(" ({why})"));
+        let why = why.unwrap_or_default();
+        match (made.builder, made.reused) {
             (None, _) => format!("image `{}`", made.uri),
-            (Some(builder), true) => format!("{} `{}`, which is there", builder.name(), made.uri),
-            (Some(builder), false) => {
-                format!("{} `{}`, which would be built", builder.name(), made.uri)
+            (Some(builder), true) => {
+                format!("{} `{}`, which is there{why}", builder.name(), made.uri)
             }
-        });
+            (Some(builder), false) => {
+                format!(
+                    "{} `{}`, which would be built{why}",
+                    builder.name(),
+                    made.uri
+                )
+            }
+        }
+    });
     Ok(told.collect())
 }

@@ -468,7 +468,7 @@ impl Server {
         }
         for wave in &plan.waves {
             for spec in wave {
-                let image = imaging::describe(self, spec).await?;
+                let image = imaging::describe(self, spec, &plan.source.root).await?;
                 self.report(Progress::Note(format!(
                     "would serve `{}` on port {} with {image}",
                     spec.name, spec.port.number

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bollard::auth::DockerCredentials;
 use connectrpc::client::{ClientTransport, full_body};
 use futures::future::BoxFuture;
 use http::{Method, Request};
@@ -25,6 +26,7 @@ use crate::image::{self, Released};
 use crate::local::daemon;
 use crate::local::prune::{self, Gate, Order, Pruner, Report};
 use crate::local::store::Store;
+use crate::local::supervisor::container::Logins;
 use crate::local::supervisor::diagnose::Failure;
 use crate::local::supervisor::launch::{self, Environment, Environments};
 use crate::net::{self, Http};
@@ -753,10 +755,26 @@ pub async fn run(
         home,
         build: launcher.build,
         environments: Arc::new(BuiltEnvironments { toolchain }),
+        logins: Arc::new(DockerLogins),
         fserve: std::iter::once(program).chain(fserve).collect(),
         upkeep,
     })
     .await?)
+}
+
+/// What `docker login` keeps, looked for when it is needed.
+struct DockerLogins;
+
+impl Logins for DockerLogins {
+    fn login<'a>(
+        &'a self,
+        image: &'a str,
+    ) -> BoxFuture<'a, Result<Option<DockerCredentials>, String>> {
+        Box::pin(async move {
+            let found = image::make::login_of(image).await;
+            found.map_err(|error| crate::error::with_causes(&error))
+        })
+    }
 }
 
 /// What the environment builder made, found by image URI.

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::serve::name_image;
 use crate::cli::args::Build;
 use crate::cli::printer::Printer;
 use crate::cli::{Failure, Host, Load, Which};
@@ -27,10 +28,14 @@ pub fn run(
         root_dir: args.choice.root_dir,
         copy_style: args.choice.copy_style,
     };
-    let request = host.load(&load, &settings)?;
+    let mut request = host.load(&load, &settings)?;
+    for text in &args.image {
+        name_image(&mut request, text);
+    }
     let server = host.server(settings, printer.reporter())?;
     let mut order = Order::of(request.apps, request.source, request.options.copy_style);
     order.force = args.force;
+    order.layout = args.layout;
     let made = if args.dry_run {
         host.block(async move { Ok(server.peek(order).await?) })?
     } else {

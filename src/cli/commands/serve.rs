@@ -217,7 +217,7 @@ fn typed(request: &Request, name: &str, text: String) -> Result<ParameterValue, 
 }
 
 /// `NAME=URI`; without a name it is the one called `default`.
-fn name_image(request: &mut Request, text: &str) {
+pub(super) fn name_image(request: &mut Request, text: &str) {
     let (name, uri) = text.split_once('=').unwrap_or(("default", text));
     for spec in &mut request.apps {
         if let ImageSpec::Declared(image) = &spec.image

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use bollard::query_parameters::TagImageOptionsBuilder;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use http::{Request, StatusCode, header};
@@ -11,15 +12,14 @@ use hyper::body::{Frame, Incoming};
 
 use super::base::{self, Base};
 use super::context::Context;
-use super::secret::Secrets;
 use super::session::Session;
 use super::steps::{self, Start};
 use super::trace::{Failed, Message, Trace};
 use super::{Built, Order, Progress, Sink};
 use crate::engine::{self, Answer, Connection, Engine};
 use crate::image::build::off_thread;
-use crate::image::env::Toolchain;
-use crate::image::hash::content_hash;
+use crate::image::env::{Toolchain, held, refuse_changed};
+use crate::image::secret::Secrets;
 use crate::image::{Error, lock};
 use crate::spec::Image;
 use crate::spec::image::Base as Declared;
@@ -77,32 +77,37 @@ pub(super) async fn with_secrets(
         return Ok(built);
     }
     let start = start(engine, image, order, progress).await?;
+    let before = match &order.content {
+        Some(before) => before.clone(),
+        None => held(toolchain, image).await?,
+    };
     let (declared, tools) = (image.clone(), toolchain.clone());
-    let work = off_thread(move || -> Result<_, Error> {
-        let hash = content_hash(&declared)?;
-        Ok((steps::write(&declared, &tools, start)?, hash))
-    });
-    let (work, hash) = work.await?;
+    let work = off_thread(move || steps::write(&declared, &tools, start)).await?;
     for note in &work.notes {
         progress(Progress::Note(note));
     }
-    let secrets = match given {
+    let mut secrets = match given {
         Some(secrets) => secrets,
         None => Secrets::find(&work.secrets)?,
     };
+    secrets.add(&work.private);
     let session = Session::open(engine, secrets.clone(), order.login.clone()).await?;
-    let query = query(order, &work, &session, hash.as_str(), image);
+    let query = query(order, &work, &session, before.content.as_str(), image);
     let mut run = Run {
         engine,
         origins: work.origins,
         trace: Trace::new(secrets, progress),
     };
     match run.send(&query, work.context).await {
-        Ok(id) => Ok(Built {
-            uri: order.uri.clone(),
-            id,
-            reused: false,
-        }),
+        Ok(id) => {
+            refuse_changed(toolchain, image, &before).await?;
+            tag(engine, &id, &order.uri).await?;
+            Ok(Built {
+                uri: order.uri.clone(),
+                id,
+                reused: false,
+            })
+        }
         Err(End::Engine(error)) => Err(error.into()),
         Err(End::Build(reason)) => Err(run.explain(reason)),
     }
@@ -144,6 +149,21 @@ async fn start(
     })
 }
 
+/// Names an image that is whole, and known to hold what its name says.
+async fn tag(engine: &Engine, id: &str, uri: &str) -> Result<(), Error> {
+    // A colon before the last slash belongs to the port of a registry.
+    let (repository, tag) = match uri.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => (repository, tag),
+        Some(_) | None => (uri, "latest"),
+    };
+    let options = TagImageOptionsBuilder::default().repo(repository).tag(tag);
+    let named = engine.docker().tag_image(id, Some(options.build()));
+    named.await.map_err(engine::Error::while_it_should(format!(
+        "name an image `{uri}`"
+    )))?;
+    Ok(())
+}
+
 fn query(
     order: &Order,
     work: &steps::Work,
@@ -156,7 +176,6 @@ fn query(
     pairs
         .append_pair("version", "2")
         .append_pair("session", &session.id)
-        .append_pair("t", &order.uri)
         .append_pair("dockerfile", &work.dockerfile)
         .append_pair("labels", &serde_json::json!(labels).to_string());
     if order.platform.is_some() || !image.platforms.is_empty() {

@@ -81,6 +81,7 @@ impl Context {
     }
 
     fn file(&mut self, name: &Path, from: &Path, executable: bool) -> Result<(), Error> {
+        digest::refuse_special(from)?;
         // Said now, by name, rather than in the middle of a build.
         std::fs::File::open(from).map_err(Error::unreadable(from))?;
         let mode = if executable {

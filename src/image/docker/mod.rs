@@ -11,7 +11,6 @@ mod context;
 mod packages;
 mod push;
 mod recipe;
-mod secret;
 mod session;
 mod steps;
 #[cfg(test)]
@@ -26,6 +25,7 @@ use futures::future::BoxFuture;
 use http_body_util::BodyExt;
 
 use super::error::Error;
+use super::hash::Held;
 use crate::engine::{self, Answer, Engine};
 use crate::spec::image::Base;
 use crate::spec::{Image, Layer};
@@ -43,6 +43,8 @@ pub type Lookup = Arc<
 pub struct Order {
     /// What it is to be called: [`uri`](super::uri) of the image.
     pub uri: String,
+    /// What the image held when its name was made; `None` to look now.
+    pub content: Option<Held>,
     /// Such as `linux/arm64`; the engine's own unless given.
     pub platform: Option<String>,
     /// Make every step anew, on a base that was looked for again.
@@ -101,13 +103,6 @@ pub fn refuse(image: &Image) -> Result<(), Error> {
         });
     }
     for layer in &image.layers {
-        if matches!(layer, Layer::PixiScript { .. }) {
-            return Err(Error::Invalid {
-                method: layer.method(),
-                problem: "scripts of pixi cannot be built; put the manifest into a `pixi.toml` and use `with_pixi_project`"
-                    .to_owned(),
-            });
-        }
         let is_step = !matches!(layer, Layer::CodeBundle { .. } | Layer::DockerIgnore(_));
         if is_step && matches!(image.base, Base::Dockerfile(_)) {
             return Err(Error::Invalid {
@@ -143,7 +138,7 @@ async fn inspect(engine: &Engine, image: &str) -> Result<Option<ImageInspect>, E
 }
 
 /// The registry of an image's name; Docker Hub where none is named.
-fn registry_of(image: &str) -> &str {
+pub(super) fn registry_of(image: &str) -> &str {
     match image.split_once('/') {
         Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
         Some(_) | None => DOCKER_HUB,

@@ -3,6 +3,7 @@
 //! `uv` installs them all but those of pixi, from lists, locks and folders that are mounted while it
 //! runs; [`Writer`] says where they are and what the image is otherwise.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::recipe::{Instruction, Mount};
@@ -10,12 +11,21 @@ use super::steps::{MOUNTS, SHELF, Staged, UV, UV_CACHE, Writer, quote, sentence,
 use crate::image::hash::{file_name, folder_of, source_paths, wheels};
 use crate::image::plan::{absolute, dependencies, flags, manifest_of, project_name};
 use crate::image::requirement::{self, Line};
+use crate::image::secret::Secrets;
+use crate::image::uv::without_passwords;
 use crate::image::workspace::Workspace;
-use crate::image::{Error, script};
+use crate::image::{Error, pixi, private, script};
 use crate::spec::{InstallMode, InstallOptions};
 
 const PIXI_IMAGE: &str = "ghcr.io/prefix-dev/pixi:0.72.2";
 const PIXI_PROJECT: &str = "/opt/pixi-project";
+/// Variables of the caller's that name indexes, and whether one takes the place of the usual index.
+const CALLERS_INDEXES: [(&str, bool); 4] = [
+    ("UV_DEFAULT_INDEX", true),
+    ("UV_INDEX_URL", true),
+    ("UV_EXTRA_INDEX_URL", false),
+    ("UV_INDEX", false),
+];
 /// Makes a requirement of `flyte` by another package hold nothing: ours is put in afterwards.
 const OVERRIDES: &str = "flyte ; python_version < '0'\n";
 
@@ -27,11 +37,14 @@ impl Writer<'_> {
         mut mounts: Vec<Mount>,
         before: &str,
         arguments: &[String],
-        secrets: Vec<Mount>,
-    ) {
+        (method, options): (&'static str, &InstallOptions),
+    ) -> Result<(), Error> {
         let env = self.env();
         mounts.splice(0..0, self.uv());
-        mounts.extend(secrets);
+        mounts.extend(self.secrets(method, &options.secret_mounts));
+        let arguments = self.opened(arguments, (method, options), &mut mounts)?;
+        let arguments = self.unseen(arguments, &mut mounts);
+        self.callers_indexes(&arguments, &mut mounts);
         let mut words = vec![
             UV.to_owned(),
             "pip".into(),
@@ -50,9 +63,108 @@ impl Writer<'_> {
                 target,
             });
         }
-        words.extend_from_slice(arguments);
+        words.extend(arguments);
         let script = format!("{before}{} {}", uv_settings(), sentence(&words));
         self.run(mounts, script, Some(origin));
+        Ok(())
+    }
+
+    /// The words, with repositories that need credentials opened by settings that only `git` sees.
+    fn opened(
+        &mut self,
+        words: &[String],
+        (method, options): (&'static str, &InstallOptions),
+        mounts: &mut Vec<Mount>,
+    ) -> Result<Vec<String>, Error> {
+        let is_open = |word: &String| private::repository(word, |_| None).is_none();
+        if words.iter().all(is_open) {
+            return Ok(words.to_vec());
+        }
+        let wanted = options.secret_mounts.iter().cloned();
+        let wanted: Vec<_> = wanted.map(|secret| (method, secret)).collect();
+        let secrets = Secrets::find(&wanted)?;
+        let mut found = Vec::new();
+        let mut plain = Vec::with_capacity(words.len());
+        for word in words {
+            match private::repository(word, |name| secrets.text(name)) {
+                Some(repository) => {
+                    private::passwords(word).for_each(|password| self.private.hide_too(password));
+                    plain.push(repository.requirement.clone());
+                    found.push(repository);
+                }
+                None => plain.push(word.clone()),
+            }
+        }
+        for (variable, value) in private::git_settings(&found) {
+            let addresses: Vec<_> = found.iter().map(|one| one.key.as_str()).collect();
+            mounts.push(self.setting(&variable, &value, &addresses.concat()));
+        }
+        Ok(plain)
+    }
+
+    /// The words without credentials: an image shows its steps to whoever pulls it.
+    fn unseen(&mut self, words: Vec<String>, mounts: &mut Vec<Mount>) -> Vec<String> {
+        let (words, variables) = without_passwords(words.into_iter().map(OsString::from));
+        for (variable, value) in variables {
+            let public = private::without(&value);
+            mounts.push(self.setting(variable, &value, &public));
+        }
+        let words = words
+            .into_iter()
+            .map(|word| word.to_string_lossy().into_owned());
+        let (hidden, mut words): (Vec<_>, Vec<_>) =
+            words.partition(|word| private::is_private(word));
+        if !hidden.is_empty() {
+            let list = hidden.join("\n");
+            let id = self.keep("list", &list, &private::without(&list));
+            let target = format!("{MOUNTS}/{id}.txt");
+            words.extend(["-r".to_owned(), target.clone()]);
+            mounts.push(Mount::Secret {
+                id,
+                target: Some(target),
+            });
+        }
+        words
+    }
+
+    /// The indexes of whoever builds, as for an installer of this machine; what the image names wins.
+    fn callers_indexes(&mut self, words: &[String], mounts: &mut Vec<Mount>) {
+        let is_set = |mounts: &[Mount], name: &str| {
+            let is =
+                |one: &Mount| matches!(one, Mount::Setting { variable, .. } if variable == name);
+            mounts.iter().any(is)
+        };
+        let names_default = words
+            .iter()
+            .any(|word| word == "--index-url" || word == "--default-index")
+            || is_set(mounts, "UV_INDEX_URL")
+            || is_set(mounts, "UV_DEFAULT_INDEX");
+        for (variable, is_default) in CALLERS_INDEXES {
+            if (is_default && names_default) || is_set(mounts, variable) {
+                continue;
+            }
+            if let Ok(value) = std::env::var(variable) {
+                let public = private::without(&value);
+                mounts.push(self.setting(variable, &value, &public));
+            }
+        }
+    }
+
+    fn setting(&mut self, variable: &str, value: &str, public: &str) -> Mount {
+        Mount::Setting {
+            id: self.keep(variable, value, public),
+            variable: variable.to_owned(),
+        }
+    }
+
+    /// Keeps a value for the session. Its name tells one from another to the engine's cache, by what
+    /// of it is `public`: a new password makes no step run again, and another address does.
+    fn keep(&mut self, kind: &str, value: &str, public: &str) -> String {
+        let hash = blake3::hash(public.as_bytes()).to_hex();
+        let id = format!("flyte-{kind}-{}", &hash[..12]);
+        private::passwords(value).for_each(|password| self.private.hide_too(password));
+        self.private.insert(&id, value);
+        id
     }
 
     /// Requirements without this SDK, which is placed rather than installed.
@@ -99,9 +211,8 @@ impl Writer<'_> {
             arguments.push(requirement::relocated(text, &staged.path(&path)));
             mounts.push(staged.mount);
         }
-        let secrets = self.secrets(method, &options.secret_mounts);
-        self.install(&told(method, wanted), mounts, "", &arguments, secrets);
-        Ok(())
+        let origin = told(method, wanted);
+        self.install(&origin, mounts, "", &arguments, (method, options))
     }
 
     pub(super) fn requirements(
@@ -137,9 +248,8 @@ impl Writer<'_> {
         let mut arguments = flags(method, options)?;
         arguments.extend(["-r".to_owned(), list]);
         let before = format!("cd {} && ", quote(&folder.to_string_lossy()));
-        let secrets = self.secrets(method, &options.secret_mounts);
-        self.install(&origin, vec![staged.mount], &before, &arguments, secrets);
-        Ok(())
+        let mounts = vec![staged.mount];
+        self.install(&origin, mounts, &before, &arguments, (method, options))
     }
 
     pub(super) fn uv_project(
@@ -161,10 +271,10 @@ impl Writer<'_> {
         let place = folder_of(Path::new(&staged.path(&pyproject)));
         let place = place.to_string_lossy().into_owned();
         let given = flags(method, options)?;
-        let secrets = self.secrets(method, &options.secret_mounts);
         match lock {
             Some(lock) => {
                 self.stage_lock(&staged, &pyproject, &lock, workspace.as_ref())?;
+                let secrets = self.secrets(method, &options.secret_mounts);
                 self.sync(&origin, &staged, &place, given, secrets);
             }
             None => {
@@ -172,7 +282,7 @@ impl Writer<'_> {
                 arguments.extend(["-r".to_owned(), staged.path(&pyproject)]);
                 let mounts = vec![staged.mount.clone()];
                 let before = format!("cd {} && ", quote(&place));
-                self.install(&origin, mounts, &before, &arguments, secrets);
+                self.install(&origin, mounts, &before, &arguments, (method, options))?;
             }
         }
         self.project_itself(method, &origin, staged, &place, mode, options)
@@ -252,10 +362,12 @@ impl Writer<'_> {
         let is_ours =
             |flag: &String| words.contains(flag) || flag == "--locked" || flag == "--active";
         let given: Vec<String> = given.into_iter().filter(|flag| !is_ours(flag)).collect();
-        words.extend(given);
         let mut mounts = self.uv();
         mounts.push(staged.mount.clone());
         mounts.extend(secrets);
+        let given = self.unseen(given, &mut mounts);
+        self.callers_indexes(&given, &mut mounts);
+        words.extend(given);
         let script = format!(
             "{} UV_PROJECT_ENVIRONMENT={} {}",
             uv_settings(),
@@ -289,9 +401,8 @@ impl Writer<'_> {
             "--no-cache".into(),
             place.to_owned(),
         ]);
-        let secrets = self.secrets(method, &options.secret_mounts);
-        self.install(origin, vec![staged.mount], "", &arguments, secrets);
-        Ok(())
+        let mounts = vec![staged.mount];
+        self.install(origin, mounts, "", &arguments, (method, options))
     }
 
     /// Poetry stays out of the image: it makes a list, and `uv` installs that.
@@ -336,9 +447,8 @@ impl Writer<'_> {
             sentence(&export)
         );
         let arguments = ["-r".to_owned(), list];
-        let secrets = self.secrets(method, &options.secret_mounts);
         let mounts = vec![staged.mount.clone()];
-        self.install(&origin, mounts, &before, &arguments, secrets);
+        self.install(&origin, mounts, &before, &arguments, (method, options))?;
         self.project_itself(method, &origin, staged, &place, mode, options)
     }
 
@@ -366,6 +476,48 @@ impl Writer<'_> {
                 self.context.add(&name, &manifest, &self.sight)?;
             }
         }
+        self.pixi_install(
+            method,
+            &origin,
+            (&file_name(&manifest), lock),
+            environment,
+            (given, options),
+        )
+    }
+
+    /// The header of a script as a manifest of pixi.
+    pub(super) fn pixi_script(
+        &mut self,
+        method: &'static str,
+        script: &Path,
+        environment: &str,
+        options: &InstallOptions,
+    ) -> Result<(), Error> {
+        let origin = told(method, &[script.display().to_string()]);
+        let project = pixi::Project::of(script, &[self.platform()])?;
+        self.with_sdk |= project.names_sdk;
+        let given = flags(method, options)?;
+        let name = format!("{SHELF}/pixi/pixi.toml");
+        self.context.text(name, project.manifest);
+        self.pixi_install(
+            method,
+            &origin,
+            ("pixi.toml", project.lock.as_deref()),
+            environment,
+            (given, options),
+        )
+    }
+
+    /// Installs what the shelf of pixi holds.
+    fn pixi_install(
+        &mut self,
+        method: &'static str,
+        origin: &str,
+        (manifest, lock): (&str, Option<&Path>),
+        environment: &str,
+        (given, options): (Vec<String>, &InstallOptions),
+    ) -> Result<(), Error> {
+        let source = format!("{SHELF}/pixi");
         if let Some(lock) = lock {
             let name = Path::new(&source).join("pixi.lock");
             self.context.add(&name, lock, &self.sight)?;
@@ -375,12 +527,12 @@ impl Writer<'_> {
             target: PIXI_PROJECT.into(),
             owner: None,
         };
-        self.push(copy, Some(&origin));
+        self.push(copy, Some(origin));
         let program = format!("{MOUNTS}/bin/pixi");
         let mut words = vec![program.clone(), "install".into(), "--environment".into()];
         words.push(environment.to_owned());
         words.push("--manifest-path".into());
-        words.push(format!("{PIXI_PROJECT}/{}", file_name(&manifest)));
+        words.push(format!("{PIXI_PROJECT}/{manifest}"));
         if lock.is_some() && !given.iter().any(|flag| flag == "--frozen") {
             words.push("--locked".into());
         }
@@ -397,7 +549,7 @@ impl Writer<'_> {
             },
         ];
         mounts.extend(self.secrets(method, &options.secret_mounts));
-        self.run(mounts, sentence(&words), Some(&origin));
+        self.run(mounts, sentence(&words), Some(origin));
         self.enter(&format!("{PIXI_PROJECT}/.pixi/envs/{environment}"));
         Ok(())
     }
@@ -432,15 +584,8 @@ impl Writer<'_> {
         let mut arguments = flags(method, options)?;
         arguments.extend(["--find-links".to_owned(), staged.at.display().to_string()]);
         arguments.extend(wheels.iter().map(|wheel| staged.path(wheel)));
-        let secrets = self.secrets(method, &options.secret_mounts);
-        self.install(
-            &told(method, &names),
-            vec![staged.mount],
-            "",
-            &arguments,
-            secrets,
-        );
-        Ok(())
+        let (origin, mounts) = (told(method, &names), vec![staged.mount]);
+        self.install(&origin, mounts, "", &arguments, (method, options))
     }
 }
 

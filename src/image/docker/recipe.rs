@@ -21,6 +21,8 @@ pub(super) enum Mount {
     },
     /// A secret of the session: a variable of this name, or a file at `target`.
     Secret { id: String, target: Option<String> },
+    /// A setting that nobody else shall see, as a variable; its value is in the session too.
+    Setting { id: String, variable: String },
 }
 
 /// One line of a Dockerfile.
@@ -125,7 +127,9 @@ fn options(mount: &Mount) -> String {
             source,
             target,
         } => format!("type=bind,from={image},source={source},target={target}"),
-        Mount::Secret { id, target: None } => format!("type=secret,id={id},required=true"),
+        Mount::Secret { id, target: None } | Mount::Setting { id, .. } => {
+            format!("type=secret,id={id},required=true")
+        }
         Mount::Secret {
             id,
             target: Some(target),
@@ -137,12 +141,18 @@ fn options(mount: &Mount) -> String {
 fn with_secrets(mounts: &[Mount], script: &str) -> String {
     let mut prefix = String::new();
     for mount in mounts {
-        if let Mount::Secret { id, target: None } = mount {
-            let _ = write!(
-                prefix,
-                "{id}=\"$(cat /run/secrets/{id})\" && export {id} && "
-            );
-        }
+        let (id, variable) = match mount {
+            Mount::Secret { id, target: None } => (id, id),
+            Mount::Setting { id, variable } => (id, variable),
+            Mount::Secret { .. }
+            | Mount::Cache { .. }
+            | Mount::Context { .. }
+            | Mount::Image { .. } => continue,
+        };
+        let _ = write!(
+            prefix,
+            "{variable}=\"$(cat /run/secrets/{id})\" && export {variable} && "
+        );
     }
     match prefix.as_str() {
         "" => script.to_owned(),
@@ -259,6 +269,13 @@ mod tests {
             text.ends_with(r#"KEY="$(cat /run/secrets/KEY)" && export KEY && { a || b; }"#),
             "{text}"
         );
+        let setting = Mount::Setting {
+            id: "own-1".into(),
+            variable: "UV_INDEX".into(),
+        };
+        let text = script("a", vec![setting]);
+        let start = "RUN --mount=type=secret,id=own-1,required=true UV_INDEX=\"$(cat /run/secrets/own-1)\" && export";
+        assert!(text.starts_with(start), "{text}");
         let text = script("a # why", secret());
         assert!(text.ends_with(r#"{ a # why\n}"]"#), "{text}");
     }

@@ -16,10 +16,10 @@ use hyper_util::rt::TokioExecutor;
 use hyper_util::service::TowerToHyperService;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::secret::Secrets;
 use super::{Lookup, registry_name};
 use crate::engine::{self, Engine};
 use crate::image::Error;
+use crate::image::secret::Secrets;
 use crate::wire::buildkit::filesync::{Auth, AuthExt, CredentialsRequest, CredentialsResponse};
 use crate::wire::buildkit::health::health_check_response::ServingStatus;
 use crate::wire::buildkit::health::{Health, HealthCheckRequest, HealthCheckResponse, HealthExt};

@@ -4,7 +4,7 @@
 //! machine is mounted while it runs, below [`MOUNTS`], and leaves no copy in the image. Running
 //! the recipe is somebody else's.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use pep440_rs::{Version, VersionSpecifiers};
 
@@ -17,7 +17,8 @@ use crate::image::env::Toolchain;
 use crate::image::hash::{file_name, folder_of, secret_env_var};
 use crate::image::ignore::Ignore;
 use crate::image::plan::absolute;
-use crate::image::{Error, script, sdk};
+use crate::image::secret::Secrets;
+use crate::image::{Error, private, script, sdk};
 use crate::spec::image::Base as Declared;
 use crate::spec::{Image, Layer, PythonVersion, SecretRef};
 
@@ -57,6 +58,8 @@ pub(super) struct Work {
     pub origins: Vec<Option<String>>,
     /// With the method that asks for it.
     pub secrets: Vec<(&'static str, SecretRef)>,
+    /// What the recipe reads and does not show, such as the address of an index with its password.
+    pub private: Secrets,
     pub notes: Vec<String>,
 }
 
@@ -67,10 +70,39 @@ pub(super) fn write(image: &Image, toolchain: &Toolchain, start: Start) -> Resul
     }
     let mut writer = Writer::new(image, toolchain, start)?;
     writer.begin();
-    for layer in &image.layers {
-        writer.layer(layer)?;
+    for layers in image
+        .layers
+        .chunk_by(|one, next| place_below(one).is_some() && place_below(next).is_some())
+    {
+        match layers {
+            [one] => writer.layer(one)?,
+            several => writer.copy_together(several)?,
+        }
     }
     writer.end()
+}
+
+/// Where a file lands below the working directory, if it does: such files can be copied together.
+fn place_below(layer: &Layer) -> Option<PathBuf> {
+    let Layer::SourceFile { src, dst } = layer else {
+        return None;
+    };
+    let name = file_name(src);
+    let place = match dst.as_str() {
+        "" | "." => PathBuf::from(&name),
+        dst if dst.ends_with('/') => Path::new(dst).join(&name),
+        // Another name may be that of a folder, into which an engine would put the file.
+        dst => Some(PathBuf::from(dst)).filter(|dst| file_name(dst) == name)?,
+    };
+    let mut plain = PathBuf::new();
+    for part in place.components() {
+        match part {
+            Component::Normal(part) => plain.push(part),
+            Component::CurDir => {}
+            Component::ParentDir | Component::RootDir | Component::Prefix(_) => return None,
+        }
+    }
+    Some(plain)
 }
 
 fn dockerfile(file: &Path, platform: String) -> Result<Work, Error> {
@@ -86,6 +118,7 @@ fn dockerfile(file: &Path, platform: String) -> Result<Work, Error> {
         platform,
         origins: Vec::new(),
         secrets: Vec::new(),
+        private: Secrets::default(),
         notes: Vec::new(),
     })
 }
@@ -144,6 +177,7 @@ pub(super) struct Writer<'a> {
     steps: Vec<Step>,
     pub context: Context,
     secrets: Vec<(&'static str, SecretRef)>,
+    pub private: Secrets,
     pub notes: Vec<String>,
     /// The environment that packages go into, once there is one.
     env: Option<String>,
@@ -168,6 +202,7 @@ impl<'a> Writer<'a> {
             steps: Vec::new(),
             context: Context::default(),
             secrets: Vec::new(),
+            private: Secrets::default(),
             notes: Vec::new(),
             env: None,
             with_sdk: installs,
@@ -188,6 +223,10 @@ impl<'a> Writer<'a> {
         };
         let own = format!("{}/{architecture}", std::env::consts::OS);
         self.start.platform == own
+    }
+
+    pub(super) fn platform(&self) -> &str {
+        &self.start.platform
     }
 
     pub(super) fn push(&mut self, instruction: Instruction, origin: Option<&str>) {
@@ -226,9 +265,14 @@ impl<'a> Writer<'a> {
         let own = self.start.base.env.get("VIRTUAL_ENV").cloned();
         let env = own.unwrap_or_else(|| VENV.to_owned());
         let at = quote(&env);
+        // Where no version was asked for, a base that has a Python is used with it.
+        let python = if self.is_debian() || self.image.python_is_explicit {
+            self.start.python.to_string()
+        } else {
+            format!("\"$(command -v python3 || echo {})\"", self.start.python)
+        };
         let script = format!(
-            "[ -x {at}/bin/python ] || UV_PYTHON_INSTALL_DIR=/opt/python {UV} venv --quiet --no-project --python {} {at}",
-            self.start.python
+            "[ -x {at}/bin/python ] || UV_PYTHON_INSTALL_DIR=/opt/python {UV} venv --quiet --no-project --python {python} {at}"
         );
         let mounts = self.uv();
         self.run(mounts, script, None);
@@ -355,18 +399,20 @@ impl<'a> Writer<'a> {
             Layer::SourceFile { src, dst } | Layer::SourceFolder { src, dst } => {
                 self.copy(method, src, dst)
             }
-            // Refused before; or code that travels in a bundle, and rules that `sight` has.
-            Layer::PixiScript { .. } | Layer::CodeBundle { .. } | Layer::DockerIgnore(_) => Ok(()),
+            Layer::PixiScript {
+                script,
+                environment,
+                options,
+            } => self.pixi_script(method, script, environment, options),
+            // Code travels in a bundle, and `sight` has the rules.
+            Layer::CodeBundle { .. } | Layer::DockerIgnore(_) => Ok(()),
         }
     }
 
     pub(super) fn secrets(&mut self, method: &'static str, wanted: &[SecretRef]) -> Vec<Mount> {
         let mut mounts = Vec::with_capacity(wanted.len());
         for secret in wanted {
-            let target = secret
-                .mount
-                .as_ref()
-                .map(|folder| format!("{}/{}", folder.trim_end_matches('/'), secret.key));
+            let target = secret.mount.as_ref().map(|folder| place_of(folder, secret));
             mounts.push(Mount::Secret {
                 id: secret_env_var(secret),
                 target,
@@ -429,6 +475,31 @@ impl<'a> Writer<'a> {
         self.push(Instruction::Workdir(path.to_owned()), Some(&origin));
     }
 
+    /// Copies files that stand next to each other as one layer: engines mount no more than some 125,
+    /// and code may be hundreds of files.
+    fn copy_together(&mut self, layers: &[Layer]) -> Result<(), Error> {
+        let source = Path::new(SHELF).join(self.staged.to_string());
+        self.staged += 1;
+        let mut told = String::new();
+        for layer in layers {
+            if let (Some(place), Layer::SourceFile { src, .. }) = (place_below(layer), layer) {
+                self.context
+                    .add(&source.join(place), &absolute(src), &self.sight)?;
+                if told.is_empty() {
+                    told = self::told(layer.method(), &[src.display().to_string()]);
+                }
+            }
+        }
+        let origin = format!("{told} and {} more", layers.len() - 1);
+        let copy = Instruction::Copy {
+            source: format!("{}/", source.display()),
+            target: "./".to_owned(),
+            owner: self.owner(),
+        };
+        self.push(copy, Some(&origin));
+        Ok(())
+    }
+
     fn copy(&mut self, method: &'static str, src: &Path, dst: &str) -> Result<(), Error> {
         let origin = told(method, &[src.display().to_string()]);
         let src = absolute(src);
@@ -486,6 +557,7 @@ impl<'a> Writer<'a> {
             platform: self.start.platform,
             origins: numbered.map(|step| step.origin).collect(),
             secrets: self.secrets,
+            private: self.private,
             notes: self.notes,
         })
     }
@@ -533,13 +605,21 @@ impl<'a> Writer<'a> {
     }
 }
 
+/// Where a secret lies below its folder: as `Secret.path` has it.
+fn place_of(folder: &str, secret: &SecretRef) -> String {
+    let group = secret.group.iter().map(String::as_str);
+    let parts = std::iter::once(folder.trim_end_matches('/')).chain(group);
+    let parts: Vec<&str> = parts.chain([secret.key.as_str()]).collect();
+    parts.join("/")
+}
+
 fn is_root(user: &str) -> bool {
     matches!(user.split(':').next(), None | Some("" | "0" | "root"))
 }
 
 /// The declaration as the user wrote it, for messages.
 pub(super) fn told(method: &str, arguments: &[String]) -> String {
-    format!("{method}('{}')", arguments.join("', '"))
+    private::without(&format!("{method}('{}')", arguments.join("', '")))
 }
 
 pub(super) fn quote(word: &str) -> String {

@@ -130,6 +130,7 @@ impl World {
         let hash = blake3::hash(self.dir.path().as_os_str().as_encoded_bytes()).to_hex();
         Order {
             uri: format!("{}-{}", uri(image).unwrap(), &hash[..8]),
+            content: None,
             platform: None,
             force: false,
             base: Some(TRUSTING.into()),
@@ -504,7 +505,7 @@ async fn secrets_reach_a_step_and_nothing_else() {
     );
     let told = Mutex::new(Vec::new());
     let sink = |progress: Progress<'_>| told.lock().unwrap().push(format!("{progress:?}"));
-    let secrets = secret::Secrets::of("FLYTE_DOCKER_TEST", SECRET);
+    let secrets = crate::image::secret::Secrets::of("FLYTE_DOCKER_TEST", SECRET);
     let built = build::with_secrets(
         &world.engine,
         &world.toolchain,

@@ -6,8 +6,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use buffa::Message as _;
 
-use super::secret::Secrets;
 use super::{Progress, Sink, Stage};
+use crate::image::secret::Secrets;
 use crate::wire::buildkit::control::{StatusResponse, Vertex};
 
 /// Lines of a step that are kept for its error.

@@ -12,16 +12,16 @@ use super::config::{self, Additions, Written};
 use super::layer::{Layer, Node, Owner, Packed};
 use super::packages::{Installer, Target};
 use super::packing::{Packages, Packer};
-use super::refuse::with_sdk;
 use super::stage::Venv;
 use super::{DEBIAN, Order};
 use crate::image::build::off_thread;
 use crate::image::digest::Sight;
 use crate::image::env::{Manifest as Settings, Progress, Sink, Toolchain};
-use crate::image::plan::{Copy, Plan};
+use crate::image::plan::{Copy, Plan, holds_sdk};
 use crate::image::python::Asked;
 use crate::image::registry::{self, Descriptor, MANIFEST, Platform};
-use crate::image::{Error, content_hash, sdk};
+use crate::image::secret::Secrets;
+use crate::image::{Error, ImageHash, content_hash, sdk};
 use crate::spec::image::Base as Declared;
 use crate::spec::{Image, Layer as Declaration, PythonVersion};
 
@@ -72,14 +72,14 @@ pub(super) struct Assembly<'a> {
     pub toolchain: &'a Toolchain,
     pub image: &'a Image,
     pub order: &'a Order,
+    pub content: &'a ImageHash,
     pub cache: &'a Cache,
     pub progress: &'a Sink<'a>,
 }
 
 impl Assembly<'_> {
     pub(super) async fn make(&self, platform: Platform) -> Result<Made, Error> {
-        let (declared, plan) = (self.image.clone(), Plan::new(self.image)?);
-        let hash = off_thread(move || content_hash(&declared)).await?;
+        let plan = Plan::new(self.image)?;
         let python = python(self.image, &plan.python)?;
         let base = self.base(python, &platform).await?;
         let mut layers = Vec::new();
@@ -88,11 +88,12 @@ impl Assembly<'_> {
         self.pack_small(&mut layers, "user and environment", beginning)
             .await?;
         if let Some(home) = &home {
-            let limit =
-                MAX_LAYERS.saturating_sub(base.manifest.layers.len() + plan.copies.len() + 2);
+            // Beside packages: user and environment, this SDK, and the working directory.
+            let others = base.manifest.layers.len() + together(&plan.copies).count() + 3;
+            let limit = MAX_LAYERS.saturating_sub(others);
             let packages = self.packages(&plan, home, &platform, limit).await?;
             layers.extend(packages.layers);
-            if with_sdk(self.image) {
+            if holds_sdk(self.image) {
                 layers.push(self.sdk(&home.venv, packages.tops).await?);
             }
         }
@@ -105,18 +106,17 @@ impl Assembly<'_> {
             self.pack_small(&mut layers, &title, layer).await?;
         }
         let sight = Arc::new(Sight::new(plan.ignore));
-        for copy in plan.copies {
-            let (to, layer) = self.copy(&copy, &sight, &base, &workdir).await?;
-            let name = copy.src.file_name().unwrap_or_default().to_string_lossy();
-            let title = format!("`{name}` as `{}`", to.display());
+        for copies in together(&plan.copies) {
+            let (title, layer) = self.copies(copies, &sight, &base, &workdir).await?;
             self.pack_small(&mut layers, &title, layer).await?;
         }
+        refuse_too_many(base.manifest.layers.len() + layers.len())?;
         let additions = Additions {
             layers: &layers,
             env: &env,
             workdir: Some(&workdir),
             user: self.is_debian().then_some(USER),
-            content_hash: hash.as_str(),
+            content_hash: self.content.as_str(),
         };
         let written = config::write(&base, &additions)?;
         for note in &plan.notes {
@@ -153,7 +153,7 @@ impl Assembly<'_> {
         asked: PythonVersion,
         plan: &Plan,
     ) -> Result<Option<Home>, Error> {
-        if plan.steps.is_empty() && !with_sdk(self.image) && !self.is_debian() {
+        if plan.steps.is_empty() && !holds_sdk(self.image) && !self.is_debian() {
             return Ok(None);
         }
         let is_asked = self.is_debian() || self.image.python_is_explicit;
@@ -210,7 +210,18 @@ impl Assembly<'_> {
         let glibc = if is_ours { GLIBC_DEBIAN } else { GLIBC_ANY };
         let target = Target::new(home.venv.python, platform, glibc)?;
         let steps = plan.steps.as_slice();
-        let installer = Installer::new(self.toolchain, self.cache, &target, steps, self.progress)?;
+        let (secrets, missing) = Secrets::find_for_installers(&plan.secrets())?;
+        for note in &missing {
+            (self.progress)(Progress::Note(note));
+        }
+        let installer = Installer::new(
+            self.toolchain,
+            self.cache,
+            &target,
+            steps,
+            secrets,
+            self.progress,
+        )?;
         let declared = only_packages(self.image);
         let declared = off_thread(move || content_hash(&declared)).await?;
         let packages = installer
@@ -267,6 +278,30 @@ impl Assembly<'_> {
             Packed::make(&cache, &key, packing, &layer)
         });
         Ok((title, packed.await?))
+    }
+
+    /// The layer of what is copied together, and what it is called.
+    async fn copies(
+        &self,
+        copies: &[Copy],
+        sight: &Arc<Sight>,
+        base: &Base,
+        workdir: &str,
+    ) -> Result<(String, Layer), Error> {
+        let mut whole = Layer::default();
+        let mut title = String::new();
+        for copy in copies {
+            let (to, layer) = self.copy(copy, sight, base, workdir).await?;
+            whole.entries.extend(layer.entries);
+            if title.is_empty() {
+                let name = copy.src.file_name().unwrap_or_default().to_string_lossy();
+                title = format!("`{name}` as `{}`", to.display());
+            }
+        }
+        if copies.len() > 1 {
+            title = format!("{title} and {} more", copies.len() - 1);
+        }
+        Ok((title, whole))
     }
 
     /// The layer of a file or folder of this machine, and where it goes.
@@ -347,6 +382,21 @@ impl Assembly<'_> {
             _ => Owner::default(),
         }
     }
+}
+
+/// Files that stand next to each other share a layer: code may be hundreds of them.
+fn together(copies: &[Copy]) -> impl Iterator<Item = &[Copy]> {
+    copies.chunk_by(|one, next| !one.source.is_folder && !next.source.is_folder)
+}
+
+fn refuse_too_many(layers: usize) -> Result<(), Error> {
+    if layers <= MAX_LAYERS {
+        return Ok(());
+    }
+    Err(Error::Invalid {
+        method: "Image",
+        problem: format!("it has {layers} layers, and engines mount no more than {MAX_LAYERS}"),
+    })
 }
 
 /// The variables of the base, of the environment, and those declared, expanded in order.

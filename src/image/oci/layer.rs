@@ -30,6 +30,18 @@ pub enum Packing {
 }
 
 impl Packing {
+    /// Reads the words of the configuration (`image.compression`).
+    pub fn parse(word: &str) -> Result<Self, Error> {
+        match word {
+            "" | "gzip" => Ok(Self::Gzip),
+            "zstd" => Ok(Self::Zstd),
+            other => Err(Error::Invalid {
+                method: "image.compression",
+                problem: format!("there is no `{other}`; it takes `gzip` or `zstd`"),
+            }),
+        }
+    }
+
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Gzip => "gzip",

@@ -25,8 +25,9 @@ pub use layer::Packing;
 pub use refuse::refuse;
 
 use super::build::off_thread;
-use super::env::{Sink, Toolchain};
+use super::env::{Sink, Toolchain, held, refuse_changed};
 use super::error::Error;
+use super::hash::Held;
 use super::registry::{self, INDEX, Index, Platform, Reference};
 use crate::spec::Image;
 use assemble::{Assembly, Made};
@@ -40,6 +41,8 @@ pub const DEBIAN: &str = "docker.io/library/python:{python}-slim-bookworm";
 pub struct Order {
     /// Such as `ghcr.io/acme/app:v1`.
     pub reference: String,
+    /// What the image held when its name was made; `None` to look now.
+    pub content: Option<Held>,
     /// This machine's alone, when empty; an index is made for more than one.
     pub platforms: Vec<String>,
     /// In place of [`DEBIAN`]; `{python}` stands for the minor version.
@@ -96,17 +99,23 @@ pub async fn build(
     refuse(image)?;
     let reference = registry::reference(&order.reference)?;
     let cache = Cache::open(&toolchain.home)?;
+    let content = match &order.content {
+        Some(content) => content.clone(),
+        None => held(toolchain, image).await?,
+    };
     let mut made = Vec::new();
     for platform in platforms(image, order)? {
         let assembly = Assembly {
             toolchain,
             image,
             order,
+            content: &content.content,
             cache: &cache,
             progress,
         };
         made.push(assembly.make(platform).await?);
     }
+    refuse_changed(toolchain, image, &content).await?;
     let whole = whole(made)?;
     let mut built = Built {
         digest: whole.digest().to_owned(),

@@ -9,18 +9,18 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
-use tokio::process::Command;
 
 use super::cache::{Cache, key};
 use super::stage::{self, Unpacked, Venv};
 use crate::image::Error;
-use crate::image::build::{find_poetry, is_set_by_us, off_thread, pass_secrets};
+use crate::image::build::{find_poetry, is_set_by_us, off_thread, open_repositories};
 use crate::image::env::{Progress, Sink, Toolchain};
 use crate::image::hash::{file_name, folder_of};
 use crate::image::plan::{Step, Work};
 use crate::image::registry::Platform;
+use crate::image::secret::Secrets;
 use crate::image::workspace::Workspace;
-use crate::image::{digest, requirement, uv};
+use crate::image::{digest, private, requirement, uv};
 use crate::spec::PythonVersion;
 
 /// Makes a requirement of `flyte` by another package hold nothing: ours is put in afterwards.
@@ -99,12 +99,22 @@ impl Package {
         ])
     }
 
-    fn line(&self) -> String {
+    /// Of a list that `uv` installs; `step` is the one that asked for the package.
+    fn line(&self, step: &Step) -> String {
         let hash = format!("--hash=sha256:{}", self.sha256);
         match &self.source {
             Source::Index => format!("{}=={} {hash}\n", self.name, self.version),
             Source::Wheel(path) => format!("{} @ file://{} {hash}\n", self.name, encoded(path)),
-            Source::Url(requirement) => format!("{requirement}\n"),
+            // The step has it with the credentials that are not remembered.
+            Source::Url(remembered) => {
+                let declared = match &step.work {
+                    Work::Pip { targets, .. } => targets.as_slice(),
+                    Work::Sync { .. } | Work::Poetry { .. } => &[],
+                };
+                let mut declared = declared.iter();
+                let declared = declared.find(|one| requirement::same_name(one, &self.name));
+                format!("{}\n", declared.unwrap_or(remembered))
+            }
         }
     }
 }
@@ -122,6 +132,7 @@ pub(super) struct Installer<'a> {
     cache: &'a Cache,
     target: &'a Target,
     steps: &'a [Step],
+    secrets: Secrets,
     progress: &'a Sink<'a>,
     scratch: TempDir,
 }
@@ -132,6 +143,7 @@ impl<'a> Installer<'a> {
         cache: &'a Cache,
         target: &'a Target,
         steps: &'a [Step],
+        secrets: Secrets,
         progress: &'a Sink<'a>,
     ) -> Result<Self, Error> {
         let installer = Self {
@@ -139,6 +151,7 @@ impl<'a> Installer<'a> {
             cache,
             target,
             steps,
+            secrets,
             progress,
             scratch: cache.folder()?,
         };
@@ -224,6 +237,17 @@ impl<'a> Installer<'a> {
         // `uv` compiles lists, so single requirements become one.
         let mut list = String::new();
         let mut inputs = Vec::new();
+        let mut command = self.uv([
+            "pip",
+            "compile",
+            "--quiet",
+            "--format",
+            "pylock.toml",
+            "--no-header",
+        ]);
+        let secrets = self.secrets.only(&step.secrets);
+        command.secrets(&secrets);
+        let targets = open_repositories(targets, &secrets, &mut command);
         let mut rest = targets.iter();
         while let Some(target) = rest.next() {
             match target.as_str() {
@@ -237,14 +261,6 @@ impl<'a> Installer<'a> {
         if !list.is_empty() {
             inputs.push(self.write("requirements.in", &list)?);
         }
-        let mut command = self.uv([
-            "pip",
-            "compile",
-            "--quiet",
-            "--format",
-            "pylock.toml",
-            "--no-header",
-        ]);
         command
             .args(["--only-binary", ":all:", "--overrides"])
             .arg(self.scratch.path().join("overrides.txt"))
@@ -253,7 +269,6 @@ impl<'a> Installer<'a> {
         if let Some(folder) = folder {
             command.current_dir(folder);
         }
-        pass_secrets(&mut command, step);
         self.run(step.text(), "uv", command).await
     }
 
@@ -268,7 +283,7 @@ impl<'a> Installer<'a> {
         let prefix = prefix.keep();
         for (number, step) in self.steps.iter().enumerate() {
             let own = packages.iter().filter(|package| package.step == number);
-            let lines: String = own.map(|package| package.line()).collect();
+            let lines: String = own.map(|package| package.line(step)).collect();
             if lines.is_empty() {
                 continue;
             }
@@ -291,7 +306,7 @@ impl<'a> Installer<'a> {
                     command.args(index_flags(step)).current_dir(folder);
                 }
             }
-            pass_secrets(&mut command, step);
+            command.secrets(&self.secrets.only(&step.secrets));
             self.run(step.text(), "uv", command).await?;
         }
         let venv = venv.clone();
@@ -331,7 +346,7 @@ impl<'a> Installer<'a> {
             .arg(&folder)
             .args(step.flags.iter().filter(|flag| !is_set_by_us(flag)))
             .current_dir(&folder);
-        pass_secrets(&mut command, step);
+        command.secrets(&self.secrets.only(&step.secrets));
         let list = self.run(step.text(), "uv", command).await?;
         let mut lines = String::new();
         for line in list.lines() {
@@ -362,7 +377,7 @@ impl<'a> Installer<'a> {
             .arg(&list)
             .args(&step.flags)
             .current_dir(folder);
-        pass_secrets(&mut command, step);
+        command.secrets(&self.secrets.only(&step.secrets));
         self.run(step.text(), "poetry", command).await?;
         Ok(list.display().to_string())
     }
@@ -391,7 +406,7 @@ impl<'a> Installer<'a> {
             .arg(out.path())
             .arg(folder)
             .env("SOURCE_DATE_EPOCH", EPOCH);
-        pass_secrets(&mut command, step);
+        command.secrets(&self.secrets.only(&step.secrets));
         self.run(step.text(), "uv", command).await?;
         let listing = std::fs::read_dir(out.path()).map_err(Error::store("read", out.path()))?;
         let wheel = listing
@@ -412,7 +427,7 @@ impl<'a> Installer<'a> {
     }
 
     /// `uv`, told for whom it chooses.
-    fn uv<const N: usize>(&self, arguments: [&str; N]) -> Command {
+    fn uv<const N: usize>(&self, arguments: [&str; N]) -> uv::Call {
         let mut command = uv::uv(&self.toolchain.uv, arguments);
         command
             .arg("--python")
@@ -432,9 +447,9 @@ impl<'a> Installer<'a> {
         &self,
         step: String,
         installer: &'static str,
-        command: Command,
+        command: uv::Call,
     ) -> Result<String, Error> {
-        let program = PathBuf::from(command.as_std().get_program());
+        let program = command.program().to_path_buf();
         let outcome = uv::run(command, |line| (self.progress)(Progress::Line(line)))
             .await
             .map_err(|source| Error::Start { program, source })?;
@@ -492,7 +507,7 @@ fn read_lock(
         .flatten()
         .filter_map(toml::Value::as_table)
         .map(|package| {
-            let mut package = read_package(package, number, targets).map_err(odd)?;
+            let mut package = read_package(step.method, package, number, targets)?;
             if let (Source::Wheel(path), Some(folder)) = (&mut package.source, folder) {
                 *path = folder.join(&*path);
             }
@@ -502,10 +517,12 @@ fn read_lock(
 }
 
 fn read_package(
+    method: &'static str,
     package: &toml::Table,
     number: usize,
     targets: &[String],
-) -> Result<Package, String> {
+) -> Result<Package, Error> {
+    let odd = |problem: String| Error::Invalid { method, problem };
     let text = |table: &toml::Table, field: &str| {
         table
             .get(field)
@@ -518,9 +535,12 @@ fn read_package(
         .and_then(|wheels| wheels.as_array()?.first()?.as_table());
     let archive = package.get("archive").and_then(toml::Value::as_table);
     let Some(file) = wheel.or(archive) else {
-        return Err(format!(
-            "`{name}` exists only as source, which would have to be built inside the image; use the Docker builder, or a version that has a wheel"
-        ));
+        return Err(Error::NeedsContainer {
+            what: format!(
+                "`{method}`: `{name}` exists only as source, which would have to be built inside the image"
+            ),
+            hint: "use the Docker builder, or a version that has a wheel".to_owned(),
+        });
     };
     let source = match (text(file, "path"), archive) {
         (Some(path), _) => Source::Wheel(PathBuf::from(path)),
@@ -530,16 +550,21 @@ fn read_package(
             let declared = targets
                 .iter()
                 .find(|target| requirement::same_name(target, &name));
-            Source::Url(declared.cloned().ok_or_else(|| {
-                format!("`{name}` is named by a URL in a file; name it by `with_pip_packages`")
+            Source::Url(declared.map(|one| private::without(one)).ok_or_else(|| {
+                odd(format!(
+                    "`{name}` is named by a URL in a file; name it by `with_pip_packages`"
+                ))
             })?)
         }
     };
     let hash = file
         .get("hashes")
         .and_then(|hashes| hashes.get("sha256")?.as_str().map(str::to_owned));
-    let sha256 =
-        hash.ok_or_else(|| format!("the index gives no digest of the wheel of `{name}`"))?;
+    let sha256 = hash.ok_or_else(|| {
+        odd(format!(
+            "the index gives no digest of the wheel of `{name}`"
+        ))
+    })?;
 
     Ok(Package {
         version: text(package, "version").unwrap_or_default(),

@@ -1,8 +1,9 @@
 //! What cannot be made without running something inside the image, refused before a file is read.
 
 use super::host_platform;
+use crate::image::Error;
+use crate::image::plan::{holds_sdk, refuse_mounts};
 use crate::image::registry::Platform;
-use crate::image::{Error, requirement};
 use crate::spec::image::Base;
 use crate::spec::{Image, Layer};
 
@@ -10,6 +11,7 @@ use crate::spec::{Image, Layer};
 pub fn refuse(image: &Image) -> Result<(), Error> {
     refuse_base(&image.base)?;
     image.layers.iter().try_for_each(refuse_layer)?;
+    image.layers.iter().try_for_each(refuse_mounts)?;
     image
         .platforms
         .iter()
@@ -77,17 +79,6 @@ fn refuse_layer(layer: &Layer) -> Result<(), Error> {
     }
 }
 
-/// Whether this SDK goes into the image: on our own base by default, on another when it is asked for.
-pub(super) fn with_sdk(image: &Image) -> bool {
-    match image.base {
-        Base::Debian { install_flyte } => install_flyte,
-        Base::Uri(_) | Base::Dockerfile(_) | Base::Ref(_) => image.layers.iter().any(|layer| {
-            matches!(layer, Layer::PipPackages { packages, .. }
-                    if packages.iter().any(|text| requirement::is_sdk(text)))
-        }),
-    }
-}
-
 /// Packages can be had for any platform, but our own library exists for this machine's alone.
 pub(super) fn refuse_platform(image: &Image, platform: &str) -> Result<(), Error> {
     let Some(asked) = Platform::parse(platform).filter(|asked| asked.os == "linux") else {
@@ -96,7 +87,7 @@ pub(super) fn refuse_platform(image: &Image, platform: &str) -> Result<(), Error
             problem: format!("`{platform}` is not of the form `linux/amd64`"),
         });
     };
-    let with_sdk = with_sdk(image);
+    let with_sdk = holds_sdk(image);
     let host = host_platform();
     if !with_sdk || asked.serves(&host) {
         return Ok(());

@@ -32,7 +32,7 @@ use super::replica::Launch;
 use super::vessel::{Ear, Launched, Signs, Vessel};
 use crate::engine::{self as engines, Engine};
 use crate::error::{Code, with_causes};
-pub use engine::Containers;
+pub use engine::{Containers, Logins, NoLogins};
 use handover::Handover;
 pub use handover::{Variables, script};
 pub use request::{Order, SECRETS};
@@ -54,7 +54,7 @@ pub async fn start(
         .engine()
         .await
         .map_err(|error| order.no_engine(&error))?;
-    engine::provide(engine, &order.image).await?;
+    containers.provide(engine, &order.image).await?;
     let neighbours = engine::neighbours(&workshop.store, order);
     let handover = Handover::of(engine, order).await?;
     let make = async |handover: &Handover| {

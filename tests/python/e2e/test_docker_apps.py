@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
+import shutil
 import signal
+import socket
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +18,8 @@ import pytest
 from containers import Engine
 from support import WEB, Home, Project, get, get_json, is_alive, until
 
+# `tester`, whose password is `open-sesame`.
+HTPASSWD = "tester:$2b$04$B68Ail.mIIXaoNKYkA71h.lUF8/ZaZWHEnlw98RrOFu4U0vGm4APW\n"
 APP = """
 import json, os, sys, time
 import flyte, flyte.app
@@ -160,6 +167,60 @@ def test_an_image_that_is_nowhere_is_told_with_the_registrys_answer(project, hom
     failure = project.failure()
     assert failure["code"] == "image.pull_failed"
     assert "localhost:1/no/such:image" in failure["message"]
+
+
+@pytest.fixture
+def private(engine: Engine, app_image: str, tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """An image that only its registry has, and the folder of a Docker configuration that opens it."""
+    program = shutil.which("docker-registry")
+    if program is None:
+        message = "no `docker-registry`; Debian's package has it"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (tmp_path / "htpasswd").write_text(HTPASSWD)
+    settings = tmp_path / "registry.yml"
+    settings.write_text(
+        f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {tmp_path}/registry}}}}\n"
+        f"http: {{addr: '127.0.0.1:{port}'}}\n"
+        f"auth: {{htpasswd: {{realm: tests, path: {tmp_path}/htpasswd}}}}\n"
+    )
+    process = subprocess.Popen([program, "serve", settings], stderr=subprocess.DEVNULL)
+    host = f"127.0.0.1:{port}"
+
+    def is_up() -> bool:
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", port)) == 0
+
+    until(is_up, 20, "the registry listens")
+    configured, image = tmp_path / "docker", f"{host}/team/app:{os.getpid()}"
+    configured.mkdir()
+    login = base64.b64encode(b"tester:open-sesame").decode()
+    (configured / "config.json").write_text(json.dumps({"auths": {host: {"auth": login}}}))
+    engine.run("tag", app_image, image)
+    engine.run("--config", str(configured), "push", "--quiet", image)
+    engine.run("rmi", image)
+    yield image, configured
+    engine.run("rmi", "--force", image, check=False)
+    process.terminate()
+    process.wait()
+
+
+def test_a_private_image_is_fetched_with_the_login_of_its_registry(fresh_home, tmp_path, engine, private):
+    image, configured = private
+    project = Project(tmp_path / "project", fresh_home)
+    project.write("web.py", WEB)
+    write(project, image, "private")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    failure = project.failure(DOCKER_CONFIG=str(empty))
+    assert failure["code"] == "image.pull_failed"
+    assert "docker login" in failure["message"]
+    fresh_home.flyte("local", "stop")
+    endpoint = project.result(DOCKER_CONFIG=str(configured))
+    assert get(endpoint)[0] == 200
+    fresh_home.flyte("local", "stop")
 
 
 def test_an_image_without_the_sdk_says_so(project, home, engine):

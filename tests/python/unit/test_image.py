@@ -33,6 +33,7 @@ def project(tmp_path):
         "s.py",
     ):
         (tmp_path / name).write_text("")
+    (tmp_path / "s.py").write_text("# /// script\n# dependencies = []\n# ///\n")
     (tmp_path / "Dockerfile").write_text("FROM x")
     (tmp_path / "src").mkdir()
     return tmp_path
@@ -269,6 +270,10 @@ def test_local_wheels():
         (lambda i: i.with_env_vars([("A", "b")]), "Expected env_vars"),
         (lambda i: i.with_env_vars({1: "b"}), "Expected env_vars"),
         (lambda i: i.with_pip_packages("a", secret_mounts=1), "SecretRequest"),
+        (lambda i: i.with_pip_packages("a", extra_args=("--pre",)), "extra_args must be a str"),
+        (lambda i: i.with_pip_packages("a", index_url=1), "index_url must be a str"),
+        (lambda i: i.with_pip_packages("a", pre="yes"), "pre must be a bool"),
+        (lambda i: i.with_workdir(1), "workdir must be a str"),
     ],
 )  # fmt: skip
 def test_lists_and_other_types_in_layers(add, message):
@@ -309,6 +314,29 @@ def test_locks_without_a_file(project):
         base.with_poetry_project(project / "pyproject.toml")
 
 
+BLOCK = "# /// script\n# {}\n# ///\n"
+
+
+def header(folder, text):
+    (folder / "header.py").write_text(text)
+    return folder / "header.py"
+
+
+def test_a_header_that_is_right_is_taken(project):
+    text = '#!/usr/bin/env python\n# /// script\n# requires-python = ">=3.11,<4"\n#\n# dependencies = ["a"]\n# ///\nx = 1\n'
+    assert Image.from_uv_script(header(project, text), name="n")._layers[0].script == project / "header.py"
+
+
+def test_a_folder_is_no_file(project):
+    with pytest.raises(IsADirectoryError, match="with_source_folder"):
+        Image.from_debian_base().with_source_file(project / "src")
+
+
+def test_a_registrys_secret_that_nobody_uses_is_told():
+    with pytest.warns(UserWarning, match="docker login"):
+        Image.from_debian_base(registry_secret="k")
+
+
 @pytest.mark.parametrize(
     ("declare", "message"),
     [
@@ -324,6 +352,24 @@ def test_locks_without_a_file(project):
             "project_install_mode",
         ),
         (lambda i, p: i.with_code_bundle("none"), "copy_style must be"),
+        (lambda i, p: i.with_env_vars({"A B": "x"}), "letters, digits"),
+        (lambda i, p: i.with_env_vars({"A=B": "x"}), "letters, digits"),
+        (lambda i, p: i.with_env_vars({"A\nRUN rm": "x"}), "letters, digits"),
+        (lambda i, p: i.with_env_vars({"A": "x\nUSER 0"}), "`A` has several lines"),
+        (lambda i, p: i.with_workdir("/app\nUSER 0"), "workdir must be the path"),
+        (lambda i, p: i.with_workdir(" "), "workdir must be the path"),
+        (lambda i, p: i.with_source_file(p / "s.py", "/x\n"), "dst must be the path"),
+        (lambda i, p: i.with_apt_packages("git curl"), "separate arguments"),
+        (lambda i, p: i.with_pip_packages("a", extra_args="--x 'a"), "quote that is not closed"),
+        (lambda i, p: Image.from_debian_base(name="My App"), "is lower case"),
+        (lambda i, p: i.clone(name="app:1"), "is lower case"),
+        (lambda i, p: i.clone(registry="https://ghcr.io"), "written like"),
+        (lambda i, p: Image.from_uv_script(header(p, "x = 1\n"), name="n"), "no `# /// script` block"),
+        (lambda i, p: Image.from_uv_script(header(p, BLOCK.format("x =")), name="n"), "not valid TOML"),
+        (
+            lambda i, p: Image.from_uv_script(header(p, BLOCK.format("requires-python = 'soon'")), name="n"),
+            "'soon'",
+        ),
     ],
 )
 def test_bad_values(project, declare, message):

@@ -132,3 +132,152 @@ fn a_script_chooses_among_versions_unless_one_was_asked_for() {
     image.python_is_explicit = true;
     assert_eq!(python(&image).unwrap(), PYTHON);
 }
+
+fn options(index_url: &str) -> InstallOptions {
+    InstallOptions {
+        index_url: Some(index_url.into()),
+        ..InstallOptions::default()
+    }
+}
+
+fn packages(packages: &[&str], options: InstallOptions) -> Layer {
+    Layer::PipPackages {
+        packages: packages.iter().map(|text| (*text).to_owned()).collect(),
+        options,
+    }
+}
+
+#[test]
+fn credentials_of_indexes_and_requirements_stay_out_of_the_recipe() {
+    let words = [
+        "six",
+        "git+https://me:tok2@h/x.git",
+        "x @ https://me:tok3@h/x.whl",
+    ];
+    let layer = packages(&words, options("https://me:tok1@h/simple"));
+    let work = written(
+        &image(debian(false), vec![layer]),
+        "linux/amd64",
+        Base::default(),
+    );
+    let work = work.unwrap();
+    let text = work.context.read("Dockerfile");
+    assert!(!text.contains("tok"), "{text}");
+    assert!(text.contains(" && export UV_INDEX_URL && "), "{text}");
+    assert!(text.contains("export GIT_CONFIG_VALUE_0"), "{text}");
+    assert!(text.contains(" six git+https://h/x.git -r "), "{text}");
+    assert!(
+        work.origins
+            .iter()
+            .flatten()
+            .all(|origin| !origin.contains("tok"))
+    );
+    let kept: Vec<String> = work
+        .private
+        .iter()
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    let value = |start: &str| {
+        let name = kept.iter().find(|name| name.starts_with(start)).unwrap();
+        work.private.text(name).unwrap()
+    };
+    assert_eq!(value("flyte-UV_INDEX_URL-"), "https://me:tok1@h/simple");
+    assert_eq!(value("flyte-list-"), "x @ https://me:tok3@h/x.whl");
+    assert_eq!(work.private.hide("a tok1 tok2 tok3"), "a *** *** ***");
+}
+
+/// The engine's cache tells steps apart by their text, and a password is no part of it.
+#[test]
+fn another_password_is_the_same_step_and_another_index_is_not() {
+    let text = |url: &str| {
+        let layer = packages(&["six"], options(url));
+        let work = written(
+            &image(debian(false), vec![layer]),
+            "linux/amd64",
+            Base::default(),
+        );
+        work.unwrap().context.read("Dockerfile")
+    };
+    assert_eq!(text("https://a:one@h/s"), text("https://a:two@h/s"));
+    assert_ne!(text("https://a:one@h/s"), text("https://a:one@g/s"));
+}
+
+#[test]
+fn many_files_of_code_are_one_layer() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut layers = Vec::new();
+    for number in 0..200 {
+        let src = dir.path().join(format!("m{number}.py"));
+        std::fs::write(&src, "").unwrap();
+        layers.push(Layer::SourceFile {
+            src,
+            dst: format!("./pkg/m{number}.py"),
+        });
+    }
+    let work = written(
+        &image(debian(false), layers),
+        "linux/amd64",
+        Base::default(),
+    );
+    let work = work.unwrap();
+    let text = work.context.read("Dockerfile");
+    assert_eq!(text.matches("COPY ").count(), 1, "{text}");
+    let origin = work.origins.iter().flatten().last().unwrap();
+    assert!(origin.ends_with(" and 199 more"), "{origin}");
+}
+
+#[test]
+fn a_base_with_a_python_keeps_it_unless_another_is_asked_for() {
+    let mut image = image(
+        Declared::Uri("x".into()),
+        vec![packages(&["six"], InstallOptions::default())],
+    );
+    let text = |image: &Image| {
+        let work = written(image, "linux/amd64", Base::default()).unwrap();
+        work.context.read("Dockerfile")
+    };
+    let expected = r#"--python \"$(command -v python3 || echo 3.12)\" /opt/venv"#;
+    assert!(text(&image).contains(expected), "{}", text(&image));
+    image.python_is_explicit = true;
+    assert!(text(&image).contains("--python 3.12 /opt/venv"));
+}
+
+#[test]
+fn a_secret_of_a_group_lies_where_its_path_says() {
+    let secret = SecretRef {
+        key: "k".into(),
+        group: Some("team".into()),
+        mount: Some("/etc/flyte/secrets".into()),
+        env_var: None,
+    };
+    assert_eq!(
+        place_of("/etc/flyte/secrets/", &secret),
+        "/etc/flyte/secrets/team/k"
+    );
+}
+
+#[test]
+fn a_script_of_pixi_is_a_project_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("train.py");
+    let header =
+        "# /// script\n# requires-python = \">=3.11\"\n# dependencies = [\"six\"]\n# ///\n";
+    std::fs::write(&script, header).unwrap();
+    std::fs::write(dir.path().join("train.py.pixi.lock"), "").unwrap();
+    let layer = Layer::PixiScript {
+        script,
+        environment: "default".into(),
+        options: InstallOptions::default(),
+    };
+    let work = written(
+        &image(debian(false), vec![layer]),
+        "linux/amd64",
+        Base::default(),
+    );
+    let work = work.unwrap();
+    let text = work.context.read("Dockerfile");
+    let part = "--environment default --manifest-path /opt/pixi-project/pixi.toml --locked";
+    assert!(text.contains(part), "{text}");
+    let manifest = work.context.read(".flyte/pixi/pixi.toml");
+    assert!(manifest.contains("linux-64"), "{manifest}");
+}

@@ -298,6 +298,7 @@ pub fn toolchain(home: &Path, uv: &Path, package: PathBuf) -> Toolchain {
 pub fn order(host: &str, name: &str) -> Order {
     Order {
         reference: format!("{host}/{name}"),
+        content: None,
         platforms: vec![],
         base: Some(format!("{host}/base:1")),
         layout: None,

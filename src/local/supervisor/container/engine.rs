@@ -3,11 +3,15 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use bollard::auth::DockerCredentials;
 use bollard::errors::Error as Refusal;
+use bollard::models::CreateImageInfo;
 use bollard::query_parameters::{CreateImageOptionsBuilder, ListContainersOptionsBuilder};
 use futures::TryStreamExt;
+use futures::future::BoxFuture;
 use tokio::sync::OnceCell;
 
 use super::relay::Relay;
@@ -27,8 +31,34 @@ pub(super) const REPLICA_LABEL: &str = "org.flyte.replica";
 /// How long a platform that starts waits for an engine to remove what was left.
 const SWEEP_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Who knows the credentials of registries: what is private is fetched with them.
+pub trait Logins: Send + Sync {
+    /// Those for the registry of `image`; what keeps them away is told in words.
+    fn login<'a>(
+        &'a self,
+        image: &'a str,
+    ) -> BoxFuture<'a, Result<Option<DockerCredentials>, String>>;
+}
+
+/// Nobody: whatever is fetched is public.
+#[derive(Debug)]
+pub struct NoLogins;
+
+impl Logins for NoLogins {
+    fn login<'a>(
+        &'a self,
+        _image: &'a str,
+    ) -> BoxFuture<'a, Result<Option<DockerCredentials>, String>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+}
+
+/// How often a fetch says how far it is.
+const NEWS_INTERVAL: Duration = Duration::from_secs(3);
+
 /// The containers of one home.
 pub struct Containers {
+    logins: Arc<dyn Logins>,
     mark: String,
     /// There once there was a container, so that a platform without any asks no engine.
     note: PathBuf,
@@ -41,12 +71,19 @@ impl Containers {
     /// Containers that carry `mark`; apps answer by name at `names_port`.
     pub fn new(home: &Home, mark: &str, names_port: u16) -> Self {
         Self {
+            logins: Arc::new(NoLogins),
             mark: mark.to_owned(),
             note: home.run().join("containers"),
             names_port,
             engine: OnceCell::new(),
             relay: Relay::default(),
         }
+    }
+
+    /// The same, fetching private images with what `logins` knows.
+    #[must_use]
+    pub fn with_logins(self, logins: Arc<dyn Logins>) -> Self {
+        Self { logins, ..self }
     }
 
     pub fn mark(&self) -> &str {
@@ -124,30 +161,99 @@ pub(super) fn neighbours(store: &Store, order: &Order) -> Vec<String> {
     names.collect()
 }
 
-/// Has the engine fetch the image, unless it is there.
-pub(super) async fn provide(engine: &Engine, image: &str) -> Result<(), Failure> {
-    let docker = engine.docker();
-    let failed = |error: Refusal| {
-        let error = Error::while_it_should(format!("fetch `{image}`"))(error);
-        Failure {
-            substate: Substate::IMAGE_PULL_ERROR,
-            ..Failure::new(Code::ImagePullFailed, with_causes(&error))
+impl Containers {
+    /// Has the engine fetch the image, unless it is there.
+    pub(super) async fn provide(&self, engine: &Engine, image: &str) -> Result<(), Failure> {
+        match engine.docker().inspect_image(image).await {
+            Ok(_) => return Ok(()),
+            Err(Refusal::DockerResponseServerError {
+                status_code: 404, ..
+            }) => {}
+            Err(error) => return Err(not_fetched(image, error)),
         }
-    };
-    match docker.inspect_image(image).await {
-        Ok(_) => return Ok(()),
-        Err(Refusal::DockerResponseServerError {
-            status_code: 404, ..
-        }) => {}
-        Err(error) => return Err(failed(error)),
+        tracing::info!(image, "fetching an image");
+        let credentials = match self.logins.login(image).await {
+            Ok(found) => found,
+            // It may be public; if it is not, the registry says so.
+            Err(reason) => {
+                tracing::warn!(image, reason, "fetching without credentials");
+                None
+            }
+        };
+        let options = CreateImageOptionsBuilder::default()
+            .from_image(image)
+            .build();
+        let mut pulled = engine
+            .docker()
+            .create_image(Some(options), None, credentials);
+        let mut news = News::new(image);
+        while let Some(info) = pulled
+            .try_next()
+            .await
+            .map_err(|error| not_fetched(image, error))?
+        {
+            news.take(&info);
+        }
+        Ok(())
     }
-    tracing::info!(image, "fetching an image");
-    let options = CreateImageOptionsBuilder::default()
-        .from_image(image)
-        .build();
-    let pulled = docker.create_image(Some(options), None, None);
-    pulled
-        .try_for_each(|_| async { Ok(()) })
-        .await
-        .map_err(failed)
+}
+
+fn not_fetched(image: &str, error: Refusal) -> Failure {
+    let error = Error::while_it_should(format!("fetch `{image}`"))(error);
+    let reason = with_causes(&error);
+    // Registries hide what they do not show: "not there" may mean "not for you".
+    let hint = if [
+        "denied",
+        "unauthorized",
+        "no basic auth",
+        "authentication required",
+    ]
+    .iter()
+    .any(|sign| reason.contains(sign))
+    {
+        "; if it is private, do `docker login` of its registry and start the platform again"
+    } else {
+        ""
+    };
+    Failure {
+        substate: Substate::IMAGE_PULL_ERROR,
+        ..Failure::new(Code::ImagePullFailed, format!("{reason}{hint}"))
+    }
+}
+
+/// How far a fetch is, told now and then.
+struct News<'a> {
+    image: &'a str,
+    /// Fetched and whole bytes of each layer.
+    layers: HashMap<String, (i64, i64)>,
+    told: Instant,
+}
+
+impl<'a> News<'a> {
+    fn new(image: &'a str) -> Self {
+        Self {
+            image,
+            layers: HashMap::new(),
+            told: Instant::now(),
+        }
+    }
+
+    fn take(&mut self, info: &CreateImageInfo) {
+        let detail = info.progress_detail.as_ref();
+        let amounts = detail.and_then(|detail| Some((detail.current?, detail.total?)));
+        if let (Some(layer), Some(amounts), Some("Downloading")) =
+            (&info.id, amounts, info.status.as_deref())
+        {
+            self.layers.insert(layer.clone(), amounts);
+        }
+        if self.told.elapsed() < NEWS_INTERVAL || self.layers.is_empty() {
+            return;
+        }
+        self.told = Instant::now();
+        let (fetched, of) = self
+            .layers
+            .values()
+            .fold((0, 0), |(a, b), (fetched, of)| (a + fetched, b + of));
+        tracing::info!(image = self.image, fetched, of, "fetching an image");
+    }
 }

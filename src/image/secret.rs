@@ -1,14 +1,16 @@
 //! The values of secrets that an image mounts while it is built: found before the build begins,
-//! handed to the engine over its session, and in nobody's log.
+//! handed to the engine over its session or to an installer as a variable, and in nobody's log.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::super::error::Error;
-use super::super::hash::secret_env_var;
+use super::error::Error;
+use super::hash::secret_env_var;
+use crate::error::Diagnostic;
 use crate::spec::SecretRef;
 
 /// Where machines that are given secrets as files keep them.
@@ -20,6 +22,8 @@ const SHORTEST_HIDDEN: usize = 4;
 #[derive(Clone, Default)]
 pub(super) struct Secrets {
     values: Arc<BTreeMap<String, Zeroizing<Vec<u8>>>>,
+    /// More that no line may hold, such as the password in an address.
+    hidden: Vec<Zeroizing<String>>,
 }
 
 impl Secrets {
@@ -29,11 +33,58 @@ impl Secrets {
         let value = Zeroizing::new(value.as_bytes().to_vec());
         Self {
             values: Arc::new(BTreeMap::from([(name.to_owned(), value)])),
+            hidden: Vec::new(),
         }
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&[u8]> {
         self.values.get(name).map(|value| value.as_slice())
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let values = self.values.iter();
+        values.map(|(name, value)| (name.as_str(), value.as_slice()))
+    }
+
+    /// Adds the values of others.
+    pub(super) fn add(&mut self, others: &Self) {
+        let values = Arc::make_mut(&mut self.values);
+        for (name, value) in others.values.iter() {
+            values.insert(name.clone(), value.clone());
+        }
+        self.hidden.extend(others.hidden.iter().cloned());
+    }
+
+    /// Adds a value of our own making.
+    pub(super) fn insert(&mut self, name: &str, value: &str) {
+        let value = Zeroizing::new(value.as_bytes().to_vec());
+        Arc::make_mut(&mut self.values).insert(name.to_owned(), value);
+    }
+
+    /// Keeps a value out of lines that is no secret of its own.
+    pub(super) fn hide_too(&mut self, value: &str) {
+        self.hidden.push(Zeroizing::new(value.to_owned()));
+    }
+
+    /// Those that a step asks for.
+    pub(super) fn only(&self, wanted: &[SecretRef]) -> Self {
+        let names: Vec<String> = wanted.iter().map(secret_env_var).collect();
+        let values = self.values.iter();
+        let values = values.filter(|(name, _)| names.contains(name));
+        Self {
+            values: Arc::new(
+                values
+                    .map(|(name, value)| (name.clone(), value.clone()))
+                    .collect(),
+            ),
+            hidden: Vec::new(),
+        }
+    }
+
+    /// As text; a line break at the end of a file is not part of the value.
+    pub(super) fn text(&self, name: &str) -> Option<String> {
+        let value = String::from_utf8_lossy(self.get(name)?);
+        Some(value.trim_end_matches(['\r', '\n']).to_owned())
     }
 
     /// The line, with every secret in it made unreadable.
@@ -45,6 +96,10 @@ impl Secrets {
                 line = line.replace(part, "***");
             }
         }
+        let hidden = self.hidden.iter();
+        for part in hidden.filter(|part| part.len() >= SHORTEST_HIDDEN) {
+            line = line.replace(part.as_str(), "***");
+        }
         line
     }
 
@@ -52,6 +107,27 @@ impl Secrets {
     pub(super) fn find(wanted: &[(&'static str, SecretRef)]) -> Result<Self, Error> {
         let lookup = |name: &str| std::env::var(name).ok();
         Self::find_in(wanted, lookup, Path::new(FOLDER))
+    }
+
+    /// The values of those that are somewhere, and what to say of the others: an installer explains
+    /// best what it may not do without them.
+    pub(super) fn find_for_installers(
+        wanted: &[(&'static str, SecretRef)],
+    ) -> Result<(Self, Vec<String>), Error> {
+        let mut found = Self::default();
+        let mut notes = Vec::new();
+        for one in wanted {
+            match Self::find(std::slice::from_ref(one)) {
+                Ok(secret) => found.add(&secret),
+                Err(error @ Error::SecretMissing { .. }) => {
+                    let way = error.hints().join("; ");
+                    notes.push(format!("warning: {error}; {way}"));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        notes.dedup();
+        Ok((found, notes))
     }
 
     fn find_in(
@@ -67,8 +143,11 @@ impl Secrets {
             let value = names
                 .iter()
                 .find_map(|name| variable(name))
-                .map(String::into_bytes)
-                .or_else(|| std::fs::read(&file).ok());
+                .map(String::into_bytes);
+            let value = match value {
+                Some(value) => Some(value),
+                None => read(&file)?,
+            };
             let Some(value) = value else {
                 return Err(Error::SecretMissing {
                     method,
@@ -81,7 +160,19 @@ impl Secrets {
         }
         Ok(Self {
             values: Arc::new(values),
+            hidden: Vec::new(),
         })
+    }
+}
+
+/// What the file holds; one that is there and may not be read is an error, and no missing value.
+fn read(file: &Path) -> Result<Option<Vec<u8>>, Error> {
+    match std::fs::read(file) {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        Err(error) => Err(Error::unreadable(file)(error)),
     }
 }
 
@@ -103,7 +194,7 @@ fn file_name(secret: &SecretRef) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::{Code, Diagnostic};
+    use crate::error::Code;
 
     fn secret(key: &str, env_var: Option<&str>) -> (&'static str, SecretRef) {
         let secret = SecretRef {
@@ -138,6 +229,26 @@ mod tests {
             hint.contains("TEAM_K") && hint.contains("/nowhere/team_k"),
             "{hint}"
         );
+    }
+
+    #[test]
+    fn a_file_that_may_not_be_read_is_no_missing_value() {
+        let folder = tempfile::tempdir().unwrap();
+        // A folder cannot be read as a file, whoever asks; a mode would not stop root.
+        std::fs::create_dir(folder.path().join("team_k")).unwrap();
+        let error = Secrets::find_in(&[secret("k", None)], |_| None, folder.path());
+        let error = error.err().unwrap();
+        assert!(error.to_string().contains("cannot read `"), "{error}");
+    }
+
+    #[test]
+    fn a_step_gets_its_own_alone() {
+        let mut all = Secrets::of("ONE", "1");
+        all.insert("TEAM_K", "two\n");
+        let only = all.only(&[secret("k", None).1]);
+        let names: Vec<_> = only.iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["TEAM_K"]);
+        assert_eq!(only.text("TEAM_K").as_deref(), Some("two"));
     }
 
     #[test]
