@@ -290,11 +290,40 @@ pub struct Server {
 impl Server {
     /// Runs the five steps and returns the app that was asked for, serving.
     pub async fn serve(&self, request: Request) -> Result<App, Error> {
-        let mut plan = Plan::make(&self.settings, request)?;
-        plan.check_pickles(self.toolchain.python_version)?;
+        let plan = self.plan(request)?;
         if plan.options.dry_run {
             return Box::pin(self.rehearse(&plan)).await;
         }
+        let target = plan.target.clone();
+        let mut served = Box::pin(self.carry_out(plan)).await?;
+        let app = served.remove(&target).ok_or(plan::Error::NoTarget)?;
+        self.report(Progress::Started(Step::Url));
+        self.finished(Step::Url, app.endpoint(), Instant::now());
+        Ok(app)
+    }
+
+    /// The same for all apps of the request, none of which is the one that was asked for.
+    pub async fn serve_all(&self, request: Request) -> Result<Vec<App>, Error> {
+        let plan = self.plan(request)?;
+        if plan.options.dry_run {
+            return Ok(vec![Box::pin(self.rehearse(&plan)).await?]);
+        }
+        let served = Box::pin(self.carry_out(plan)).await?;
+        let apps: Vec<App> = served.into_values().collect();
+        let endpoints: Vec<String> = apps.iter().map(App::endpoint).collect();
+        self.report(Progress::Started(Step::Url));
+        self.finished(Step::Url, endpoints.join(", "), Instant::now());
+        Ok(apps)
+    }
+
+    fn plan(&self, request: Request) -> Result<Plan, Error> {
+        let plan = Plan::make(&self.settings, request)?;
+        plan.check_pickles(self.toolchain.python_version)?;
+        Ok(plan)
+    }
+
+    /// Brings the apps of a plan up, those first that others depend on.
+    async fn carry_out(&self, mut plan: Plan) -> Result<BTreeMap<String, App>, Error> {
         let note = |text: &str| self.report(Progress::Note(text.to_owned()));
         let client = platform::connect(
             &self.settings,
@@ -329,10 +358,7 @@ impl Server {
                 served.insert(app.name(), app);
             }
         }
-        let app = served.remove(&plan.target).ok_or(plan::Error::NoTarget)?;
-        self.report(Progress::Started(Step::Url));
-        self.finished(Step::Url, app.endpoint(), Instant::now());
-        Ok(app)
+        Ok(served)
     }
 
     /// Takes a plan to what stands behind the client; the answer builds images for it.

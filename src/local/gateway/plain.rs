@@ -24,7 +24,7 @@ use super::backend::InFlight;
 use super::forward::Site;
 use super::headers::Ends;
 use super::meter::Visit;
-use super::refusal::{Refusal, new_request_id};
+use super::refusal::{Form, Refusal, new_request_id};
 use super::request::{Asked, Method, Request};
 use super::route::{Route, Trouble};
 use super::wire::{Lost, Wire};
@@ -212,7 +212,8 @@ impl Carrier {
         id: &HeaderValue,
         keep_alive: bool,
     ) -> Done {
-        let bytes = refusal.into_bytes(id, keep_alive);
+        // The request is still there as it would have gone to the app.
+        let bytes = refusal.into_bytes(id, Form::wanted_in(&self.outbox), keep_alive);
         match client.write_all(&bytes).await {
             Ok(()) if keep_alive => Done::Next,
             Ok(()) | Err(_) => Done::Close,
