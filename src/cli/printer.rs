@@ -387,7 +387,7 @@ fn out_paragraph(paragraph: &mut String) {
     }
     let indent = if paragraph.starts_with("- ") { 2 } else { 0 };
     out(&match width() {
-        Some(columns) => wrapped(paragraph, indent, columns.max(20)),
+        Some(columns) => wrapped(paragraph, indent, columns.saturating_sub(indent).max(20)),
         None => std::mem::take(paragraph),
     });
     paragraph.clear();
@@ -480,11 +480,20 @@ pub(super) fn took_text(step: Step, took: Duration) -> String {
     }
 }
 
-/// One line for each step as it ends, and where the time went.
+/// One line for each step as it ends, and where the time went, even if it ends in a failure.
 pub fn plain() -> Reporter {
-    let timings = Mutex::new(Timings::default());
-    Arc::new(move |progress| {
-        let ending = locked(&timings).take(&progress);
+    let told = Mutex::new(Plain::default());
+    Arc::new(move |progress| locked(&told).take(progress))
+}
+
+#[derive(Default)]
+struct Plain {
+    timings: Timings,
+}
+
+impl Plain {
+    fn take(&mut self, progress: Progress) {
+        let ending = self.timings.take(&progress);
         match progress {
             Progress::Finished { step, detail, took } => {
                 err(&finished(step, &detail, took));
@@ -497,7 +506,15 @@ pub fn plain() -> Reporter {
         for line in ending.unwrap_or_default() {
             err(&line);
         }
-    })
+    }
+}
+
+impl Drop for Plain {
+    fn drop(&mut self) {
+        for line in self.timings.broken_off() {
+            err(&line);
+        }
+    }
 }
 
 pub(super) fn locked<T>(value: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -289,9 +290,15 @@ impl ServeContext {
         match self.turn(py, &server, &request)? {
             Turn::Serve => {
                 let card = shown(py, &mut server, &request)?;
+                let settings = server.settings.clone();
                 let result = runtime::block(py, serve(server, request));
                 if let Some(card) = card {
                     card.end(py, &result);
+                }
+                if let Err(error) = &result
+                    && error.is_instance_of::<PyKeyboardInterrupt>(py)
+                {
+                    tell_what_is_left(py, &settings);
                 }
                 result
             }
@@ -465,6 +472,19 @@ fn shown(py: Python<'_>, server: &mut Server, request: &Request) -> PyResult<Opt
         server.reporter = card.reporter()?;
     }
     Ok(card)
+}
+
+/// What Ctrl-C did not end, as far as the control plane tells at once.
+fn tell_what_is_left(py: Python<'_>, settings: &crate::config::Settings) {
+    let asked = tokio::time::Duration::from_millis(300);
+    let apps = async {
+        let apps = tokio::time::timeout(asked, crate::serve::apps(settings));
+        Ok(apps.await.ok().flatten())
+    };
+    // A second Ctrl-C ends this, too.
+    if let Ok(Some(apps)) = runtime::block(py, apps) {
+        printer::prompt(&crate::cli::interrupted(apps));
+    }
 }
 
 async fn serve(server: Server, request: Request) -> PyResult<App> {

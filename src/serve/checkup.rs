@@ -457,19 +457,19 @@ async fn login(client: &client::Client) -> Finding {
         }
     };
     let text = with_causes(&error).replace('\n', "; ");
-    match error.code() {
-        Code::ClientUnauthenticated => other(State::Doubtful, text, "`flyte login`"),
-        Code::ClientDenied => other(
-            State::Broken,
-            text,
-            "ask whoever runs the cluster for the right to it",
-        ),
-        _ => other(
-            State::Doubtful,
-            format!("{text}; what answers may be no Flyte control plane"),
-            "check the endpoint: `flyte get config` tells where it comes from",
-        ),
+    let code = error.code();
+    if code == Code::ClientUnauthenticated {
+        return other(State::Doubtful, text, "`flyte login`");
     }
+    if code == Code::ClientDenied {
+        let fix = "ask whoever runs the cluster for the right to it";
+        return other(State::Broken, text, fix);
+    }
+    other(
+        State::Doubtful,
+        format!("{text}; what answers may be no Flyte control plane"),
+        "check the endpoint: `flyte get config` tells where it comes from",
+    )
 }
 
 #[cfg(test)]

@@ -170,8 +170,9 @@ pub enum Progress {
     Note(String),
     /// A line of an installer, or what the app is doing while it is waited for.
     Line(String),
-    /// How far an upload is, in bytes.
+    /// How far an upload of a step is, in bytes.
     Sent {
+        step: Step,
         done: u64,
         total: u64,
     },
@@ -198,6 +199,14 @@ pub async fn apps(settings: &Settings) -> Option<Vec<(String, DeploymentStatus)>
         (app.metadata.id.name.clone(), state)
     };
     Some(apps.into_iter().map(named).collect())
+}
+
+/// Names of the secrets, if the control plane can be reached; nothing is started for it.
+pub async fn secret_names(settings: &Settings) -> Option<Vec<String>> {
+    let client = platform::reach(settings).await.ok()?;
+    let (project, domain) = (&settings.project, &settings.domain);
+    let known = client.list_secrets(&settings.org, project, domain).await.ok()?;
+    Some(known.into_iter().map(|one| one.id.name).collect())
 }
 
 /// Everything that can end a use case.
@@ -339,7 +348,9 @@ impl Server {
         }
         let place = platform::place(&self.settings, &client, &self.launcher.build).await;
         let builder = self.settle(&mut plan, &place, &client);
-        if !plan.local {
+        if plan.local {
+            self.tell_what_is_not_kept_here(&plan);
+        } else {
             values::check_reach(&plan)?;
             Box::pin(knock(&client, &plan)).await?;
         }
@@ -359,6 +370,19 @@ impl Server {
             }
         }
         Ok(served)
+    }
+
+    /// What an app declares and this machine does not see to. That `requires_auth` is not asked for
+    /// here is not among it: it is on by default, and apps of this machine answer this machine.
+    fn tell_what_is_not_kept_here(&self, plan: &Plan) {
+        for spec in plan.apps() {
+            if let Some(gpu) = &spec.resources.gpu {
+                self.report(Progress::Note(format!(
+                    "{}: gpu={gpu} is not reserved here; the app sees the devices that this machine has",
+                    spec.name
+                )));
+            }
+        }
     }
 
     /// Takes a plan to what stands behind the client; the answer builds images for it.
