@@ -167,8 +167,15 @@ codes! {
     AppMissingCommand = "app.missing_command", App, "the app's command is not there";
     AppOutOfMemory = "app.out_of_memory", App, "the app took more memory than it declares";
     AppFailed = "app.failed", App, "the platform reports that the app failed";
+    AppImportFailed = "app.import_failed", App, "the file that declares the app could not be imported";
     AppDeactivated = "app.deactivated", Conflict, "the app was deactivated while it was waited for";
     AppTimeout = "app.timeout", Timeout, "the app did not come up in the time given";
+    AppStarting = "app.starting", Unavailable, "a request came while the app was not up yet";
+    AppOverloaded = "app.overloaded", Unavailable, "the app has as many requests as it may";
+    AppUnreachable = "app.unreachable", Unavailable, "the app took no connection for a request";
+    AppBrokenOff = "app.broken_off", Unavailable, "the app ended the connection without a usable answer";
+    AppResponseTimeout = "app.response_timeout", Timeout, "the app did not answer a request in the time given";
+    AppBadRequest = "app.bad_request", Config, "a request cannot be passed on to the app";
     SecretNotFound = "secret.not_found", NotFound, "a secret that an app needs does not exist";
     SecretExists = "secret.exists", Conflict, "there is a secret of that name already";
     SecretStore = "secret.store", Unavailable, "the secrets of this machine cannot be read or written";

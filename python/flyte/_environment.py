@@ -11,6 +11,7 @@ import re
 import sys
 from dataclasses import dataclass, field, fields
 
+from ._mistake import mistake, wrong_type
 from ._secret import Secret, as_secrets
 
 TYPE_CHECKING = False
@@ -92,7 +93,10 @@ class Environment:
         if not isinstance(self.name, str):
             raise _wrong("name", "str", self.name)
         if not _NAME.fullmatch(self.name):
-            raise ValueError(f"Environment name {self.name!r} must be in snake_case or kebab-case format")
+            raise mistake(
+                f"Environment name {self.name!r} must be in snake_case or kebab-case format",
+                "for instance `my-app` or `my_app`",
+            )
 
     def _check_types(self) -> None:
         if self.pod_template is not None and not isinstance(self.pod_template, str):
@@ -136,7 +140,10 @@ class Environment:
             if not isinstance(env, Environment):
                 raise _wrong("depends_on", "List[Environment]", env)
             if env is self or env.name == self.name:
-                raise ValueError(f"Cannot add self as a dependency: both are named `{self.name}`")
+                raise mistake(
+                    f"Cannot add self as a dependency: both are named `{self.name}`",
+                    "give the two environments different names",
+                )
             if not any(known is env for known in self.depends_on):
                 # A new list, because the declared one may be shared with other environments.
                 self.depends_on = [*self.depends_on, env]
@@ -161,7 +168,7 @@ class Environment:
             from ._lazy import suggestion
 
             hints = "".join(suggestion(one, known) for one in unknown)
-            raise TypeError(f"Unexpected keyword arguments: {unknown}{hints}")
+            raise wrong_type(f"Unexpected keyword arguments: {unknown}{hints}")
         values = {field: _own_copy(getattr(self, field)) for field in known}
         values.update({field: value for field, value in changes.items() if value is not None})
         return type(self)(name=name, **values)
@@ -173,7 +180,7 @@ def _own_copy(value: Any) -> Any:
 
 
 def _wrong(field: str, expected: str, value: object) -> TypeError:
-    return TypeError(f"Expected {field} to be of type {expected}, got {type(value)}")
+    return wrong_type(f"Expected {field} to be of type {expected}, got {type(value)}")
 
 
 def _env_vars(values: object) -> dict[str, str] | None:
@@ -183,7 +190,10 @@ def _env_vars(values: object) -> dict[str, str] | None:
         raise _wrong("env_vars", "Dict[str, str]", values)
     for name, value in values.items():
         if not isinstance(name, str) or not isinstance(value, (str, int, float)):
-            raise TypeError(f"Expected env_vars to be of type Dict[str, str], got {name!r}: {type(value)}")
+            raise wrong_type(
+                f"Expected env_vars to be of type Dict[str, str], got {name!r}: {type(value)}",
+                "values are texts: `str(value)`",
+            )
     if all(isinstance(value, str) for value in values.values()):
         return values
     return {name: str(value) for name, value in values.items()}
@@ -194,7 +204,10 @@ def _include(paths: object) -> tuple[str, ...]:
         # The empty string is what an unset setting looks like; it means "nothing".
         if not paths:
             return ()
-        raise TypeError(f"Expected include to be a sequence of str paths, got a bare str: write [{paths!r}]")
+        raise wrong_type(
+            f"Expected include to be a sequence of str paths, got a bare str: write [{paths!r}]",
+            "a list of one entry is a list too",
+        )
     try:
         entries: tuple[object, ...] = tuple(paths)  # type: ignore[arg-type]
     except TypeError:

@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from ._mistake import IMAGE, mistake, no_file, no_folder, wrong_type
 from ._replica import in_replica
 from ._secret import Secret, as_secrets
 
@@ -65,15 +66,18 @@ class Layer:
 
 def _refuse_nested(layer: str, field: str, items: object) -> None:
     if isinstance(items, list):
-        raise TypeError(f"{layer} field '{field}' must be a tuple, got a list")
+        raise wrong_type(f"{layer} field '{field}' must be a tuple, got a list", code=IMAGE)
     for index, item in enumerate(items):  # type: ignore[arg-type, var-annotated]
         if isinstance(item, (list, tuple)):
-            raise TypeError(
+            raise wrong_type(
                 f"{layer} field '{field}' contains a {type(item).__name__} at index {index}: {item!r}. "
-                "Hint: Pass items as separate arguments, e.g., 'vim', 'git' instead of ['vim', 'git']"
+                "Hint: Pass items as separate arguments, e.g., 'vim', 'git' instead of ['vim', 'git']",
+                code=IMAGE,
             )
         if not isinstance(item, (str, Secret)):
-            raise TypeError(f"{layer} field '{field}' must hold str, got {type(item)} at index {index}")
+            raise wrong_type(
+                f"{layer} field '{field}' must hold str, got {type(item)} at index {index}", code=IMAGE
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,9 +290,11 @@ class Image:
     _tag = None
 
     def __init__(self, *args: object, **kwargs: object) -> None:
-        raise TypeError(
+        raise wrong_type(
             "Direct instantiation of Image not allowed, "
-            "please use one of the various from_...() methods instead"
+            "please use one of the various from_...() methods instead",
+            "for instance `Image.from_debian_base()`",
+            code=IMAGE,
         )
 
     @classmethod
@@ -388,7 +394,11 @@ class Image:
             ValueError: no text.
         """
         if not isinstance(image_uri, str) or not image_uri:
-            raise ValueError(f"the URI of an image must be a non-empty str, got {image_uri!r}")
+            raise mistake(
+                f"the URI of an image must be a non-empty str, got {image_uri!r}",
+                "`Image.from_debian_base()` needs no URI",
+                code=IMAGE,
+            )
         return cls._make("uri", base_image=image_uri, _is_cloned=False)
 
     @classmethod
@@ -424,7 +434,11 @@ class Image:
             ValueError: no text.
         """
         if not isinstance(name, str) or not name:
-            raise ValueError(f"the name of an image must be a non-empty str, got {name!r}")
+            raise mistake(
+                f"the name of an image must be a non-empty str, got {name!r}",
+                "the name is what `flyte serve --image NAME=URI` and the configuration call it",
+                code=IMAGE,
+            )
         return cls._make("ref", _ref_name=name, _is_cloned=False)
 
     @classmethod
@@ -729,9 +743,10 @@ class Image:
         secrets = as_secrets(secret_mounts, "secret_mounts")
         for package in packages:
             if isinstance(package, str) and (not package or package.split() != [package]):
-                raise ValueError(
-                    f"the name of a Debian package holds no space, got {package!r}; "
-                    "pass several as separate arguments"
+                raise mistake(
+                    f"the name of a Debian package holds no space, got {package!r}",
+                    "pass several as separate arguments",
+                    code=IMAGE,
                 )
         return self.clone(addl_layer=AptPackages(packages=packages, secret_mounts=secrets))
 
@@ -760,14 +775,26 @@ class Image:
             ValueError: a name that no shell knows as a variable, or a value of several lines.
         """
         if not isinstance(env_vars, dict):
-            raise TypeError(f"Expected env_vars to be of type Dict[str, str], got {type(env_vars)}")
+            raise wrong_type(
+                f"Expected env_vars to be of type Dict[str, str], got {type(env_vars)}",
+                'write `with_env_vars({"MODE": "fast"})`',
+                code=IMAGE,
+            )
         for name in env_vars:
             if not isinstance(name, str):
-                raise TypeError(f"Expected env_vars to be of type Dict[str, str], got the name {name!r}")
+                raise wrong_type(
+                    f"Expected env_vars to be of type Dict[str, str], got the name {name!r}",
+                    'write `with_env_vars({"MODE": "fast"})`',
+                    code=IMAGE,
+                )
             if not _VARIABLE.fullmatch(name):
-                raise ValueError(f"the name of a variable is letters, digits and `_`, got {name!r}")
+                raise mistake(f"the name of a variable is letters, digits and `_`, got {name!r}", code=IMAGE)
             if set(str(env_vars[name])) & set("\n\r\0"):
-                raise ValueError(f"the value of `{name}` has several lines, which no image can hold")
+                raise mistake(
+                    f"the value of `{name}` has several lines, which no image can hold",
+                    "put it into a file and add that with `with_source_file`",
+                    code=IMAGE,
+                )
         values = tuple((name, str(value)) for name, value in env_vars.items())
         return self.clone(addl_layer=Env(values=values))
 
@@ -788,7 +815,11 @@ class Image:
         names = [source.name for source in sources]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"Multiple files with the same name would overwrite each other: {twice}")
+            raise mistake(
+                f"Multiple files with the same name would overwrite each other: {twice}",
+                "copy them into different folders: `dst=...`",
+                code=IMAGE,
+            )
         image = self
         for source in sources:
             image = image.clone(addl_layer=SourceFile(src=source, dst=_place(dst, "dst")))
@@ -809,9 +840,13 @@ class Image:
         folder = _absolute(src)
         if not in_replica():
             if not folder.exists():
-                raise FileNotFoundError(f"no source folder at `{folder}`")
+                raise no_file(
+                    f"no source folder at `{folder}`",
+                    "paths are relative to the folder that the program was started from",
+                    code=IMAGE,
+                )
             if not folder.is_dir():
-                raise NotADirectoryError(f"`{folder}` is not a folder; use `with_source_file`")
+                raise no_folder(f"`{folder}` is not a folder; use `with_source_file`", code=IMAGE)
         if dst == "." and not copy_contents_only:
             dst = f"./{folder.name}"
         return self.clone(addl_layer=SourceFolder(src=folder, dst=_place(dst, "dst")))
@@ -829,7 +864,7 @@ class Image:
             ValueError: unknown `copy_style`.
         """
         if copy_style not in ("loaded_modules", "all"):
-            raise ValueError(f"copy_style must be 'loaded_modules' or 'all', got {copy_style!r}")
+            raise mistake(f"copy_style must be 'loaded_modules' or 'all', got {copy_style!r}", code=IMAGE)
         return self.clone(addl_layer=CodeBundleLayer(copy_style=copy_style, dst=dst))
 
     def with_workdir(self, workdir: str) -> Image:
@@ -869,7 +904,11 @@ class Image:
         image = self
         for plugin in [plugins] if isinstance(plugins, str) else plugins or ():
             if not plugin.startswith("flyteplugins-"):
-                raise ValueError(f"plugin names start with `flyteplugins-`, got {plugin!r}")
+                raise mistake(
+                    f"plugin names start with `flyteplugins-`, got {plugin!r}",
+                    "other packages: `with_pip_packages(...)`",
+                    code=IMAGE,
+                )
             image = image.clone(addl_layer=Wheels(package=plugin, folder=DIST_FOLDER))
         return image
 
@@ -923,7 +962,11 @@ class Image:
         named = [path for layer in self._layers for path in layer._paths()]
         for path in [*named, *([self.dockerfile] if self.dockerfile else [])]:
             if not path.exists():
-                raise FileNotFoundError(f"nothing at `{path}`")
+                raise no_file(
+                    f"nothing at `{path}`",
+                    "paths are relative to the folder that the program was started from",
+                    code=IMAGE,
+                )
 
 
 # ---------------------------------------------------------------------------------------------
@@ -932,16 +975,24 @@ class Image:
 
 def _check_takes_layers(layer: Layer, values: dict[str, Any]) -> None:
     if not values["extendable"]:
-        raise ValueError(
+        raise mistake(
             "Cannot add additional layers to a non-extendable image. "
-            "Please create the image with extendable=True in the clone() call"
+            "Please create the image with extendable=True in the clone() call",
+            "`image.clone(extendable=True, name=...)`",
+            code=IMAGE,
         )
     if values["dockerfile"] is not None:
-        raise ValueError("Flyte current cannot add additional layers to a Dockerfile-based Image")
+        raise mistake(
+            "Flyte current cannot add additional layers to a Dockerfile-based Image",
+            "write the step into the Dockerfile",
+            code=IMAGE,
+        )
     if not values["name"]:
-        raise ValueError(
+        raise mistake(
             f"Cannot add additional layer {type(layer).__name__} to an image without name. "
-            "Please first clone() it with a name"
+            "Please first clone() it with a name",
+            "`image.clone(name=...)`",
+            code=IMAGE,
         )
 
 
@@ -954,17 +1005,27 @@ def _python_version(given: object) -> tuple[int, int]:
     if isinstance(given, str):
         words = given.split(".")
         if not all(word.isdecimal() for word in words):
-            raise ValueError(f"python_version must look like '3.12', got {given!r}")
+            raise mistake(f"python_version must look like '3.12', got {given!r}", code=IMAGE)
         parts = tuple(int(word) for word in words)
     elif isinstance(given, (tuple, list)):
         parts = tuple(given)
     else:
         # A float cannot be told from another: 3.1 and 3.10 are the same number.
-        raise TypeError(f"python_version must be a tuple such as (3, 12) or a str, got {given!r}")
+        raise wrong_type(
+            f"python_version must be a tuple such as (3, 12) or a str, got {given!r}",
+            "write `python_version=(3, 12)`",
+            code=IMAGE,
+        )
     if len(parts) != 2 or not all(isinstance(part, int) for part in parts):
-        raise ValueError(f"python_version must be major and minor version, such as (3, 12), got {given!r}")
+        raise mistake(
+            f"python_version must be major and minor version, such as (3, 12), got {given!r}", code=IMAGE
+        )
     if parts[0] != 3 or parts < _OLDEST_PYTHON:
-        raise ValueError(f"python_version must be 3.10 or later, got {given!r}")
+        raise mistake(
+            f"python_version must be 3.10 or later, got {given!r}",
+            "leave it out for the Python that runs this",
+            code=IMAGE,
+        )
     return parts  # type: ignore[return-value]
 
 
@@ -972,7 +1033,7 @@ def _platforms(given: object) -> tuple[str, ...]:
     platforms = (given,) if isinstance(given, str) else tuple(given)  # type: ignore[arg-type]
     for platform in platforms:
         if platform not in _PLATFORMS:
-            raise ValueError(f"platform must be among {', '.join(_PLATFORMS)}, got {platform!r}")
+            raise mistake(f"platform must be among {', '.join(_PLATFORMS)}, got {platform!r}", code=IMAGE)
     return platforms
 
 
@@ -1001,9 +1062,9 @@ def _install_options(
     mounts = list(secret_mounts) if isinstance(secret_mounts, tuple) else secret_mounts
     for name, text in {"index_url": index_url, "extra_args": extra_args}.items():
         if text is not None and not isinstance(text, str):
-            raise TypeError(f"{name} must be a str, got {text!r}")
+            raise wrong_type(f"{name} must be a str, got {text!r}", code=IMAGE)
     if not isinstance(pre, bool):
-        raise TypeError(f"pre must be a bool, got {pre!r}")
+        raise wrong_type(f"pre must be a bool, got {pre!r}", code=IMAGE)
     _check_words(extra_args)
     return {
         "index_url": index_url,
@@ -1020,29 +1081,31 @@ def _check_words(extra_args: str | None) -> None:
     try:
         shlex.split(extra_args or "")
     except ValueError as error:
-        raise ValueError(f"extra_args has a quote that is not closed: {extra_args!r}") from error
+        raise mistake(f"extra_args has a quote that is not closed: {extra_args!r}", code=IMAGE) from error
 
 
 def _name(given: str | None) -> str | None:
     if given and not (isinstance(given, str) and _NAME.fullmatch(given)):
-        raise ValueError(
-            f"the name of an image is lower case, such as 'my-app', without spaces and tag, got {given!r}"
+        raise mistake(
+            f"the name of an image is lower case, without spaces and tag, got {given!r}",
+            "write it like 'my-app'",
+            code=IMAGE,
         )
     return given
 
 
 def _registry(given: str | None) -> str | None:
     if given and (not isinstance(given, str) or "://" in given or given.split() != [given]):
-        raise ValueError(f"a registry is written like 'ghcr.io/acme', got {given!r}")
+        raise mistake(f"{given!r} is no registry", "write it like 'ghcr.io/acme'", code=IMAGE)
     return given
 
 
 def _place(given: object, what: str) -> str:
     place = os.fspath(given) if isinstance(given, os.PathLike) else given
     if not isinstance(place, str):
-        raise TypeError(f"{what} must be a str, got {given!r}")
+        raise wrong_type(f"{what} must be a str, got {given!r}", code=IMAGE)
     if not place.strip() or set(place) & set("\n\r\0"):
-        raise ValueError(f"{what} must be the path of one place, got {given!r}")
+        raise mistake(f"{what} must be the path of one place, got {given!r}", code=IMAGE)
     return place
 
 
@@ -1063,7 +1126,7 @@ def _check_header(script: Path) -> None:
     blocks = list(_BLOCK.finditer(script.read_text(encoding="utf-8")))
     if len(blocks) != 1:
         found = "no" if not blocks else "more than one"
-        raise ValueError(f"`{script}` has {found} `# /// script` block")
+        raise mistake(f"`{script}` has {found} `# /// script` block", code=IMAGE)
     if sys.version_info < (3, 11):  # the core reads it when the image is built
         return
     import tomllib
@@ -1072,16 +1135,17 @@ def _check_header(script: Path) -> None:
     try:
         header = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"the block of `{script}` is not valid TOML: {error}") from error
+        raise mistake(f"the block of `{script}` is not valid TOML: {error}", code=IMAGE) from error
     wanted = header.get("requires-python", "")
     if not isinstance(wanted, str) or not all(_SPECIFIER.fullmatch(one) for one in wanted.split(",") if one):
-        raise ValueError(f"`{script}` has a `requires-python` that is not valid: {wanted!r}")
+        raise mistake(f"`{script}` has a `requires-python` that is not valid: {wanted!r}", code=IMAGE)
 
 
 def _install_mode(given: object) -> str:
     if given not in ("dependencies_only", "install_project"):
-        raise ValueError(
-            f"project_install_mode must be 'dependencies_only' or 'install_project', got {given!r}"
+        raise mistake(
+            f"project_install_mode must be 'dependencies_only' or 'install_project', got {given!r}",
+            code=IMAGE,
         )
     return given
 
@@ -1094,9 +1158,17 @@ def _absolute(path: PathLike) -> Path:
 def _file(path: PathLike, what: str, suffix: str | None = None) -> Path:
     file = _absolute(path)
     if suffix is not None and file.suffix != suffix:
-        raise ValueError(f"the {what} must be a `{suffix}` file, got `{file}`")
+        raise mistake(
+            f"the {what} must be a `{suffix}` file, got `{file}`",
+            "rename the file, or name another one",
+            code=IMAGE,
+        )
     if not in_replica() and not file.is_file():
-        raise FileNotFoundError(f"no {what} at `{file}`")
+        raise no_file(
+            f"no {what} at `{file}`",
+            "paths are relative to the folder that the program was started from",
+            code=IMAGE,
+        )
     return file
 
 
@@ -1108,7 +1180,11 @@ def _lock(given: PathLike | None, project: Path, name: str, required: bool = Fal
         return None
     if in_replica():
         return lock
-    raise ValueError(f"no lock file at `{lock}`")
+    raise mistake(
+        f"no lock file at `{lock}`",
+        "make it with the tool that the project uses, such as `uv lock`",
+        code=IMAGE,
+    )
 
 
 def _pixi_manifest(given: PathLike) -> Path:
@@ -1117,8 +1193,8 @@ def _pixi_manifest(given: PathLike) -> Path:
     if not in_replica() and manifest.is_dir():
         inside = [manifest / name for name in names if (manifest / name).is_file()]
         if not inside:
-            raise FileNotFoundError(f"no {' or '.join(names)} in `{manifest}`")
+            raise no_file(f"no {' or '.join(names)} in `{manifest}`", code=IMAGE)
         return inside[0]
     if manifest.name not in names and not in_replica():
-        raise ValueError(f"the manifest must be called {' or '.join(names)}, got `{manifest}`")
+        raise mistake(f"the manifest must be called {' or '.join(names)}, got `{manifest}`", code=IMAGE)
     return _file(manifest, "pixi manifest")

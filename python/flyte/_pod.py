@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ._mistake import mistake, wrong_type
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -45,12 +47,13 @@ class PodTemplate:
         names = [container.name for container in pod_spec.containers or ()]
         if primary_container_name is None:
             if len(names) != 1:
-                raise ValueError(
-                    f"the primary container is ambiguous among {names}; pass `primary_container_name`"
+                raise mistake(
+                    f"the primary container is ambiguous among {names}; pass `primary_container_name`",
+                    "the primary container is the one that the app runs in",
                 )
             primary_container_name = names[0]
         elif primary_container_name not in names:
-            raise ValueError(f"no container is called `{primary_container_name}`, only {names}")
+            raise mistake(f"no container is called `{primary_container_name}`, only {names}")
         return cls(pod_spec, primary_container_name, labels, annotations)
 
     def with_termination_grace_period(self, termination_grace_period: int | timedelta) -> PodTemplate:
@@ -99,9 +102,9 @@ def _seconds(period: object) -> int:
     if isinstance(period, timedelta):
         period = -int(-period.total_seconds() // 1)
     if not isinstance(period, int) or isinstance(period, bool):
-        raise TypeError(
+        raise wrong_type(
             f"Expected termination_grace_period to be of type int or timedelta, got {type(period)}"
         )
     if period < 0:
-        raise ValueError(f"termination_grace_period must be non-negative, got {period} seconds")
+        raise mistake(f"termination_grace_period must be non-negative, got {period} seconds")
     return period

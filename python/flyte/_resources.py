@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from ._mistake import mistake
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,7 +77,7 @@ class Device:
 
     def __post_init__(self) -> None:
         if not _is_int(self.quantity) or self.quantity < 1:
-            raise ValueError(f"the quantity of a device must be an int of at least 1, got {self.quantity!r}")
+            raise mistake(f"the quantity of a device must be an int of at least 1, got {self.quantity!r}")
 
 
 def GPU(device: str, quantity: int, partition: str | None = None) -> Device:
@@ -96,7 +98,7 @@ def GPU(device: str, quantity: int, partition: str | None = None) -> Device:
     device = _renamed(device)
     _check_device("GPU", device, _GPUS)
     if not _is_int(quantity) or quantity not in _UP_TO_8:
-        raise ValueError(f"Invalid GPU quantity: {quantity!r}. Must be 1 to 8")
+        raise mistake(f"Invalid GPU quantity: {quantity!r}. Must be 1 to 8")
     _check_partition("GPU", device, partition, _GPU_PARTITIONS)
     return Device(quantity, "GPU", device, partition)
 
@@ -193,9 +195,7 @@ class Resources:
         if isinstance(gpu, str):
             return _parse_device(gpu)
         if not _is_int(gpu) or gpu < 0:
-            raise ValueError(
-                f"gpu must be an int of at least 0, a str such as 'T4:1' or a Device, got {gpu!r}"
-            )
+            raise mistake(f"gpu must be an int of at least 0, a str such as 'T4:1' or a Device, got {gpu!r}")
         return Device(gpu, "GPU") if gpu else None
 
     def get_shared_memory(self) -> str | None:
@@ -213,7 +213,10 @@ def _pair(field: str, value: object) -> tuple[object, ...]:
     if not isinstance(value, tuple):
         return (value,)
     if len(value) != 2:
-        raise ValueError(f"{field} tuple must have exactly two elements, (request, limit), got {value!r}")
+        raise mistake(
+            f"{field} tuple must have exactly two elements, (request, limit), got {value!r}",
+            f"write `{field}=(REQUEST, LIMIT)`",
+        )
     return value
 
 
@@ -221,11 +224,14 @@ def _check_quantity(field: str, value: object, numbers: bool = False) -> None:
     if numbers and isinstance(value, (int, float)) and not isinstance(value, bool):
         # `not (value >= 0)` is also true of NaN.
         if not (0 <= value < float("inf")):
-            raise ValueError(f"{field} must not be negative, infinite or NaN, got {value!r}")
+            raise mistake(f"{field} must not be negative, infinite or NaN, got {value!r}")
         return
     if not isinstance(value, str) or not _QUANTITY.fullmatch(value):
         example = "a number or '500m'" if numbers else "'512Mi', '1Gi' or '2G'"
-        raise ValueError(f"{field} must be a Kubernetes quantity such as {example}, got {value!r}")
+        raise mistake(
+            f"{field} must be a Kubernetes quantity such as {example}, got {value!r}",
+            "leave it out, and the app takes what there is",
+        )
 
 
 def _renamed(device: str) -> str:
@@ -240,7 +246,7 @@ def _renamed(device: str) -> str:
 
 def _check_device(kind: str, device: object, known: Mapping[str, object]) -> None:
     if not isinstance(device, str) or device not in known:
-        raise ValueError(f"Invalid {kind} type: {device!r}. Must be one of {', '.join(known)}")
+        raise mistake(f"Invalid {kind} type: {device!r}. Must be one of {', '.join(known)}")
 
 
 def _check_partition(kind: str, device: str, partition: str | None, known: dict[str, str]) -> None:
@@ -248,7 +254,7 @@ def _check_partition(kind: str, device: str, partition: str | None, known: dict[
     if partition is None or partition in possible:
         return
     offered = f"Must be one of {', '.join(possible)}" if possible else "It has no partitions"
-    raise ValueError(f"Invalid partition {partition!r} for {kind} {device}. {offered}")
+    raise mistake(f"Invalid partition {partition!r} for {kind} {device}. {offered}")
 
 
 def _parse_device(text: str) -> Device:
@@ -259,6 +265,6 @@ def _parse_device(text: str) -> Device:
     for _, known in _CLASSES:
         if name in known:
             counts = ", ".join(f"{name}:{number}" for number in known[name])
-            raise ValueError(f"gpu must be one of {counts}, got {text!r}")
+            raise mistake(f"gpu must be one of {counts}, got {text!r}")
     names = ", ".join(name for _, known in _CLASSES for name in known)
-    raise ValueError(f"gpu must be one of TYPE:COUNT with TYPE among {names}, got {text!r}")
+    raise mistake(f"gpu must be one of TYPE:COUNT with TYPE among {names}, got {text!r}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from ._mistake import mistake, wrong_type
+
 _MOUNT = "/etc/flyte/secrets"
 _ENV_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 
@@ -51,19 +53,26 @@ class Secret:
 
     def __post_init__(self) -> None:
         if not isinstance(self.key, str) or not self.key:
-            raise ValueError(f"the key of a secret must be a non-empty str, got {self.key!r}")
+            raise mistake(
+                f"the key of a secret must be a non-empty str, got {self.key!r}",
+                "the key is the name that `flyte create secret NAME` was given",
+            )
         if self.mount is not None:
             # A pathlib.Path is accepted, as it reads well; one spelling is kept for the core.
             object.__setattr__(self, "mount", str(self.mount))
             if self.mount != _MOUNT:
-                raise ValueError(f"Only {_MOUNT} is supported as the mount of a secret, got {self.mount!r}")
+                raise mistake(
+                    f"Only {_MOUNT} is supported as the mount of a secret, got {self.mount!r}",
+                    "leave `mount` out, and the secret comes as an environment variable",
+                )
         elif self.as_env_var is None:
             joined = f"{self.group}_{self.key}" if self.group else self.key
             object.__setattr__(self, "as_env_var", joined.replace("-", "_").upper())
         if self.as_env_var is not None and not _ENV_NAME.fullmatch(self.as_env_var):
-            raise ValueError(
+            raise mistake(
                 f"Invalid environment variable name: {self.as_env_var!r} for secret `{self.key}`, "
-                "must match ^[A-Z_][A-Z0-9_]*$; pass `as_env_var` to choose one"
+                "must match ^[A-Z_][A-Z0-9_]*$; pass `as_env_var` to choose one",
+                'for instance `as_env_var="API_KEY"`',
             )
 
 
@@ -99,6 +108,6 @@ def _as_secret(item: object, field: str) -> Secret:
 
 
 def _wrong(value: object, field: str) -> TypeError:
-    return TypeError(
+    return wrong_type(
         f"Expected {field} to be of type SecretRequest (a str, a Secret or a list of them), got {type(value)}"
     )

@@ -30,7 +30,7 @@ class Error(Exception):
 
     Example:
         >>> str(Error("no app is called `a`", "app.not_found", ("run `flyte get app`",)))
-        'no app is called `a`\\nhint: run `flyte get app`'
+        'no app is called `a`\\nhint: run `flyte get app`\\n`flyte explain app.not_found` tells more'
     """
 
     _default_code = "internal"
@@ -56,6 +56,8 @@ class Error(Exception):
         super().__init__(message)
         self.message = message
         self.code = code or self._default_code
+        # The default of a class says nothing that its name does not say.
+        self._is_coded = code is not None
         self.hints = tuple(hints)
         self.causes = tuple(causes)
         self.retryable = retryable
@@ -67,6 +69,8 @@ class Error(Exception):
         if self.log_tail:
             lines += ["last log lines:", *(f"  {line}" for line in self.log_tail)]
         lines += [f"hint: {hint}" for hint in self.hints]
+        if self._is_coded:
+            lines.append(f"`flyte explain {self.code}` tells more")
         return "\n".join(lines)
 
     def __repr__(self) -> str:
@@ -76,7 +80,7 @@ class Error(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         told = (
             self.message,
-            self.code,
+            self.code if self._is_coded else None,
             self.hints,
             self.causes,
             self.retryable,
@@ -90,6 +94,18 @@ class ConfigError(Error, ValueError):
     """An argument, a setting or a declaration has a value that cannot be used."""
 
     _default_code = "config.invalid"
+
+
+class ConfigTypeError(ConfigError, TypeError):
+    """A declaration or an argument is of another type than it has to be."""
+
+
+class ConfigPathError(ConfigError, FileNotFoundError):
+    """A declaration names a file or a folder that is not there."""
+
+
+class ConfigFolderError(ConfigError, NotADirectoryError):
+    """A declaration names a file where a folder is wanted."""
 
 
 class UnsupportedError(ConfigError, NotImplementedError):
@@ -161,6 +177,9 @@ __all__ = [
     "BuildError",
     "CodeBundleError",
     "ConfigError",
+    "ConfigFolderError",
+    "ConfigPathError",
+    "ConfigTypeError",
     "ConflictError",
     "DeploymentError",
     "Error",

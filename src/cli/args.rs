@@ -41,6 +41,21 @@ pub struct Global {
     /// Organization
     #[arg(long, global = true)]
     org: Option<String>,
+    /// How one logs in at the endpoint
+    #[arg(long, global = true, value_name = "TYPE")]
+    auth_type: Option<String>,
+    /// How images are built: `auto`, `environment`, `oci` or `docker`
+    #[arg(long, global = true, value_name = "BUILDER", alias = "builder")]
+    image_builder: Option<String>,
+    /// Show whole tracebacks and the log of what is done; more of it when given twice or three times
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Form of the log of `-v`
+    #[arg(long, global = true, value_enum)]
+    log_format: Option<LogFormat>,
+    /// Tell each step when it is over, in lines that do not move
+    #[arg(long, global = true)]
+    pub no_progress: bool,
     /// Form of what is printed
     #[arg(
         short,
@@ -60,8 +75,21 @@ impl Global {
             endpoint: self.endpoint.clone(),
             insecure: self.insecure.then_some(true),
             org: self.org.clone(),
+            auth_type: self.auth_type.clone(),
+            image_builder: self.image_builder.clone(),
             ..Given::default()
         }
+    }
+}
+
+impl Global {
+    /// `LOG_FORMAT` is other programs' variable too, so a word that is not known here says nothing.
+    pub fn log_format(&self) -> LogFormat {
+        let named = || match std::env::var("LOG_FORMAT").as_deref() {
+            Ok("json") => LogFormat::Json,
+            Ok(_) | Err(_) => LogFormat::Console,
+        };
+        self.log_format.unwrap_or_else(named)
     }
 }
 
@@ -73,6 +101,18 @@ pub enum Output {
     Json,
     /// One YAML document
     Yaml,
+    /// Tables as they are: not cut to the terminal, and without colours
+    TableSimple,
+    /// One JSON document in one line
+    JsonRaw,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Console,
+    /// One JSON document a line
+    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -80,8 +120,8 @@ pub enum Command {
     /// Bundle, build, deploy and activate an app, and print where it answers
     Serve(Serve),
     /// Deploy an app as it is declared, without overrides
-    Deploy(Serve),
-    /// Make the images of a file's apps where they are missing
+    Deploy(Deploy),
+    /// Make the images of a file's apps, or of a folder's, where they are missing
     Build(Build),
     /// Create a secret, or write a configuration file
     Create(Create),
@@ -216,6 +256,9 @@ pub struct Serve {
     /// Value of a parameter of the app
     #[arg(long, value_name = "NAME=VALUE", alias = "input")]
     pub param: Vec<String>,
+    /// Port that the app listens on, instead of the declared one
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
     /// Cluster pool to run on
     #[arg(long)]
     pub cluster_pool: Option<String>,
@@ -239,6 +282,29 @@ pub struct Serve {
     pub no_sync_local_sys_paths: bool,
 }
 
+/// What `serve` takes, of which `help` hides what would make the app another one, and which files.
+#[derive(Debug, Args)]
+pub struct Deploy {
+    #[command(flatten)]
+    pub serve: Serve,
+    /// All environments of the file, or of the files right in the folder
+    #[arg(long, conflicts_with = "environment")]
+    pub all: bool,
+    #[command(flatten)]
+    pub search: Search,
+}
+
+/// Which files of a folder.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct Search {
+    /// All environments of the files in the folder and in those below it
+    #[arg(short, long, conflicts_with = "environment")]
+    pub recursive: bool,
+    /// Go on with the other files where one cannot be imported
+    #[arg(short, long)]
+    pub ignore_load_errors: bool,
+}
+
 #[derive(Debug, Args)]
 pub struct Create {
     #[command(subcommand)]
@@ -255,15 +321,9 @@ pub enum CreateWhat {
         /// Replace a file that is there
         #[arg(long)]
         force: bool,
-        /// How one logs in
-        #[arg(long, value_name = "TYPE")]
-        auth_type: Option<String>,
         /// Certificates of an authority of your own, as PEM
         #[arg(long, value_name = "FILE")]
         ca_cert_file: Option<String>,
-        /// How images are built
-        #[arg(long, value_name = "BUILDER")]
-        image_builder: Option<String>,
         /// Where images are pushed to
         #[arg(long, value_name = "REGISTRY")]
         registry: Option<String>,
@@ -350,8 +410,20 @@ pub enum GetWhat {
         #[arg(short, long)]
         follow: bool,
         /// Only the last lines
-        #[arg(short = 'n', long, alias = "lines", value_name = "N")]
+        #[arg(
+            short = 'n',
+            long,
+            alias = "lines",
+            short_alias = 'l',
+            value_name = "N"
+        )]
         tail: Option<usize>,
+        /// Show the last lines, 30 unless told otherwise, in a box that goes on until Ctrl-C
+        #[arg(long)]
+        pretty: bool,
+        /// Leave out what the platform wrote, and not the app
+        #[arg(long)]
+        filter_system: bool,
         /// Show when each line was written
         #[arg(long)]
         show_ts: bool,
@@ -427,8 +499,9 @@ pub enum DeleteWhat {
     reason = "each is a flag of the command line"
 )]
 pub struct Build {
-    /// Python file that declares the apps
-    pub file: PathBuf,
+    /// Python file that declares the apps, or a folder of such files; may be left out where one
+    /// file of the folder does
+    pub file: Option<PathBuf>,
     /// Variable or name of one environment, which is built with all it depends on; all of the
     /// file when left out
     pub environment: Option<String>,
@@ -448,12 +521,11 @@ pub struct Build {
     /// Write the images to a folder, in the layout of the OCI; without an engine
     #[arg(long, value_name = "FOLDER", conflicts_with = "dry_run")]
     pub layout: Option<PathBuf>,
-    /// All environments of the file, which is what happens without a name
+    /// All environments of the file or the folder, which is what happens without a name
     #[arg(long, hide = true, conflicts_with = "environment")]
     pub all: bool,
-    /// Environments that are depended on as well, which is what happens anyway
-    #[arg(long, hide = true)]
-    pub recursive: bool,
+    #[command(flatten)]
+    pub search: Search,
 }
 
 #[derive(Debug, Args)]
@@ -466,8 +538,8 @@ pub struct Bundle {
 pub enum BundleWhat {
     /// List the files that serving an app would send
     Ls {
-        /// Python file that declares the app
-        file: PathBuf,
+        /// Python file that declares the app; may be left out where one file of the folder does
+        file: Option<PathBuf>,
         /// Variable or name of the environment; may be left out when the file declares one
         environment: Option<String>,
         #[command(flatten)]
@@ -573,6 +645,7 @@ mod tests {
         for words in [
             ["flyte", "--output", "json", "local", "status"],
             ["flyte", "local", "status", "--output", "json"],
+            ["flyte", "local", "status", "-o", "json"],
         ] {
             let arguments = Arguments::try_parse_from(words).unwrap();
             assert_eq!(arguments.global.output, Output::Json);

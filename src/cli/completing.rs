@@ -5,10 +5,26 @@
 
 use clap::{Arg, Command, ValueHint};
 
+/// Which control plane the words that were typed so far mean.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Typed {
+    options: Vec<(String, String)>,
+}
+
+impl Typed {
+    /// The last value that an option was given, by the name of its field.
+    pub fn get(&self, id: &str) -> Option<&str> {
+        let named = self.options.iter().rev().find(|(known, _)| known == id);
+        named.map(|(_, value)| value.as_str())
+    }
+}
+
 /// Knows what exists, and finds out fast or not at all.
 pub trait World {
     /// Names of the apps that there are, with what is known of each.
-    fn apps(&self) -> Vec<(String, String)>;
+    fn apps(&self, typed: &Typed) -> Vec<(String, String)>;
+    /// Names of the secrets that there are.
+    fn secrets(&self, typed: &Typed) -> Vec<(String, String)>;
     /// Variables of the environments that a file seems to declare, with their names.
     fn environments(&self, file: &str) -> Vec<(String, String)>;
 }
@@ -40,6 +56,7 @@ struct Place<'a> {
     positionals: Vec<&'a str>,
     /// The option whose value comes next.
     pending: Option<&'a Arg>,
+    typed: Typed,
 }
 
 impl<'a> Place<'a> {
@@ -67,20 +84,34 @@ impl<'a> Place<'a> {
     }
 
     fn take(&mut self, word: &'a str) {
-        if self.pending.take().is_some() {
+        if let Some(arg) = self.pending.take() {
+            self.note(arg, word);
             return;
         }
         if word.starts_with('-') && word.len() > 1 {
-            self.pending = match word.split_once('=') {
-                Some(_) => None,
-                None => self.option(word).filter(|arg| takes_value(arg)),
+            let (option, value) = match word.split_once('=') {
+                Some((option, value)) => (option, Some(value)),
+                None => (word, None),
             };
+            let arg = self.option(option);
+            match (arg, value) {
+                (Some(arg), Some(value)) => self.note(arg, value),
+                (Some(arg), None) if takes_value(arg) => self.pending = Some(arg),
+                // A flag counts as its own value.
+                (Some(arg), None) => self.note(arg, option),
+                (None, _) => {}
+            }
         } else if let Some(sub) = self.command().find_subcommand(word) {
             self.path.push(sub);
             self.positionals.clear();
         } else {
             self.positionals.push(word);
         }
+    }
+
+    fn note(&mut self, arg: &Arg, value: &str) {
+        let id = arg.get_id().as_str().to_owned();
+        self.typed.options.push((id, value.to_owned()));
     }
 }
 
@@ -100,6 +131,7 @@ pub fn candidates(root: &Command, words: &[String], world: &impl World) -> Vec<C
         path: vec![root],
         positionals: Vec::new(),
         pending: None,
+        typed: Typed::default(),
     };
     for word in before.iter().filter(|word| *word != "=") {
         place.take(word);
@@ -176,9 +208,11 @@ fn values(arg: &Arg, place: &Place<'_>, world: &impl World) -> Vec<Candidate> {
         .map(|command| command.get_name())
         .collect();
     match (above.as_slice(), arg.get_id().as_str()) {
-        ([.., "app" | "logs"], "name") => pairs(world.apps()),
+        ([.., "app" | "logs"], "name") => pairs(world.apps(&place.typed)),
+        ([.., "get" | "delete", "secret"], "name") => pairs(world.secrets(&place.typed)),
         (_, "environment") => {
-            let file = place.positionals.iter().find(|word| is_python(word));
+            // `bundle why` takes a file to explain in front of the one that declares the app.
+            let file = place.positionals.iter().rev().find(|word| is_python(word));
             pairs(
                 file.map(|file| world.environments(file))
                     .unwrap_or_default(),
@@ -222,7 +256,15 @@ mod tests {
     struct Known;
 
     impl World for Known {
-        fn apps(&self) -> Vec<(String, String)> {
+        fn secrets(&self, _: &Typed) -> Vec<(String, String)> {
+            vec![("api-key".into(), String::new())]
+        }
+
+        fn apps(&self, typed: &Typed) -> Vec<(String, String)> {
+            if let Some(project) = typed.get("project") {
+                let endpoint = typed.get("endpoint").unwrap_or("configured");
+                return vec![(format!("{project}-app"), endpoint.to_owned())];
+            }
             vec![
                 ("web".into(), "ACTIVE".into()),
                 ("worker".into(), "STOPPED".into()),
@@ -230,6 +272,10 @@ mod tests {
         }
 
         fn environments(&self, file: &str) -> Vec<(String, String)> {
+            // The file that is explained declares nothing.
+            if file == "lazy.py" {
+                return Vec::new();
+            }
             vec![("env".into(), format!("of {file}"))]
         }
     }
@@ -269,6 +315,11 @@ mod tests {
             ("completion ", &["bash", "zsh", "fish"]),
             ("local st", &["start", "stop", "status"]),
             ("get app web ", &[]),
+            ("get app -p other ", &["other-app"]),
+            ("--endpoint http://c get app --project=other ", &["other-app"]),
+            ("delete secret ", &["api-key"]),
+            ("bundle why lazy.py app.py ", &["env"]),
+            ("deploy app.py --wat", &[]),
             ("__", &[]),
         ] {
             // Other commands may come to those named here.

@@ -10,6 +10,7 @@ use clap::builder::styling::{AnsiColor, Style, Styles};
 use clap::{Arg, ArgAction, Command, CommandFactory};
 
 use super::args::{Arguments, EVERYWHERE};
+use super::printer::hanging;
 
 /// Commands under the heading that says what one wants of them.
 const GROUPS: &[(&str, &[&str])] = &[
@@ -43,6 +44,8 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         &[
             "flyte deploy app.py",
             "flyte deploy app.py env --version v7",
+            "flyte deploy app.py --all",
+            "flyte deploy apps --recursive --ignore-load-errors",
         ],
     ),
     (
@@ -50,6 +53,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         &[
             "flyte build app.py",
             "flyte build app.py env --force",
+            "flyte build apps --recursive",
             "flyte build app.py --dry-run --output json",
         ],
     ),
@@ -66,6 +70,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         &[
             "flyte get logs web --tail 50",
             "flyte get logs web --follow",
+            "flyte get logs web --pretty -l 20",
         ],
     ),
     (
@@ -161,8 +166,23 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ),
 ];
 
-const STATUS: &str = "Exit status: 0 done, 1 failed, 2 wrong input, 70 a defect of ours, 130 Ctrl-C.\n\
+/// Options of `serve` that `deploy` knows only to say where they belong.
+const OVERRIDES: &[&str] = &[
+    "param",
+    "port",
+    "env_var",
+    "name",
+    "service_account",
+    "cluster_pool",
+    "watch",
+];
+
+const STATUS: &str = "Exit status: 0 done, 1 failed, 2 wrong input, 70 a defect of ours, 130 Ctrl-C \
+    (0 where Ctrl-C is how a watch ends).\n\
     A code such as `app.wrong_port` is explained by `flyte explain CODE`.";
+
+/// Where the words on a command begin.
+const NAME_COLUMNS: usize = 14;
 
 const HEADING: Style = AnsiColor::Green.on_default().bold();
 const WORD: Style = AnsiColor::Cyan.on_default().bold();
@@ -190,7 +210,12 @@ pub fn command() -> Command {
         .disable_help_flag(true)
         .disable_help_subcommand(true)
         .arg(help);
-    let command = with_examples(command, "");
+    let command = with_examples(command, "").mut_subcommand("deploy", |deploy| {
+        deploy.mut_args(|arg| {
+            let is_override = OVERRIDES.contains(&arg.get_id().as_str());
+            if is_override { arg.hide(true) } else { arg }
+        })
+    });
     let template = first_page(&command);
     command.help_template(template)
 }
@@ -207,12 +232,14 @@ fn first_page(command: &Command) -> StyledStr {
                 .and_then(Command::get_about)
                 .map(ToString::to_string)
                 .unwrap_or_default();
+            let about = hanging(&about, NAME_COLUMNS);
             let _ = writeln!(page, "  {WORD}{name:<12}{WORD:#}{about}");
         }
     }
     let _ = write!(
         page,
-        "\n{HEADING}{EVERYWHERE}:{HEADING:#}\n{{options}}\n\n{STATUS}"
+        "\n{HEADING}{EVERYWHERE}:{HEADING:#}\n{{options}}\n\n{}",
+        hanging(STATUS, 0)
     );
     page
 }

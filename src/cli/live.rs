@@ -28,7 +28,8 @@ struct Screen {
     lines: MultiProgress,
     under_way: BTreeMap<Step, Running>,
     timings: Timings,
-    upload: Option<Instant>,
+    /// When the upload of a step began.
+    uploads: BTreeMap<Step, Instant>,
 }
 
 /// A step, begun for one app or for several at the same time.
@@ -51,7 +52,7 @@ impl Screen {
             }
             Progress::Note(text) => self.say(&format!("{} {text}", paint("note:", YELLOW))),
             Progress::Line(text) => self.fold(&text),
-            Progress::Sent { done, total } => self.sent(done, total),
+            Progress::Sent { step, done, total } => self.sent(step, done, total),
         }
         for line in ending.unwrap_or_default() {
             self.say(&paint(&format!("  {line}"), DIM));
@@ -108,15 +109,15 @@ impl Screen {
         }
     }
 
-    fn sent(&mut self, done: u64, total: u64) {
-        let began = *self.upload.get_or_insert_with(Instant::now);
-        if let Some(running) = self.under_way.get(&Step::Bundle) {
+    fn sent(&mut self, step: Step, done: u64, total: u64) {
+        let began = *self.uploads.entry(step).or_insert_with(Instant::now);
+        if let Some(running) = self.under_way.get(&step) {
             running
                 .line
                 .set_message(upload(done, total, began.elapsed()));
         }
         if done >= total {
-            self.upload = None;
+            self.uploads.remove(&step);
         }
     }
 }
@@ -126,6 +127,9 @@ impl Drop for Screen {
     fn drop(&mut self) {
         for step in self.under_way.keys() {
             self.say(&format!("{} {}", paint("✗", RED), step.title()));
+        }
+        for line in self.timings.broken_off() {
+            self.say(&paint(&format!("  {line}"), DIM));
         }
     }
 }

@@ -14,6 +14,7 @@ mod live;
 pub mod printer;
 mod reference;
 mod scan;
+mod sought;
 mod tame;
 mod timings;
 pub mod watching;
@@ -40,8 +41,6 @@ use printer::Printer;
 pub enum Failure {
     /// An error of ours.
     Told(Box<dyn Diagnostic>),
-    /// An exception, rendered.
-    Raised { text: String, status: u8 },
     /// A use that makes no sense, found after parsing.
     Usage(String),
     /// Ctrl-C.
@@ -80,6 +79,10 @@ pub struct Load {
     pub which: Which,
     pub root_dir: Option<PathBuf>,
     pub copy_style: Option<String>,
+    /// Another file was loaded before, and nothing of it may count for this one.
+    pub again: bool,
+    /// Whether a failure is told with the whole traceback.
+    pub verbose: bool,
 }
 
 /// What the command line needs of the process that it runs in.
@@ -99,7 +102,7 @@ pub trait Host {
 
 /// Runs one command; the answer is the exit status.
 pub fn run(host: &impl Host, words: &[String]) -> u8 {
-    let matches = help::command().try_get_matches_from(words);
+    let matches = help::command().try_get_matches_from(with_long_output(words));
     let arguments = match matches.and_then(|matches| Arguments::from_arg_matches(&matches)) {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -109,9 +112,14 @@ pub fn run(host: &impl Host, words: &[String]) -> u8 {
             return status;
         }
     };
-    let printer = Printer::new(arguments.global.output);
-    let given = arguments.global.given();
-    let serves = matches!(arguments.command, Command::Serve(_) | Command::Deploy(_));
+    let global = &arguments.global;
+    let printer = Printer::new(global.output).showing(global.verbose, global.no_progress);
+    printer::log_to_terminal(global.verbose, global.log_format());
+    let given = global.given();
+    let serves = matches!(
+        arguments.command,
+        Command::Serve(_) | Command::Deploy(_) | Command::Update(_)
+    );
     match dispatch(host, given.clone(), arguments.command, &printer) {
         Ok(()) => 0,
         Err(Failure::Interrupted) => {
@@ -123,6 +131,21 @@ pub fn run(host: &impl Host, words: &[String]) -> u8 {
     }
 }
 
+/// The PyPI SDK's two-letter `-of`, which would be `-o f`.
+fn with_long_output(words: &[String]) -> Vec<String> {
+    let mut is_option = true;
+    let words = words.iter().map(|word| {
+        is_option &= word != "--";
+        match word.strip_prefix("-of") {
+            Some(rest) if is_option && (rest.is_empty() || rest.starts_with('=')) => {
+                format!("--output{rest}")
+            }
+            Some(_) | None => word.clone(),
+        }
+    });
+    words.collect()
+}
+
 fn dispatch(
     host: &impl Host,
     given: Given,
@@ -130,8 +153,8 @@ fn dispatch(
     printer: &Printer,
 ) -> Result<(), Failure> {
     match command {
-        Command::Serve(serve) => commands::serve::run(host, printer, given, serve, true),
-        Command::Deploy(serve) => commands::serve::run(host, printer, given, serve, false),
+        Command::Serve(serve) => commands::serve::run(host, printer, given, serve),
+        Command::Deploy(deploy) => commands::deploy::run(host, printer, given, deploy),
         Command::Build(build) => commands::build::run(host, printer, given, build),
         Command::Create(create) => commands::create::run(host, printer, given, create),
         Command::Get(get) => commands::get::run(host, printer, given, get),
@@ -173,6 +196,11 @@ fn still_running(host: &impl Host, given: &Given) -> Option<String> {
             Ok(asked.await.ok().flatten())
         })
         .ok()??;
+    Some(interrupted(apps))
+}
+
+/// What Ctrl-C ended, and what it did not.
+pub fn interrupted(apps: Vec<(String, DeploymentStatus)>) -> String {
     let named: Vec<String> = apps
         .into_iter()
         .filter(|(_, state)| {
@@ -181,12 +209,12 @@ fn still_running(host: &impl Host, given: &Given) -> Option<String> {
         .map(|(name, state)| format!("`{name}` ({})", status::short_name(state)))
         .collect();
     if named.is_empty() {
-        return Some("interrupted; no app is running".to_owned());
+        return "interrupted; no app is running".to_owned();
     }
-    Some(format!(
+    format!(
         "interrupted; still there: {}; `flyte update app NAME --deactivate` stops one",
         named.join(", ")
-    ))
+    )
 }
 
 fn report(failure: &Failure, printer: &Printer) -> u8 {
@@ -199,10 +227,6 @@ fn report(failure: &Failure, printer: &Printer) -> u8 {
                 &error.hints(),
             );
             error.code().family().exit_status()
-        }
-        Failure::Raised { text, status } => {
-            printer.raised(text);
-            *status
         }
         Failure::Usage(text) => {
             printer.error(Code::ConfigInvalid, text, &[], &[]);

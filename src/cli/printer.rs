@@ -8,11 +8,12 @@
     reason = "this is where printing belongs"
 )]
 
+use std::collections::VecDeque;
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::args::Output;
+use super::args::{LogFormat, Output};
 use super::live;
 use super::tame::tame;
 use super::timings::Timings;
@@ -24,6 +25,8 @@ use crate::serve::{Progress, Reporter, Step};
 #[derive(Clone)]
 pub struct Printer {
     output: Output,
+    is_verbose: bool,
+    is_still: bool,
     steps: Arc<Mutex<Vec<serde_json::Value>>>,
 }
 
@@ -31,24 +34,48 @@ impl Printer {
     pub fn new(output: Output) -> Self {
         Self {
             output,
+            is_verbose: false,
+            is_still: false,
             steps: Arc::default(),
         }
+    }
+
+    /// The same with whole tracebacks, or with steps that do not move.
+    pub fn showing(self, verbose: u8, no_progress: bool) -> Self {
+        Self {
+            is_verbose: verbose > 0,
+            is_still: no_progress || verbose > 0,
+            ..self
+        }
+    }
+
+    /// The same for what is not the result, and so never a document on standard output.
+    pub fn aside(&self) -> Self {
+        Self {
+            output: Output::Table,
+            ..self.clone()
+        }
+    }
+
+    /// Whether failures are told with all there is to tell.
+    pub fn is_verbose(&self) -> bool {
+        self.is_verbose
     }
 
     /// Whether documents are wanted (JSON or YAML) and not text for people.
     pub fn is_json(&self) -> bool {
         match self.output {
-            Output::Json | Output::Yaml => true,
-            Output::Table => false,
+            Output::Json | Output::JsonRaw | Output::Yaml => true,
+            Output::Table | Output::TableSimple => false,
         }
     }
 
     /// Shows the five steps as this output wants them.
     pub fn reporter(&self) -> Reporter {
         match self.output {
-            Output::Table if is_live() => live::reporter(),
-            Output::Table => plain(),
-            Output::Json | Output::Yaml => {
+            Output::Table if is_live() && !self.is_still => live::reporter(),
+            Output::Table | Output::TableSimple => plain(),
+            Output::Json | Output::JsonRaw | Output::Yaml => {
                 let steps = Arc::clone(&self.steps);
                 Arc::new(move |progress| collect(&steps, progress))
             }
@@ -68,14 +95,30 @@ impl Printer {
         out(text);
     }
 
+    /// A box of the last lines of something; none where there is no terminal to draw it on.
+    pub fn window(&self, title: &str, lines: usize) -> Option<Window> {
+        let columns = width().filter(|_| !self.is_json())?;
+        Some(Window {
+            title: title.to_owned(),
+            columns: columns.max(20),
+            most: lines.max(1),
+            lines: VecDeque::new(),
+            drawn: 0,
+        })
+    }
+
     /// A result as a document, JSON or YAML.
     pub fn json(&self, value: &serde_json::Value) {
-        let yaml = (self.output == Output::Yaml)
-            .then(|| serde_norway::to_string(value).ok())
-            .flatten();
-        match yaml {
+        let text = match self.output {
+            Output::Yaml => serde_norway::to_string(value).ok(),
+            Output::JsonRaw => None,
+            Output::Json | Output::Table | Output::TableSimple => {
+                serde_json::to_string_pretty(value).ok()
+            }
+        };
+        match text {
             Some(text) => out(text.trim_end()),
-            None => out(&serde_json::to_string_pretty(value).unwrap_or_else(|_| value.to_string())),
+            None => out(&value.to_string()),
         }
     }
 
@@ -117,7 +160,8 @@ impl Printer {
                 .unwrap_or(0)
         };
         let mut widths: Vec<usize> = (0..heading.len()).map(width_of).collect();
-        if let Some(columns) = width() {
+        let is_simple = self.output == Output::TableSimple;
+        if let (Some(columns), false) = (width(), is_simple) {
             fit(&mut widths, columns);
         }
         let line = |cells: Vec<&str>| {
@@ -128,11 +172,12 @@ impl Printer {
                 .collect();
             padded.join("  ").trim_end().to_owned()
         };
-        out(&paint_for(
-            &std::io::stdout(),
-            &line(heading.to_vec()),
-            BOLD,
-        ));
+        let heading = line(heading.to_vec());
+        if is_simple {
+            out(&heading);
+        } else {
+            out(&paint_for(&std::io::stdout(), &heading, BOLD));
+        }
         for row in rows {
             out(&line(row.iter().map(String::as_str).collect()));
         }
@@ -144,22 +189,30 @@ impl Printer {
         if !stdout.is_terminal() {
             return out(text.trim_end());
         }
-        let mut is_code = false;
+        let (mut is_code, mut paragraph) = (false, String::new());
         for line in text.trim_end().lines() {
+            let begins = line.is_empty() || line.starts_with(['#', '|', '`', '-']);
+            if is_code || begins {
+                out_paragraph(&mut paragraph);
+            }
             if line.starts_with("```") {
                 is_code = !is_code;
             } else if is_code {
                 out(&format!("    {line}"));
             } else if line.starts_with('#') {
-                out(&paint_for(
-                    &stdout,
-                    line.trim_start_matches('#').trim(),
-                    BOLD,
-                ));
+                let heading = line.trim_start_matches('#').trim();
+                out(&paint_for(&stdout, heading, BOLD));
+            } else if line.is_empty() {
+                out("");
             } else {
-                out(line);
+                // The source is broken where its own lines are full.
+                if !paragraph.is_empty() {
+                    paragraph.push(' ');
+                }
+                paragraph.push_str(line.trim());
             }
         }
+        out_paragraph(&mut paragraph);
     }
 
     /// One thing that was looked at, and what mends it.
@@ -195,24 +248,66 @@ impl Printer {
             }}));
             return;
         }
-        err(&format!("{} {message}", paint("error:", RED)));
+        let error = hanging_on_stderr(message, 7);
+        err(&format!("{} {error}", paint("error:", RED)));
         if !log.is_empty() {
-            err("last log lines:");
+            // An import that failed has written no log; these are lines of code.
+            if code != Code::AppImportFailed {
+                err("last log lines:");
+            }
             self.quoted(log);
         }
         for hint in hints {
+            let hint = hanging_on_stderr(hint, 6);
             err(&format!("{} {hint}", paint("hint:", CYAN)));
         }
         err(&paint(&format!("`flyte explain {code}` tells more"), DIM));
     }
+}
 
-    /// An exception as Python renders it.
-    pub fn raised(&self, text: &str) {
-        if self.is_json() {
-            self.json(&serde_json::json!({"error": {"code": "exception", "message": text}}));
-        } else {
-            err(text.trim_end());
+/// A box on the terminal in which lines move up as others come.
+pub struct Window {
+    title: String,
+    columns: usize,
+    most: usize,
+    lines: VecDeque<String>,
+    /// Lines that stand on the terminal, borders included.
+    drawn: usize,
+}
+
+impl Window {
+    pub fn push(&mut self, line: &str) {
+        self.lines.push_back(tame(line));
+        if self.lines.len() > self.most {
+            self.lines.pop_front();
         }
+        self.draw();
+    }
+
+    fn draw(&mut self) {
+        let text = self.text();
+        let mut stdout = std::io::stdout().lock();
+        // Up to where the box begins, and everything below it away.
+        let back = match self.drawn {
+            0 => String::new(),
+            lines => format!("\x1b[{lines}A\x1b[J"),
+        };
+        // A terminal that went away has nobody to be told.
+        let _ = write!(stdout, "{back}{text}").and_then(|()| stdout.flush());
+        self.drawn = self.lines.len() + 2;
+    }
+
+    fn text(&self) -> String {
+        let inner = self.columns - 4;
+        let title = cut(&self.title, inner.saturating_sub(2));
+        let rest = "─".repeat(inner - title.chars().count());
+        let mut text = format!("╭ {title} {rest}╮\n");
+        for line in &self.lines {
+            let line = cut(line, inner);
+            text.push_str(&format!("│ {line:<inner$} │\n"));
+        }
+        text.push_str(&format!("╰{}╯\n", "─".repeat(inner + 2)));
+        text
     }
 }
 
@@ -247,20 +342,55 @@ fn is_live() -> bool {
 
 /// Columns of the terminal that standard output is.
 fn width() -> Option<usize> {
-    let stdout = std::io::stdout();
-    if !stdout.is_terminal() {
+    width_of(&std::io::stdout())
+}
+
+fn width_of(target: &(impl IsTerminal + std::os::fd::AsFd)) -> Option<usize> {
+    if !target.is_terminal() {
         return None;
     }
-    let size = rustix::termios::tcgetwinsize(&stdout).ok()?;
+    let size = rustix::termios::tcgetwinsize(target).ok()?;
     Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
+/// Lines for standard error that keep to the indent of the word before them.
+fn hanging_on_stderr(text: &str, indent: usize) -> String {
+    let Some(columns) = width_of(&std::io::stderr()) else {
+        return text.to_owned();
+    };
+    let columns = columns.saturating_sub(indent).max(20);
+    let lines: Vec<String> = text
+        .lines()
+        .map(|line| wrapped(line, indent, columns))
+        .collect();
+    lines.join("\n")
+}
+
 /// Text behind an indent of so many columns; on a terminal its later lines keep to the indent.
-fn hanging(text: &str, indent: usize) -> String {
-    match width() {
-        Some(columns) => wrapped(text, indent, columns.saturating_sub(indent).max(20)),
-        None => text.to_owned(),
+pub(super) fn hanging(text: &str, indent: usize) -> String {
+    let Some(columns) = width() else {
+        return text.to_owned();
+    };
+    let columns = columns.saturating_sub(indent).max(20);
+    let lines: Vec<String> = text
+        .lines()
+        .map(|line| wrapped(line, indent, columns))
+        .collect();
+    lines.join("\n")
+}
+
+/// Writes a paragraph of Markdown no wider than the terminal, and empties it; what follows a bullet
+/// keeps to its indent.
+fn out_paragraph(paragraph: &mut String) {
+    if paragraph.is_empty() {
+        return;
     }
+    let indent = if paragraph.starts_with("- ") { 2 } else { 0 };
+    out(&match width() {
+        Some(columns) => wrapped(paragraph, indent, columns.saturating_sub(indent).max(20)),
+        None => std::mem::take(paragraph),
+    });
+    paragraph.clear();
 }
 
 /// Lines of at most `columns`, where words allow it.
@@ -350,11 +480,20 @@ pub(super) fn took_text(step: Step, took: Duration) -> String {
     }
 }
 
-/// One line for each step as it ends, and where the time went.
+/// One line for each step as it ends, and where the time went, even if it ends in a failure.
 pub fn plain() -> Reporter {
-    let timings = Mutex::new(Timings::default());
-    Arc::new(move |progress| {
-        let ending = locked(&timings).take(&progress);
+    let told = Mutex::new(Plain::default());
+    Arc::new(move |progress| locked(&told).take(progress))
+}
+
+#[derive(Default)]
+struct Plain {
+    timings: Timings,
+}
+
+impl Plain {
+    fn take(&mut self, progress: Progress) {
+        let ending = self.timings.take(&progress);
         match progress {
             Progress::Finished { step, detail, took } => {
                 err(&finished(step, &detail, took));
@@ -367,7 +506,15 @@ pub fn plain() -> Reporter {
         for line in ending.unwrap_or_default() {
             err(&line);
         }
-    })
+    }
+}
+
+impl Drop for Plain {
+    fn drop(&mut self) {
+        for line in self.timings.broken_off() {
+            err(&line);
+        }
+    }
 }
 
 pub(super) fn locked<T>(value: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -427,6 +574,26 @@ pub fn log_to_stderr() {
         .try_init();
 }
 
+/// Shows what a command does, as far as `-v` was given: its own steps, more of them, and those of
+/// the libraries. Libraries that write what they send are kept short, for tokens are among it.
+pub fn log_to_terminal(verbose: u8, format: LogFormat) {
+    let filter = match verbose {
+        0 => return,
+        1 => "warn,flyte_native=debug",
+        2 => "info,flyte_native=trace",
+        _ => "debug,h2=info,hyper=info,hyper_util=info,flyte_native=trace",
+    };
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_ansi(false)
+        .with_writer(std::io::stderr);
+    // A second command of one process finds a subscriber, and keeps it.
+    let _ = match format {
+        LogFormat::Console => log.try_init(),
+        LogFormat::Json => log.json().try_init(),
+    };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -449,6 +616,24 @@ mod tests {
         assert_eq!(wrapped("one two three", 2, 8), "one two\n  three");
         assert_eq!(wrapped("unbreakable word", 2, 4), "unbreakable\n  word");
         assert_eq!(wrapped("short", 2, 20), "short");
+    }
+
+    #[test]
+    fn a_box_holds_the_last_lines_and_is_as_wide_as_the_terminal() {
+        let window = Window {
+            title: "web".to_owned(),
+            columns: 20,
+            most: 2,
+            lines: VecDeque::from(["short".to_owned(), "longer than the box is".to_owned()]),
+            drawn: 0,
+        };
+        let text = window.text();
+        assert!(
+            text.lines().all(|line| line.chars().count() == 20),
+            "{text}"
+        );
+        assert!(text.contains("│ short            │"), "{text}");
+        assert!(text.contains("│ longer than the… │"), "{text}");
     }
 
     #[test]

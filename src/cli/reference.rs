@@ -11,7 +11,7 @@ pub fn markdown(root: &Command) -> String {
          Results go to standard output, everything else to standard error. Every command takes the\n\
          [options of all commands](#all-commands).\n\n\
          | Exit status | Meaning |\n|---|---|\n| 0 | done |\n| 1 | failed |\n| 2 | wrong input |\n\
-         | 70 | a defect of ours |\n| 130 | Ctrl-C |\n",
+         | 70 | a defect of ours |\n| 130 | Ctrl-C; 0 where Ctrl-C is how a watch ends |\n",
     );
     section(root, "flyte", &mut text);
     text.push_str("\n## All commands\n\n");

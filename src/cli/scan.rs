@@ -66,6 +66,32 @@ pub fn folder(folder: &Path) -> Vec<(PathBuf, Vec<Declared>)> {
     found
 }
 
+/// Folders of packages, caches and tools, in which nobody looks for apps.
+fn is_tools(folder: &Path) -> bool {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with('.')
+        || name == "node_modules"
+        || name == "__pycache__"
+        || folder.join("pyvenv.cfg").exists()
+}
+
+/// The files in `top` and in the folders below it that declare environments, by name. Links to
+/// folders are not followed, so there is an end to it.
+pub fn tree(top: &Path) -> Vec<PathBuf> {
+    let mut waiting = vec![top.to_path_buf()];
+    let mut found = Vec::new();
+    while let Some(here) = waiting.pop() {
+        found.extend(folder(&here).into_iter().map(|(path, _)| path));
+        let entries = std::fs::read_dir(&here).into_iter().flatten().flatten();
+        let below = entries
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .map(|entry| entry.path());
+        waiting.extend(below.filter(|path| !is_tools(path)));
+    }
+    found.sort();
+    found
+}
+
 /// The variable, and where the arguments of the call begin.
 fn declaration(line: &str) -> Option<(&str, usize)> {
     let (left, right) = line.split_once('=')?;

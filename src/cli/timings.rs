@@ -9,6 +9,8 @@ use crate::serve::{Progress, Step, size};
 /// From here on somebody waits.
 const SLOW_IMAGE: Duration = Duration::from_secs(5);
 const SLOW_START: Duration = Duration::from_secs(10);
+/// Nobody asks where less than this went.
+const WAITED: Duration = Duration::from_secs(2);
 /// What goes over a common network in a second.
 const LARGE_BYTES: u64 = 20_000_000;
 /// Slower than this, the network is what one waits for.
@@ -18,8 +20,46 @@ const SLOW_BYTES_PER_SECOND: f64 = 1_000_000.0;
 #[derive(Debug, Default)]
 pub struct Timings {
     began: Option<Instant>,
-    steps: BTreeMap<Step, Duration>,
+    steps: BTreeMap<Step, Spent>,
+    /// Whether an image was built, and not found.
+    is_built: bool,
     upload: Option<Upload>,
+}
+
+/// Time in which a step went on, for one app or for several side by side.
+#[derive(Clone, Copy, Debug, Default)]
+struct Spent {
+    /// Beginnings without an end.
+    running: usize,
+    since: Option<Instant>,
+    /// The longest of those that go on side by side.
+    longest: Duration,
+    before: Duration,
+}
+
+impl Spent {
+    fn begin(&mut self) {
+        self.running += 1;
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    fn end(&mut self, took: Duration) {
+        self.longest = self.longest.max(took);
+        self.running = self.running.saturating_sub(1);
+        // Apps that depend on others come up after those, so one round is added to the other.
+        if self.running == 0
+            && let Some(since) = self.since.take()
+        {
+            self.before += self.longest.max(since.elapsed());
+            self.longest = Duration::ZERO;
+        }
+    }
+
+    /// Until now, for a step that was broken off.
+    fn total(&self) -> Duration {
+        let under_way = self.since.map(|since| since.elapsed()).unwrap_or_default();
+        self.before + self.longest.max(under_way)
+    }
 }
 
 #[derive(Debug)]
@@ -33,20 +73,24 @@ impl Timings {
     /// The lines to be told when `progress` is the end, the total first.
     pub fn take(&mut self, progress: &Progress) -> Option<Vec<String>> {
         match progress {
-            Progress::Started(_) => {
+            Progress::Started(step) => {
                 self.began.get_or_insert_with(Instant::now);
+                self.steps.entry(*step).or_default().begin();
             }
-            Progress::Finished { step, took, .. } => {
-                // Of apps that are brought up at the same time the slowest one counts.
-                let longest = self.steps.entry(*step).or_default();
-                *longest = (*longest).max(*took);
+            Progress::Finished { step, detail, took } => {
+                self.steps.entry(*step).or_default().end(*took);
+                self.is_built |= *step == Step::Image && is_built(detail);
                 if *step == Step::Url {
                     let ended = std::mem::take(self);
                     let total = ended.began.map(|began| began.elapsed())?;
                     return Some(ended.told(total));
                 }
             }
-            Progress::Sent { done, .. } => {
+            Progress::Sent {
+                step: Step::Bundle,
+                done,
+                ..
+            } => {
                 let upload = self.upload.get_or_insert_with(|| Upload {
                     began: Instant::now(),
                     bytes: 0,
@@ -55,17 +99,26 @@ impl Timings {
                 upload.bytes = *done;
                 upload.took = upload.began.elapsed();
             }
-            Progress::Note(_) | Progress::Line(_) => {}
+            Progress::Sent { .. } | Progress::Note(_) | Progress::Line(_) => {}
         }
         None
+    }
+
+    /// Where the time went until a failure; nothing where there was no end to wait for, or where
+    /// nobody has waited.
+    pub fn broken_off(&self) -> Vec<String> {
+        match self.began.map(|began| began.elapsed()) {
+            Some(total) if total > WAITED => self.told(total).into_iter().take(1).collect(),
+            Some(_) | None => Vec::new(),
+        }
     }
 
     fn told(&self, total: Duration) -> Vec<String> {
         let mut parts: Vec<(Step, Duration)> = self
             .steps
             .iter()
-            .filter(|(step, took)| **step != Step::Url && took.as_millis() > 0)
-            .map(|(step, took)| (*step, *took))
+            .map(|(step, spent)| (*step, spent.total()))
+            .filter(|(step, took)| *step != Step::Url && took.as_millis() > 0)
             .collect();
         parts.sort_by_key(|(_, took)| std::cmp::Reverse(*took));
         let parts: Vec<String> = parts
@@ -88,13 +141,15 @@ impl Timings {
 
     /// One line for each thing that was slow.
     fn advice(&self) -> Vec<String> {
-        let took = |step| self.steps.get(&step).copied().unwrap_or_default();
+        let took = |step| self.steps.get(&step).map(Spent::total).unwrap_or_default();
         let mut lines = Vec::new();
         if took(Step::Image) > SLOW_IMAGE {
-            lines.push(
+            let why = if self.is_built {
                 "image: it was built; the next serve reuses it, and `flyte build` makes it ahead"
-                    .to_owned(),
-            );
+            } else {
+                "image: it was there, but its registry, or another build of it, was waited for"
+            };
+            lines.push(why.to_owned());
         }
         if let Some(upload) = &self.upload {
             let seconds = upload.took.as_secs_f64();
@@ -127,6 +182,12 @@ impl Timings {
     }
 }
 
+/// Whether the words on images, such as `URI reused, URI built`, say that one was made.
+fn is_built(detail: &str) -> bool {
+    let mut words = detail.split([' ', ',']);
+    words.any(|word| word == "built")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,7 +198,7 @@ mod tests {
         for (step, millis) in steps {
             let progress = Progress::Finished {
                 step: *step,
-                detail: String::new(),
+                detail: "env.flyte.local/app:1 built".to_owned(),
                 took: Duration::from_millis(*millis),
             };
             if let Some(lines) = timings.take(&progress) {
@@ -173,6 +234,32 @@ mod tests {
         assert_eq!(lines.len(), 3, "{lines:?}");
         assert!(lines[1].contains("flyte build"));
         assert!(lines[2].contains("flyte get logs"));
+    }
+
+    #[test]
+    fn an_image_that_was_there_is_not_called_built() {
+        let mut timings = Timings::default();
+        let found = Progress::Finished {
+            step: Step::Image,
+            detail: "env.flyte.local/app:1 reused".to_owned(),
+            took: Duration::from_secs(9),
+        };
+        assert!(timings.take(&found).is_none());
+        let advice = timings.advice();
+        assert!(advice[0].contains("was there"), "{advice:?}");
+        assert!(!advice[0].contains("flyte build"), "{advice:?}");
+    }
+
+    #[test]
+    fn apps_that_come_up_one_after_the_other_are_added_up() {
+        let mut spent = Spent::default();
+        for took in [2, 3] {
+            spent.begin();
+            spent.begin();
+            spent.end(Duration::from_secs(1));
+            spent.end(Duration::from_secs(took));
+        }
+        assert_eq!(spent.total(), Duration::from_secs(5));
     }
 
     #[test]

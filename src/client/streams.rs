@@ -14,6 +14,7 @@ use super::{Client, Error};
 use crate::auth::Proof;
 use crate::net::Body;
 use crate::wire::app;
+use crate::wire::logs::dataplane::LogLineOriginator;
 
 /// How often in a row a stream may break before anything came over it.
 const FAILURES: u32 = 7;
@@ -256,6 +257,8 @@ pub struct LogLine {
     pub timestamp_ns: i128,
     pub text: String,
     pub replica: String,
+    /// Whether the platform wrote it, and not the app.
+    pub is_system: bool,
 }
 
 /// Batches of log lines.
@@ -366,6 +369,7 @@ fn lines(logs: &app::LogLines) -> Vec<LogLine> {
                 + i128::from(line.timestamp.nanos),
             text: line.message.clone(),
             replica: replica.clone(),
+            is_system: line.originator.as_known() == Some(LogLineOriginator::SYSTEM),
         })
         .collect()
 }

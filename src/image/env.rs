@@ -60,6 +60,8 @@ pub enum Progress<'a> {
     Line(&'a str),
     /// Something the user should know.
     Note(&'a str),
+    /// How far sending the image is, in bytes.
+    Sent { done: u64, total: u64 },
 }
 
 pub(super) type Sink<'s> = dyn Fn(Progress<'_>) + Send + Sync + 's;

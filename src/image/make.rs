@@ -544,6 +544,7 @@ fn tell(news: docker::Progress<'_>, progress: &(dyn Fn(Progress<'_>) + Send + Sy
     match news {
         docker::Progress::Line(line) => progress(Progress::Line(line)),
         docker::Progress::Note(note) => progress(Progress::Note(note)),
+        docker::Progress::Sent { done, total } => progress(Progress::Sent { done, total }),
         docker::Progress::Stage(stage) => {
             let docker::Stage {
                 number,

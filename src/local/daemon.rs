@@ -164,6 +164,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
         .local_addr()
         .map_err(io("console port".into()))?
         .port();
+    super::gateway::name_console(&format!("http://localhost:{port}"));
     let pruner = platform.pruner(options.upkeep);
     let _tidying = AbortOnDropHandle::new(tokio::spawn(keep_tidy(pruner.clone(), started)));
     let _turning = AbortOnDropHandle::new(tokio::spawn(keep_log_short(home.clone())));

@@ -8,7 +8,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::asked::{InStatus, Replacement, Wanted, spec_of};
-use super::error::{IntoPy, to_python};
+use super::error::{IntoPy, mistake, to_python};
 use super::logs::LogLines;
 use super::{runtime, settings};
 use crate::cli::printer;
@@ -149,7 +149,7 @@ async fn settle(app: Arc<serve::App>, wait_for: String) -> PyResult<App> {
         }
         "deactivated" => app.wait_until_deactivated(timeout).await.into_py()?,
         other => {
-            return Err(PyValueError::new_err(format!(
+            return Err(mistake(format!(
                 "wait_for is `{other}`; it takes \"activated\" or \"deactivated\""
             )));
         }

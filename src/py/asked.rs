@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+use super::error::mistake;
 use crate::error::did_you_mean;
 use crate::wire::app::status::DeploymentStatus;
 use crate::wire::{app, status};
@@ -27,7 +27,7 @@ impl Wanted {
         let sort_by = sort_by.map(|(field, order)| match order.as_str() {
             "asc" => Ok((field, true)),
             "desc" => Ok((field, false)),
-            other => Err(PyValueError::new_err(format!(
+            other => Err(mistake(format!(
                 "sort_by has the order `{other}`; it takes \"asc\" or \"desc\""
             ))),
         });
@@ -63,14 +63,14 @@ fn state(name: &str) -> PyResult<DeploymentStatus> {
             || format!("it is one of {}", known.join(", ")),
             |close| format!("did you mean `{close}`?"),
         );
-        PyValueError::new_err(format!("in_status names no state `{name}`; {hint}"))
+        mistake(format!("in_status names no state `{name}`; {hint}"))
     })
 }
 
 /// A spec in one of the forms that Python has it in.
 pub fn spec_of(value: &Bound<'_, PyAny>) -> PyResult<app::Spec> {
     let wrong = |error: &dyn std::fmt::Display| {
-        PyValueError::new_err(format!("updated_app_spec is not a spec of an app: {error}"))
+        mistake(format!("updated_app_spec is not a spec of an app: {error}"))
     };
     if let Ok(bytes) = value.call_method0("SerializeToString") {
         let bytes: Vec<u8> = bytes.extract()?;

@@ -84,9 +84,9 @@ fn told(progress: Progress) -> (&'static str, &'static str, String, f64) {
         }
         Progress::Note(text) => ("note", "", text, 0.0),
         Progress::Line(text) => ("line", "", text, 0.0),
-        Progress::Sent { done, total } => {
+        Progress::Sent { step, done, total } => {
             let text = format!("{} of {} sent", size(done), size(total));
-            ("line", "Bundle", text, 0.0)
+            ("line", step.title(), text, 0.0)
         }
     }
 }

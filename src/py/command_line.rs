@@ -16,25 +16,103 @@ use crate::serve::{Options, Reporter, Request, Server};
 
 struct Interpreter;
 
-/// An exception as a failure: ours by their text, a user's with the traceback.
+/// An exception that no file of a user's raised: ours as it tells itself, any other as a defect.
 fn raised(error: PyErr) -> Failure {
     Python::attach(|py| {
         if error.is_instance_of::<PyKeyboardInterrupt>(py) {
             return Failure::Interrupted;
         }
-        if error.is_instance_of::<PySystemExit>(py) {
-            let text = format!("error: the file ended the program as it was loaded ({error})");
-            return Failure::Raised { text, status: 1 };
+        match ours(error.value(py)) {
+            Ok(Some(error)) => error,
+            Ok(None) | Err(_) => {
+                let told = Told::of(py, &error);
+                cli::Error::Raised {
+                    code: Code::Internal,
+                    message: told.summary,
+                    log: told.whole,
+                    hints: vec!["please report it, with the lines above".to_owned()],
+                }
+            }
         }
-        if let Ok(Some(error)) = ours(error.value(py)) {
-            return error.into();
-        }
-        let mut text = traceback(py, &error).unwrap_or_else(|_| error.to_string());
-        if let Some(hint) = not_installed(py, &error) {
-            text.push_str(&hint);
-        }
-        Failure::Raised { text, status: 1 }
+        .into()
     })
+}
+
+/// What a user's file raised: a declaration that cannot be used, with its place, or anything else
+/// as the reason why the file cannot be imported, with the lines of the user's own code.
+fn not_loaded(py: Python<'_>, load: &Load, error: &PyErr) -> Failure {
+    let value = error.value(py);
+    if error.is_instance_of::<PyKeyboardInterrupt>(py) {
+        return Failure::Interrupted;
+    }
+    if let Ok(Some(mut told)) = ours(value) {
+        if let cli::Error::Raised { message, .. } = &mut told
+            && let Some(place) = place(value)
+        {
+            message.push_str("\nat ");
+            message.push_str(&place);
+        }
+        return told.into();
+    }
+    let told = Told::of(py, error);
+    let is_end = error.is_instance_of::<PySystemExit>(py);
+    cli::Error::NotImported {
+        file: load.file.clone(),
+        summary: if is_end {
+            format!("it ended the program ({})", told.summary)
+        } else {
+            told.summary
+        },
+        frames: if load.verbose { told.whole } else { told.own },
+        hints: advice(py, load, error),
+    }
+    .into()
+}
+
+fn advice(py: Python<'_>, load: &Load, error: &PyErr) -> Vec<String> {
+    let mut hints: Vec<String> = not_installed(py, error).into_iter().collect();
+    if error.is_instance_of::<PySystemExit>(py) {
+        hints.push(
+            "what must not run at the import belongs below `if __name__ == \"__main__\":`"
+                .to_owned(),
+        );
+    }
+    if !load.verbose {
+        hints.push("`flyte -v` shows the whole traceback".to_owned());
+    }
+    hints
+}
+
+/// An exception in words.
+struct Told {
+    summary: String,
+    /// The lines of the user's own code.
+    own: Vec<String>,
+    /// The whole traceback.
+    whole: Vec<String>,
+}
+
+impl Told {
+    fn of(py: Python<'_>, error: &PyErr) -> Self {
+        let told = || -> PyResult<_> {
+            py.import("flyte._loading")?
+                .call_method1("told", (error.value(py),))?
+                .extract()
+        };
+        let (summary, own, whole) =
+            told().unwrap_or_else(|_| (error.to_string(), Vec::new(), Vec::new()));
+        Self {
+            summary,
+            own,
+            whole,
+        }
+    }
+}
+
+/// The line of the user's code that led to an exception.
+fn place(value: &Bound<'_, pyo3::exceptions::PyBaseException>) -> Option<String> {
+    let loading = value.py().import("flyte._loading").ok()?;
+    loading.call_method1("place", (value,)).ok()?.extract().ok()
 }
 
 /// Advice on a module that the file imports and that only the image has.
@@ -45,7 +123,7 @@ fn not_installed(py: Python<'_>, error: &PyErr) -> Option<String> {
     let name: String = error.value(py).getattr("name").ok()?.extract().ok()?;
     let name = name.split('.').next().unwrap_or_default();
     Some(format!(
-        "hint: serving imports the file on this machine too; install `{name}` here, or import it \
+        "serving imports the file on this machine too; install `{name}` here, or import it \
          inside of the function that uses it"
     ))
 }
@@ -73,19 +151,6 @@ fn ours(value: &Bound<'_, pyo3::exceptions::PyBaseException>) -> PyResult<Option
     }))
 }
 
-fn traceback(py: Python<'_>, error: &PyErr) -> PyResult<String> {
-    let lines: Vec<String> = py
-        .import("traceback")?
-        .call_method1(
-            "format_exception",
-            (error.get_type(py), error.value(py), error.traceback(py)),
-        )?
-        .extract()?;
-    // The import system's own frames say nothing about the file.
-    let is_own = |line: &&String| !line.trim_start().starts_with("File \"<frozen importlib");
-    Ok(lines.iter().filter(is_own).map(String::as_str).collect())
-}
-
 impl Host for Interpreter {
     fn settings(&self, given: &Given) -> Result<Settings, Failure> {
         Ok(Settings::resolve(
@@ -102,7 +167,12 @@ impl Host for Interpreter {
             if let Some(root) = &load.root_dir {
                 settings::set_root_dir(root);
             }
-            let module = import(py, &load.file)?;
+            if load.again {
+                let begun = || py.import("flyte._loading")?.call_method0("begin");
+                begun().map_err(raised)?;
+            }
+            let file = python_file(&load.file)?;
+            let module = import(py, &file).map_err(|error| not_loaded(py, load, &error))?;
             let envs = choose(py, &module, load)?;
             let mut options = Options::default();
             if let Some(style) = &load.copy_style {
@@ -110,7 +180,7 @@ impl Host for Interpreter {
             }
             ServeContext::from_options(options)
                 .request(py, &envs, settings)
-                .map_err(raised)
+                .map_err(|error| not_loaded(py, load, &error))
         })
     }
 
@@ -134,49 +204,46 @@ impl Host for Interpreter {
 /// `Failure` holds a `dyn Diagnostic`, which is `Send`.
 struct Carried<T>(Result<T, Failure>);
 
-/// Imports a file under its own name, as `python FILE` would find its neighbours.
-fn import<'py>(py: Python<'py>, file: &Path) -> Result<Bound<'py, PyAny>, Failure> {
-    let file = match file.canonicalize() {
-        Ok(file) if file.is_file() => file,
-        _ => {
-            return Err(Failure::Usage(format!(
-                "there is no file `{}`",
-                file.display()
-            )));
+fn python_file(file: &Path) -> Result<PathBuf, cli::Error> {
+    match file.canonicalize() {
+        Ok(found) if found.is_file() => {
+            let is_python = found.extension().is_some_and(|kind| kind == "py");
+            let file = file.to_path_buf();
+            is_python
+                .then_some(found)
+                .ok_or(cli::Error::NotPython { file })
         }
-    };
-    if file.extension().is_none_or(|kind| kind != "py") {
-        return Err(Failure::Usage(format!(
-            "`{}` is not a Python file (`*.py`)",
-            file.display()
-        )));
+        Ok(_) | Err(_) => Err(cli::Error::NoFile {
+            file: file.to_path_buf(),
+        }),
     }
-    let load = || -> PyResult<Bound<'py, PyAny>> {
-        let path = py.import("sys")?.getattr("path")?;
-        let cwd = std::env::current_dir().unwrap_or_default();
-        let (folder, package) = above_packages(&file);
-        for entry in [cwd.as_path(), folder] {
-            // The import system takes text only.
-            path.call_method1("insert", (0, entry.to_string_lossy()))?;
-        }
-        let stem = file.file_stem().unwrap_or_default().to_string_lossy();
-        if !package.is_empty() {
-            let name = format!("{}.{stem}", package.join("."));
-            let module = py
-                .import("importlib")?
-                .call_method1("import_module", (name,))?;
-            return Ok(module);
-        }
-        let util = py.import("importlib.util")?;
-        let spec = util.call_method1("spec_from_file_location", (stem.as_ref(), &file))?;
-        let module = util.call_method1("module_from_spec", (&spec,))?;
-        let modules = py.import("sys")?.getattr("modules")?;
-        modules.set_item(stem.as_ref(), &module)?;
-        spec.getattr("loader")?
-            .call_method1("exec_module", (&module,))?;
-        Ok(module)
-    };
-    load().map_err(raised)
+}
+
+/// Imports a file under its own name, as `python FILE` would find its neighbours.
+fn import<'py>(py: Python<'py>, file: &Path) -> PyResult<Bound<'py, PyAny>> {
+    let path = py.import("sys")?.getattr("path")?;
+    let cwd = std::env::current_dir().unwrap_or_default();
+    let (folder, package) = above_packages(file);
+    for entry in [cwd.as_path(), folder] {
+        // The import system takes text only.
+        path.call_method1("insert", (0, entry.to_string_lossy()))?;
+    }
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    if !package.is_empty() {
+        let name = format!("{}.{stem}", package.join("."));
+        let module = py
+            .import("importlib")?
+            .call_method1("import_module", (name,))?;
+        return Ok(module);
+    }
+    let util = py.import("importlib.util")?;
+    let spec = util.call_method1("spec_from_file_location", (stem.as_ref(), file))?;
+    let module = util.call_method1("module_from_spec", (&spec,))?;
+    let modules = py.import("sys")?.getattr("modules")?;
+    modules.set_item(stem.as_ref(), &module)?;
+    spec.getattr("loader")?
+        .call_method1("exec_module", (&module,))?;
+    Ok(module)
 }
 
 /// The folder from which a file is imported, and the packages between the two.
@@ -199,16 +266,16 @@ fn choose<'py>(
     load: &Load,
 ) -> Result<Vec<Bound<'py, PyAny>>, Failure> {
     let mut found = environments(py, module, &load.file).map_err(raised)?;
-    let file = load.file.display();
+    let file = load.file.clone();
     match &load.which {
-        Which::Named(wanted) => named(&found, wanted, load).map(|env| vec![env]),
-        Which::Only | Which::All if found.is_empty() => Err(Failure::Usage(format!(
-            "`{file}` declares no app environment"
-        ))),
-        Which::Only if found.len() > 1 => Err(Failure::Usage(format!(
-            "`{file}` declares several app environments, name one: {}",
-            listed(&found)
-        ))),
+        Which::Named(wanted) => Ok(vec![named(&found, wanted, file)?]),
+        Which::Only | Which::All if found.is_empty() => {
+            Err(cli::Error::NoEnvironment { file }.into())
+        }
+        Which::Only if found.len() > 1 => {
+            let known = listed(&found);
+            Err(cli::Error::SeveralEnvironments { file, known }.into())
+        }
         Which::Only | Which::All => Ok(found.drain(..).map(|(_, _, env)| env).collect()),
     }
 }
@@ -216,9 +283,8 @@ fn choose<'py>(
 fn named<'py>(
     found: &[Found<'py>],
     wanted: &str,
-    load: &Load,
-) -> Result<Bound<'py, PyAny>, Failure> {
-    let file = load.file.display();
+    file: PathBuf,
+) -> Result<Bound<'py, PyAny>, cli::Error> {
     let by_variable = |(variable, _, _): &&Found<'py>| variable.as_deref() == Some(wanted);
     let mut matching: Vec<&Found<'py>> = found.iter().filter(by_variable).collect();
     if matching.is_empty() {
@@ -227,22 +293,27 @@ fn named<'py>(
     if let [(_, _, env)] = matching.as_slice() {
         return Ok(env.clone());
     }
+    let (wanted, known) = (wanted.to_owned(), listed(found));
+    if found.is_empty() {
+        return Err(cli::Error::NoEnvironment { file });
+    }
     if !matching.is_empty() {
-        return Err(Failure::Usage(format!(
-            "`{file}` declares several apps named `{wanted}`; name a variable: {}",
-            listed(found)
-        )));
+        return Err(cli::Error::SeveralNamed {
+            file,
+            wanted,
+            known,
+        });
     }
     let candidates = found
         .iter()
         .flat_map(|(variable, name, _)| variable.as_deref().into_iter().chain([name.as_str()]));
-    let close = did_you_mean(wanted, candidates)
-        .map(|name| format!(", did you mean `{name}`?"))
-        .unwrap_or_default();
-    Err(Failure::Usage(format!(
-        "`{file}` declares no app environment `{wanted}`{close}; it declares {}",
-        listed(found)
-    )))
+    let close = did_you_mean(&wanted, candidates).map(str::to_owned);
+    Err(cli::Error::UnknownEnvironment {
+        file,
+        wanted,
+        known,
+        close,
+    })
 }
 
 /// "`env` (`my-app`)", one after the other.

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::app::App;
 use super::card::Card;
-use super::error::IntoPy;
+use super::error::{IntoPy, mistake, wrong_type};
 use super::source::Program;
 use super::watch::{self, Turn};
 use super::{convert, runtime, settings};
@@ -45,7 +45,7 @@ fn level(value: Option<Bound<'_, PyAny>>, argument: &str) -> PyResult<Option<Str
     }
     let text: String = value
         .extract()
-        .map_err(|_| PyTypeError::new_err(format!("{argument} takes an int or a str")))?;
+        .map_err(|_| wrong_type(format!("{argument} takes an int or a str")))?;
     Ok(Some(text))
 }
 
@@ -54,7 +54,7 @@ fn seconds(value: Option<f64>, argument: &str, default: Duration) -> PyResult<Du
         return Ok(default);
     };
     Duration::try_from_secs_f64(value).map_err(|_| {
-        PyValueError::new_err(format!(
+        mistake(format!(
             "{argument} is {value}; it takes seconds, 0 or more"
         ))
     })
@@ -67,7 +67,7 @@ fn overrides_of(
     let mut result = BTreeMap::new();
     for (app, parameters) in values.iter().flat_map(|values| values.iter()) {
         let wrong = || {
-            PyTypeError::new_err(format!(
+            wrong_type(format!(
                 "{argument} takes a dict of app name to a dict of parameter name to value"
             ))
         };
@@ -88,14 +88,14 @@ fn check_words(mode: Option<&str>, log_format: Option<&str>) -> PyResult<()> {
     if let Some(mode) = mode
         && !matches!(mode, "local" | "remote")
     {
-        return Err(PyValueError::new_err(format!(
+        return Err(mistake(format!(
             "mode is `{mode}`; it takes \"local\", \"remote\" or None"
         )));
     }
     if let Some(format) = log_format
         && !matches!(format, "console" | "json")
     {
-        return Err(PyValueError::new_err(format!(
+        return Err(mistake(format!(
             "log_format is `{format}`; it takes \"console\" or \"json\""
         )));
     }
@@ -194,12 +194,12 @@ fn with_servecontext(
 ) -> PyResult<ServeContext> {
     check_words(mode.as_deref(), log_format.as_deref())?;
     if watch && dry_run {
-        return Err(PyValueError::new_err(
+        return Err(mistake(
             "watch and dry_run are mutually exclusive: a dry run serves nothing",
         ));
     }
     if input_values.is_some() && parameter_values.is_some() {
-        return Err(PyTypeError::new_err(
+        return Err(wrong_type(
             "input_values and parameter_values are two names of one argument; pass one of them",
         ));
     }
@@ -208,9 +208,7 @@ fn with_servecontext(
             .as_deref()
             .is_some_and(|pool| pool != "default")
     {
-        return Err(PyValueError::new_err(
-            "cluster and cluster_pool are mutually exclusive",
-        ));
+        return Err(mistake("cluster and cluster_pool are mutually exclusive"));
     }
     let defaults = Options::default();
     let millis = |value: Option<f64>, argument| -> PyResult<Option<u64>> {
@@ -292,9 +290,15 @@ impl ServeContext {
         match self.turn(py, &server, &request)? {
             Turn::Serve => {
                 let card = shown(py, &mut server, &request)?;
+                let settings = server.settings.clone();
                 let result = runtime::block(py, serve(server, request));
                 if let Some(card) = card {
                     card.end(py, &result);
+                }
+                if let Err(error) = &result
+                    && error.is_instance_of::<PyKeyboardInterrupt>(py)
+                {
+                    tell_what_is_left(py, &settings);
                 }
                 result
             }
@@ -355,7 +359,7 @@ impl ServeContext {
         if self.mode.as_deref() == Some("remote")
             && settings.endpoint == crate::config::Endpoint::Local
         {
-            return Err(PyValueError::new_err(
+            return Err(mistake(
                 "mode is \"remote\", but no endpoint is configured; call flyte.init(endpoint=...)",
             ));
         }
@@ -393,7 +397,7 @@ impl ServeContext {
         let mut envs = Vec::new();
         for env in wanted {
             if !env.is_instance(&app_class)? {
-                return Err(PyTypeError::new_err(format!(
+                return Err(wrong_type(format!(
                     "serve takes an AppEnvironment, not {}",
                     env.get_type().name()?
                 )));
@@ -468,6 +472,19 @@ fn shown(py: Python<'_>, server: &mut Server, request: &Request) -> PyResult<Opt
         server.reporter = card.reporter()?;
     }
     Ok(card)
+}
+
+/// What Ctrl-C did not end, as far as the control plane tells at once.
+fn tell_what_is_left(py: Python<'_>, settings: &crate::config::Settings) {
+    let asked = tokio::time::Duration::from_millis(300);
+    let apps = async {
+        let apps = tokio::time::timeout(asked, crate::serve::apps(settings));
+        Ok(apps.await.ok().flatten())
+    };
+    // A second Ctrl-C ends this, too.
+    if let Ok(Some(apps)) = runtime::block(py, apps) {
+        printer::prompt(&crate::cli::interrupted(apps));
+    }
 }
 
 async fn serve(server: Server, request: Request) -> PyResult<App> {

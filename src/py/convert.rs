@@ -6,10 +6,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
 
+use super::error::{mistake, wrong_type};
 use crate::spec::image::{Base, Image, InstallMode, InstallOptions, Layer, PythonVersion};
 use crate::spec::{
     AppSpec, CopyStyle, ImageSpec, Link, Metric, Parameter, ParameterKind, ParameterValue,
@@ -26,7 +26,7 @@ where
     let value = object.getattr(name)?;
     value.extract::<T>().map_err(|_| {
         let kind = object.get_type().name().map(|name| name.to_string());
-        PyTypeError::new_err(format!(
+        wrong_type(format!(
             "{}.{name} has the value {value}, which is not of the type expected",
             kind.unwrap_or_else(|_| "object".into())
         ))
@@ -290,7 +290,7 @@ pub fn parameter_value(name: &str, value: Object<'_, '_>) -> PyResult<ParameterV
         "RunOutput" => ParameterValue::RunOutput(json()?),
         "ArtifactValue" => ParameterValue::Artifact(json()?),
         _ => {
-            return Err(PyTypeError::new_err(format!(
+            return Err(wrong_type(format!(
                 "parameter `{name}` was given a {kind}; it takes a str, int, float, bool, File, \
                  Dir, AppEndpoint, RunOutput or ArtifactValue"
             )));
@@ -302,7 +302,7 @@ fn image_of(env: Object<'_, '_>) -> PyResult<ImageSpec> {
     let declared = env.getattr("image")?;
     if declared.is_none() {
         let name: String = field(env, "name")?;
-        return Err(PyTypeError::new_err(format!(
+        return Err(wrong_type(format!(
             "image of `{name}` is None; it must be a str, an Image or \"auto\""
         )));
     }
@@ -448,7 +448,7 @@ fn package_layer(layer: Object<'_, '_>, kind: &str) -> PyResult<Layer> {
             options,
         },
         _ => {
-            return Err(PyTypeError::new_err(format!(
+            return Err(wrong_type(format!(
                 "this build of flyte-rs knows no image layer `{kind}`"
             )));
         }
@@ -461,7 +461,7 @@ pub fn copy_style(text: &str) -> PyResult<CopyStyle> {
         "loaded_modules" => Ok(CopyStyle::LoadedModules),
         "all" | "custom" => Ok(CopyStyle::All),
         "none" => Ok(CopyStyle::None),
-        _ => Err(PyValueError::new_err(format!(
+        _ => Err(mistake(format!(
             "copy_style is `{text}`; it takes loaded_modules, all or none"
         ))),
     }

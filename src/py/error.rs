@@ -33,6 +33,27 @@ fn exception<'py>(py: Python<'py>, error: &dyn Diagnostic) -> PyResult<Bound<'py
         ))
 }
 
+/// A value that cannot be used: a `ConfigError`, which is a `ValueError`.
+pub fn mistake(message: impl Into<String>) -> PyErr {
+    declared("mistake", message.into())
+}
+
+/// A value of another type: a `ConfigError` that is a `TypeError` as well.
+pub fn wrong_type(message: impl Into<String>) -> PyErr {
+    declared("wrong_type", message.into())
+}
+
+fn declared(kind: &str, message: String) -> PyErr {
+    let made = Python::attach(|py| {
+        let exception = py
+            .import("flyte._mistake")?
+            .getattr(kind)?
+            .call1((message,))?;
+        Ok(PyErr::from_value(exception))
+    });
+    made.unwrap_or_else(|trouble: PyErr| trouble)
+}
+
 /// Turns a result of the core into one of Python.
 pub trait IntoPy<T> {
     fn into_py(self) -> PyResult<T>;

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
 use super::context::ServeContext;
-use super::error::IntoPy;
+use super::error::{IntoPy, wrong_type};
 use super::{convert, runtime, settings};
 use crate::cli::printer;
 use crate::config::Given;
@@ -116,7 +115,7 @@ fn one(py: Python<'_>, image: &Bound<'_, PyAny>, force: bool) -> PyResult<(Serve
         Ok(uri) => ImageSpec::Uri(uri),
         Err(_) if image.hasattr("_layers")? => convert::image(image)?.into(),
         Err(_) => {
-            return Err(PyTypeError::new_err(format!(
+            return Err(wrong_type(format!(
                 "build takes a flyte.Image, not {}",
                 image.get_type().name()?
             )));

@@ -150,7 +150,13 @@ impl Server {
     /// Shows how much of an upload is done.
     pub(super) fn meter(&self, total: u64) -> Box<dyn Fn(u64) + Send + Sync> {
         let reporter = Arc::clone(&self.reporter);
-        Box::new(move |done| reporter(Progress::Sent { done, total }))
+        Box::new(move |done| {
+            reporter(Progress::Sent {
+                step: Step::Bundle,
+                done,
+                total,
+            });
+        })
     }
 
     pub(super) fn warn_of_size(&self, files: &FileList) {

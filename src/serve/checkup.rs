@@ -4,7 +4,7 @@
 //! what ought to follow from something else. Nothing is started, installed or changed.
 
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use connectrpc::client::{ClientTransport, full_body};
@@ -12,9 +12,12 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::platform::{self, Launcher};
+use crate::client;
 use crate::config::{Endpoint, Home, Settings};
-use crate::error::{Diagnostic, with_causes};
+use crate::engine::{self, Engine};
+use crate::error::{Code, Diagnostic, with_causes};
 use crate::image::env::Toolchain;
+use crate::image::registry::{self, Reference, Registry};
 use crate::local::store::Store;
 use crate::serve::size;
 use crate::sys::port_watch;
@@ -94,7 +97,7 @@ impl Finding {
 
 /// Looks at everything, in the order in which one thing needs the other.
 pub async fn look(settings: &Settings, toolchain: &Toolchain, launcher: &Launcher) -> Vec<Finding> {
-    let (uv, docker) = tokio::join!(uv(&toolchain.uv), docker());
+    let (uv, docker, registries) = tokio::join!(uv(&toolchain.uv), docker(), registries(settings));
     let mut findings = vec![
         python(toolchain),
         uv,
@@ -122,7 +125,7 @@ pub async fn look(settings: &Settings, toolchain: &Toolchain, launcher: &Launche
         Endpoint::Remote(_) => findings.extend(cluster(settings).await),
     }
     findings.push(docker);
-    findings.push(registries());
+    findings.extend(registries);
     findings
 }
 
@@ -335,6 +338,7 @@ async fn cluster(settings: &Settings) -> Vec<Finding> {
                 "cluster",
                 format!("{endpoint} answers after {took} ms"),
             )];
+            findings.push(login(&client).await);
             findings.extend(
                 answer
                     .headers()
@@ -363,74 +367,133 @@ fn clock(theirs: SystemTime) -> Finding {
     }
 }
 
+/// Found as builds find it, so that what is said here is what they will see.
 async fn docker() -> Finding {
     let fix = "start Docker where an image needs a container (base images, Dockerfiles, commands); \
                other images are built without";
-    let Ok(docker) = bollard::Docker::connect_with_defaults() else {
-        return Finding::other("Docker", State::Absent, "no socket", fix);
+    let engine = match Engine::connect().await {
+        Ok(engine) => engine,
+        Err(error) => {
+            let is_refused = matches!(&error, engine::Error::NoEngine { tried }
+                if tried.iter().any(|(_, why)| why.contains("ermission")));
+            let hints = error.hints();
+            return match hints.first() {
+                Some(hint) if is_refused => {
+                    Finding::other("Docker", State::Doubtful, error.to_string(), hint.clone())
+                }
+                Some(_) | None => Finding::other("Docker", State::Absent, error.to_string(), fix),
+            };
+        }
     };
-    match timeout(PATIENCE, docker.version()).await {
+    let place = engine.address();
+    match timeout(PATIENCE, engine.docker().version()).await {
         Ok(Ok(version)) => {
             let version = version.version.unwrap_or_default();
-            Finding::good("Docker", format!("engine {version}"))
+            Finding::good("Docker", format!("engine {version} at {place}"))
         }
         Ok(Err(error)) => {
-            let text = error.to_string();
-            let is_refused = text.to_lowercase().contains("permission denied");
-            if is_refused {
-                let fix = "add yourself to the group `docker` (`sudo usermod -aG docker $USER`) and sign in again";
-                return Finding::other("Docker", State::Doubtful, text, fix);
-            }
-            Finding::other(
-                "Docker",
-                State::Absent,
-                format!("does not answer: {text}"),
-                fix,
-            )
+            let detail = format!("{place} does not tell its version: {error}");
+            Finding::other("Docker", State::Doubtful, detail, fix)
         }
         Err(_) => Finding::other("Docker", State::Doubtful, "does not answer in time", fix),
     }
 }
 
-/// Which registries `docker login` was done for. Credentials are not looked at.
-fn registries() -> Finding {
-    let absent = |detail: String| {
-        let fix = "`docker login REGISTRY`, where images are pushed for a cluster";
-        Finding::other("registry", State::Absent, detail, fix)
+/// For which registries logins are kept, wherever pushing looks for them. The one that images are
+/// configured to be pushed to is asked whether it takes what is kept for it.
+async fn registries(settings: &Settings) -> Vec<Finding> {
+    let known = match registry::hosts().await {
+        Ok(known) => known,
+        Err(error) => {
+            let fix = error.hints().join("; ");
+            let detail = with_causes(&error);
+            return vec![Finding::other("registry", State::Doubtful, detail, fix)];
+        }
     };
-    let folder = std::env::var_os("DOCKER_CONFIG")
-        .map(PathBuf::from)
-        .or_else(|| {
-            let user = std::env::var_os("HOME")?;
-            Some(PathBuf::from(user).join(".docker"))
-        });
-    let Some(path) = folder.map(|folder| folder.join("config.json")) else {
-        return absent("no login".into());
+    let fix =
+        "`docker login REGISTRY` or `podman login REGISTRY`, where images are pushed for a cluster";
+    let logins = if known.is_empty() {
+        Finding::other("registry", State::Absent, "no login", fix)
+    } else {
+        Finding::good("registry", format!("login for {}", known.join(", ")))
     };
-    let Ok(text) = std::fs::read_to_string(&path) else {
-        return absent("no login".into());
+    let tried = match &settings.image.registry {
+        Some(configured) => Some(try_registry(configured).await),
+        None => None,
     };
-    let Ok(document) = serde_json::from_str::<serde_json::Value>(&text) else {
-        return Finding::other(
-            "registry",
-            State::Doubtful,
-            format!("`{}` is not JSON", path.display()),
-            "mend the file, or delete it and sign in again with `docker login REGISTRY`",
-        );
+    [Some(logins), tried].into_iter().flatten().collect()
+}
+
+async fn try_registry(configured: &str) -> Finding {
+    let doubtful = |detail: String, hints: Vec<String>| {
+        let fix = if hints.is_empty() {
+            "check `image.registry` in the configuration".to_owned()
+        } else {
+            hints.join("; ")
+        };
+        Finding::other("push", State::Doubtful, detail, fix)
     };
-    let names = |key: &str| {
-        let entries = document[key].as_object().into_iter().flatten();
-        entries
-            .map(|(name, _)| name.clone())
-            .collect::<Vec<String>>()
+    // Nothing has this name; what counts is whether one may ask for it.
+    let Ok(reference) = format!("{configured}/flyte-doctor:none").parse::<Reference>() else {
+        return doubtful(format!("`{configured}` is no registry"), Vec::new());
     };
-    let mut known = [names("auths"), names("credHelpers")].concat();
-    known.sort();
-    known.dedup();
-    if known.is_empty() {
-        return absent(format!("no login in {}", path.display()));
+    let asked = async {
+        Registry::open(&reference)
+            .await?
+            .has_manifest(&reference)
+            .await
+    };
+    match timeout(PATIENCE, asked).await {
+        Ok(Ok(_)) => Finding::good(
+            "push",
+            format!("`{configured}` answers and knows the login"),
+        ),
+        Ok(Err(error)) => doubtful(with_causes(&error), error.hints()),
+        Err(_) => {
+            let seconds = PATIENCE.as_secs();
+            doubtful(
+                format!("`{configured}` does not answer within {seconds} s"),
+                Vec::new(),
+            )
+        }
     }
-    Finding::good("registry", format!("login for {}", known.join(", ")))
+}
+
+/// Whether the control plane knows the caller, asked as any other call is.
+async fn login(client: &client::Client) -> Finding {
+    let other = |state, detail: String, fix: &str| Finding::other("login", state, detail, fix);
+    let error = match timeout(PATIENCE, client.user_info()).await {
+        Ok(Ok(user)) => {
+            let names = [
+                &user.preferred_username,
+                &user.email,
+                &user.name,
+                &user.subject,
+            ];
+            let name = names.into_iter().find(|name| !name.is_empty());
+            let name = name.map_or("known to the cluster", String::as_str);
+            return Finding::good("login", name);
+        }
+        Ok(Err(error)) => error,
+        Err(_) => {
+            let detail = "the cluster does not tell in time who you are".to_owned();
+            return other(State::Doubtful, detail, "try `flyte whoami`");
+        }
+    };
+    let text = with_causes(&error).replace('\n', "; ");
+    let code = error.code();
+    if code == Code::ClientUnauthenticated {
+        return other(State::Doubtful, text, "`flyte login`");
+    }
+    if code == Code::ClientDenied {
+        let fix = "ask whoever runs the cluster for the right to it";
+        return other(State::Broken, text, fix);
+    }
+    other(
+        State::Doubtful,
+        format!("{text}; what answers may be no Flyte control plane"),
+        "check the endpoint: `flyte get config` tells where it comes from",
+    )
 }
 
 #[cfg(test)]

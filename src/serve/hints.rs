@@ -35,6 +35,16 @@ pub fn for_failure(code: Code, message: &str, app: &AppSpec, source: &Source) ->
             "the app has to listen on port {} (`env.get_port().port`, `$PORT`)",
             app.port.number
         )],
+        (Code::AppExited, Some(name)) if message.contains("no environment variable `") => vec![
+            format!(
+                "set it for this serve with `flyte serve -e {name}=VALUE`, or for all in the \
+                 environment: env_vars={{\"{name}\": \"...\"}}"
+            ),
+            format!(
+                "for what nobody may read: `flyte create secret {name}`, and secrets=\"{name}\" in \
+                 the environment"
+            ),
+        ],
         (Code::AppExited | Code::AppFailed, _) => {
             vec![format!("`flyte get logs {}` shows all it wrote", app.name)]
         }

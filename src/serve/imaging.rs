@@ -189,6 +189,11 @@ impl Server {
                     let note = note.strip_prefix("warning: ").unwrap_or(note);
                     Progress::Note(named(note))
                 }
+                env::Progress::Sent { done, total } => Progress::Sent {
+                    step: Step::Image,
+                    done,
+                    total,
+                },
             });
         }
     }

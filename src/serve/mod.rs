@@ -170,8 +170,9 @@ pub enum Progress {
     Note(String),
     /// A line of an installer, or what the app is doing while it is waited for.
     Line(String),
-    /// How far an upload is, in bytes.
+    /// How far an upload of a step is, in bytes.
     Sent {
+        step: Step,
         done: u64,
         total: u64,
     },
@@ -198,6 +199,14 @@ pub async fn apps(settings: &Settings) -> Option<Vec<(String, DeploymentStatus)>
         (app.metadata.id.name.clone(), state)
     };
     Some(apps.into_iter().map(named).collect())
+}
+
+/// Names of the secrets, if the control plane can be reached; nothing is started for it.
+pub async fn secret_names(settings: &Settings) -> Option<Vec<String>> {
+    let client = platform::reach(settings).await.ok()?;
+    let (project, domain) = (&settings.project, &settings.domain);
+    let known = client.list_secrets(&settings.org, project, domain).await.ok()?;
+    Some(known.into_iter().map(|one| one.id.name).collect())
 }
 
 /// Everything that can end a use case.
@@ -290,14 +299,43 @@ pub struct Server {
 impl Server {
     /// Runs the five steps and returns the app that was asked for, serving.
     pub async fn serve(&self, request: Request) -> Result<App, Error> {
-        let mut plan = Plan::make(&self.settings, request)?;
+        let plan = self.plan(request)?;
+        if plan.options.dry_run {
+            return Box::pin(self.rehearse(&plan)).await;
+        }
+        let target = plan.target.clone();
+        let mut served = Box::pin(self.carry_out(plan)).await?;
+        let app = served.remove(&target).ok_or(plan::Error::NoTarget)?;
+        self.report(Progress::Started(Step::Url));
+        self.finished(Step::Url, app.endpoint(), Instant::now());
+        Ok(app)
+    }
+
+    /// The same for all apps of the request, none of which is the one that was asked for.
+    pub async fn serve_all(&self, request: Request) -> Result<Vec<App>, Error> {
+        let plan = self.plan(request)?;
+        if plan.options.dry_run {
+            return Ok(vec![Box::pin(self.rehearse(&plan)).await?]);
+        }
+        let served = Box::pin(self.carry_out(plan)).await?;
+        let apps: Vec<App> = served.into_values().collect();
+        let endpoints: Vec<String> = apps.iter().map(App::endpoint).collect();
+        self.report(Progress::Started(Step::Url));
+        self.finished(Step::Url, endpoints.join(", "), Instant::now());
+        Ok(apps)
+    }
+
+    fn plan(&self, request: Request) -> Result<Plan, Error> {
+        let plan = Plan::make(&self.settings, request)?;
         plan.check_pickles(self.toolchain.python_version)?;
         for text in secrets::shown_by_ps(&plan) {
             self.report(Progress::Note(text));
         }
-        if plan.options.dry_run {
-            return Box::pin(self.rehearse(&plan)).await;
-        }
+        Ok(plan)
+    }
+
+    /// Brings the apps of a plan up, those first that others depend on.
+    async fn carry_out(&self, mut plan: Plan) -> Result<BTreeMap<String, App>, Error> {
         let note = |text: &str| self.report(Progress::Note(text.to_owned()));
         let client = platform::connect(
             &self.settings,
@@ -313,7 +351,9 @@ impl Server {
         }
         let place = platform::place(&self.settings, &client, &self.launcher.build).await;
         let builder = self.settle(&mut plan, &place, &client);
-        if !plan.local {
+        if plan.local {
+            self.tell_what_is_not_kept_here(&plan);
+        } else {
             values::check_reach(&plan)?;
             Box::pin(knock(&client, &plan)).await?;
         }
@@ -332,10 +372,20 @@ impl Server {
                 served.insert(app.name(), app);
             }
         }
-        let app = served.remove(&plan.target).ok_or(plan::Error::NoTarget)?;
-        self.report(Progress::Started(Step::Url));
-        self.finished(Step::Url, app.endpoint(), Instant::now());
-        Ok(app)
+        Ok(served)
+    }
+
+    /// What an app declares and this machine does not see to. That `requires_auth` is not asked for
+    /// here is not among it: it is on by default, and apps of this machine answer this machine.
+    fn tell_what_is_not_kept_here(&self, plan: &Plan) {
+        for spec in plan.apps() {
+            if let Some(gpu) = &spec.resources.gpu {
+                self.report(Progress::Note(format!(
+                    "{}: gpu={gpu} is not reserved here; the app sees the devices that this machine has",
+                    spec.name
+                )));
+            }
+        }
     }
 
     /// Takes a plan to what stands behind the client; the answer builds images for it.

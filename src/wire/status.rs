@@ -97,32 +97,35 @@ const REASONS: &[(&str, Code)] = &[
     ("Image", Code::ImageNeedsContainer),
     ("ImageBuild", Code::ImageBuildFailed),
     ("ImagePull", Code::ImagePullFailed),
+    // Its own text, `internal`, begins messages of clusters that mean something else.
+    ("PlatformDefect", Code::Internal),
+    ("Failed", Code::AppFailed),
 ];
 
-/// The message of a condition that tells of a failure.
+/// The message of a condition that tells of a failure. A code that clusters have no word for stands
+/// there itself, so that none is lost on its way through a condition.
 pub fn failure_message(code: Code, text: &str) -> String {
     let reason = REASONS
         .iter()
         .find(|(_, known)| *known == code)
-        .map_or("Failed", |(reason, _)| reason);
+        .map_or(code.as_str(), |(reason, _)| reason);
     format!("{reason}: {text}")
 }
 
 /// The code and text of a message that begins with one of our reasons.
 pub fn read_reason(message: &str) -> Option<(Code, &str)> {
     let (reason, text) = message.split_once(": ")?;
-    REASONS
-        .iter()
-        .find(|(known, _)| *known == reason)
-        .map(|(_, code)| (*code, text))
+    let known = REASONS.iter().find(|(known, _)| *known == reason);
+    let code = match known {
+        Some((_, code)) => *code,
+        None => Code::parse(reason).filter(|code| *code != Code::Internal)?,
+    };
+    Some((code, text))
 }
 
 /// The code and text of a failed condition's message.
 pub fn read_failure(message: &str) -> (Code, &str) {
-    read_reason(message).unwrap_or((
-        Code::AppFailed,
-        message.strip_prefix("Failed: ").unwrap_or(message),
-    ))
+    read_reason(message).unwrap_or((Code::AppFailed, message))
 }
 
 #[cfg(test)]
@@ -131,10 +134,15 @@ mod tests {
 
     #[test]
     fn failures_are_read_back_as_they_were_written() {
-        for code in [Code::AppWrongPort, Code::AppExited, Code::AppFailed] {
+        for code in Code::ALL.iter().copied() {
             let message = failure_message(code, "a: b");
             assert_eq!(read_failure(&message), (code, "a: b"));
         }
+        assert_eq!(
+            read_failure("internal: none").0,
+            Code::AppFailed,
+            "a cluster's word"
+        );
         assert_eq!(
             read_failure("RevisionMissing: none"),
             (Code::AppFailed, "RevisionMissing: none")

@@ -46,7 +46,7 @@ fn the_table_of_codes_is_the_enum() {
         let family = code.family();
         let expected = [
             code.as_str().to_owned(),
-            family.exception().to_owned(),
+            code.exception().to_owned(),
             family.exit_status().to_string(),
             code.meaning().to_owned(),
         ];
@@ -59,7 +59,7 @@ fn the_table_of_codes_is_the_enum() {
 fn every_exception_exists_in_python() {
     let python = read("python/flyte/errors.py");
     for code in Code::ALL {
-        let class = format!("\nclass {}(", code.family().exception());
+        let class = format!("\nclass {}(", code.exception());
         assert!(
             python.contains(&class),
             "`{code}` is raised as a class that is not there"

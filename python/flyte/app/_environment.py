@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, field
 
 from .._environment import Environment, _wrong
+from .._mistake import mistake, wrong_type
 from ._parameter import Parameter
 from ._types import Domain, Link, Port, Scaling, Timeouts
 
@@ -96,9 +97,10 @@ class AppEnvironment(Environment):
         if not isinstance(self.name, str):
             raise _wrong("name", "str", self.name)
         if not _APP_NAME.fullmatch(self.name):
-            raise ValueError(
+            raise mistake(
                 f"App name '{self.name}' must consist of lower case alphanumeric characters or '-', "
-                "and must start and end with an alphanumeric character"
+                "and must start and end with an alphanumeric character",
+                "for instance `my-app-2`; `flyte serve --name` names one differently for a single serve",
             )
 
     def _check_fields(self) -> None:
@@ -119,9 +121,10 @@ class AppEnvironment(Environment):
         if not isinstance(self.timeouts, Timeouts):
             raise _wrong("timeouts", "Timeouts", self.timeouts)
         if self.cluster is not None and self.cluster_pool != "default":
-            raise ValueError(
+            raise mistake(
                 f"'cluster' ({self.cluster!r}) and 'cluster_pool' ({self.cluster_pool!r}) "
-                "are mutually exclusive"
+                "are mutually exclusive",
+                "name a cluster or a pool, and leave the other one out",
             )
 
     def _check_parameters(self) -> None:
@@ -129,11 +132,14 @@ class AppEnvironment(Environment):
         seen: set[str] = set()
         for parameter in self.parameters:
             if parameter.name in seen:
-                raise ValueError(f"duplicate parameter name `{parameter.name}` in app `{self.name}`")
+                raise mistake(
+                    f"duplicate parameter name `{parameter.name}` in app `{self.name}`",
+                    "parameters are told apart by their names; rename one",
+                )
             seen.add(parameter.name)
         command = self._command()
         if self.parameters and command is not None and command[:1] != ["fserve"]:
-            raise ValueError(
+            raise mistake(
                 "Cannot use 'parameters' with a custom 'command' other than `fserve`, which is what brings "
                 "them; use 'args', or decorate a function with `server`"
             )
@@ -253,5 +259,5 @@ def _check_list(field: str, values: object, kind: type) -> None:
 
 def _callable(hook: str, fn: Any) -> Any:
     if not callable(fn):
-        raise TypeError(f"Expected {hook} to be given a function, got {type(fn)}")
+        raise wrong_type(f"Expected {hook} to be given a function, got {type(fn)}")
     return fn

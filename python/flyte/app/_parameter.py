@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, fields
 
+from .._mistake import mistake, wrong_type
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Literal, TypeVar
@@ -40,7 +42,7 @@ def _kind(given: object) -> str:
     if origin is not None:
         return _kind(origin)
     if given not in _KINDS:
-        raise ValueError(f"type must be one of {', '.join(_KINDS)}, got {given!r}")
+        raise mistake(f"type must be one of {', '.join(_KINDS)}, got {given!r}")
     return given
 
 
@@ -66,7 +68,7 @@ class _JsonModel:
 
         told = json.loads(text)
         if not isinstance(told, dict):
-            raise ValueError(f"expected a JSON object for {cls.__name__}, got {type(told).__name__}")
+            raise mistake(f"expected a JSON object for {cls.__name__}, got {type(told).__name__}")
         return cls(**told)
 
 
@@ -96,9 +98,7 @@ class RunOutput(_JsonModel):
     def __post_init__(self) -> None:
         object.__setattr__(self, "type", _kind(self.type))
         if self.task_auto_version not in (None, "latest", "current"):
-            raise ValueError(
-                f"task_auto_version must be 'latest' or 'current', got {self.task_auto_version!r}"
-            )
+            raise mistake(f"task_auto_version must be 'latest' or 'current', got {self.task_auto_version!r}")
         # JSON has lists only.
         object.__setattr__(self, "getter", tuple(self.getter))
 
@@ -131,7 +131,7 @@ class ArtifactValue(_JsonModel):
             return
         self.type = _kind(self.type)
         if self.type not in ("file", "directory"):
-            raise ValueError(f"the type of an artifact must be file or directory, got {self.type!r}")
+            raise mistake(f"the type of an artifact must be file or directory, got {self.type!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +152,7 @@ class AppEndpoint(_JsonModel):
 
     def __post_init__(self) -> None:
         if self.type != "string":
-            raise ValueError(f"the type of an AppEndpoint is always string, got {self.type!r}")
+            raise mistake(f"the type of an AppEndpoint is always string, got {self.type!r}")
 
 
 @dataclass
@@ -190,13 +190,19 @@ class Parameter:
         if self.name is None:
             self.name = "i0"
         if not isinstance(self.name, str) or not self.name:
-            raise TypeError(f"Expected the name of a parameter to be a non-empty str, got {self.name!r}")
+            raise wrong_type(
+                f"Expected the name of a parameter to be a non-empty str, got {self.name!r}",
+                'the name comes first: `Parameter("model", "large")`',
+            )
         if self.env_var is not None and not (
             isinstance(self.env_var, str) and _ENV_NAME.fullmatch(self.env_var)
         ):
-            raise ValueError(f"env_var ({self.env_var}) is not a valid environment name for shells")
+            raise mistake(
+                f"env_var ({self.env_var}) is not a valid environment name for shells",
+                "variables have letters, digits and `_`, and begin with no digit: `MODEL_PATH`",
+            )
         if self.mount is not None and not isinstance(self.mount, str):
-            raise TypeError(f"Expected mount to be of type str, got {type(self.mount)}")
+            raise wrong_type(f"Expected mount to be of type str, got {type(self.mount)}")
         self._check_value()
         if self.type is not None:
             self.type = _kind(self.type)  # type: ignore[assignment]
@@ -207,14 +213,18 @@ class Parameter:
             self.value, (str, int, float, RunOutput, ArtifactValue, AppEndpoint)
         ):
             if isinstance(self.value, float) and self.value - self.value != 0:
-                raise ValueError(f"parameter `{self.name}` must be a finite number, got {self.value}")
+                raise mistake(
+                    f"parameter `{self.name}` must be a finite number, got {self.value}",
+                    "pass it as text where the app understands it",
+                )
             return
         from ..io import Dir, File
 
         if not isinstance(self.value, (File, Dir)):
-            raise TypeError(
+            raise wrong_type(
                 "Expected value to be of type str, int, float, bool, File, Dir, RunOutput, "
-                f"ArtifactValue or AppEndpoint, got {type(self.value)}"
+                f"ArtifactValue or AppEndpoint, got {type(self.value)}",
+                "other values can be passed as JSON: `json.dumps(value)`",
             )
 
     def _check_kind(self) -> None:
@@ -228,6 +238,7 @@ class Parameter:
         else:
             fits = True
         if not fits:
-            raise ValueError(
-                f"type {self.type!r} of parameter `{self.name}` does not fit a value of {type(self.value)}"
+            raise mistake(
+                f"type {self.type!r} of parameter `{self.name}` does not fit a value of {type(self.value)}",
+                "leave `type` out: the value tells it",
             )

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
+from .._mistake import mistake, wrong_type
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,14 +43,23 @@ class Port:
 
     def __post_init__(self) -> None:
         if not _is_int(self.port):
-            raise TypeError(f"Expected port to be of type int, got {type(self.port)}")
+            raise wrong_type(
+                f"Expected port to be of type int, got {type(self.port)}",
+                "write `port=8080`, or `port=Port(8080, name=...)`",
+            )
         if not 1 <= self.port <= 65535:
-            raise ValueError(f"port {self.port} is out of range; ports are 1 to 65535")
+            raise mistake(
+                f"port {self.port} is out of range; ports are 1 to 65535",
+                "leave `port` out for 8080; apps of one machine may declare the same port",
+            )
         if self.port in _RESERVED_PORTS:
             reserved = ", ".join(map(str, _RESERVED_PORTS))
-            raise ValueError(f"port {self.port} is not allowed; the platform reserves {reserved}")
+            raise mistake(
+                f"port {self.port} is not allowed; the platform reserves {reserved}",
+                "take another one, such as 8080",
+            )
         if self.name is not None and not isinstance(self.name, str):
-            raise TypeError(f"Expected the name of a port to be of type str, got {type(self.name)}")
+            raise wrong_type(f"Expected the name of a port to be of type str, got {type(self.name)}")
 
 
 @dataclass(frozen=True)
@@ -86,9 +97,12 @@ class Subdomain:
 
     def __post_init__(self) -> None:
         if (self.app_name is None) == (self.function is None):
-            raise ValueError("exactly one of app_name and function must be set")
+            raise mistake(
+                "exactly one of app_name and function must be set",
+                "use `Subdomain.from_app_name` or `Subdomain.from_function`",
+            )
         if self.project_domain_suffix not in ("hash", "default"):
-            raise ValueError(
+            raise mistake(
                 f"project_domain_suffix must be 'hash' or 'default', got {self.project_domain_suffix!r}"
             )
 
@@ -121,14 +135,14 @@ class Subdomain:
         if self.function is not None:
             given = self.function(app_env, serialization_context)
             if not isinstance(given, str) or not given:
-                raise ValueError(
+                raise mistake(
                     f"the subdomain function of app `{app_env.name}` must return a non-empty str, "
                     f"got {given!r}"
                 )
             return given
         project, domain = serialization_context.project, serialization_context.domain
         if not project or not domain:
-            raise ValueError(f"the subdomain of app `{app_env.name}` needs a project and a domain")
+            raise mistake(f"the subdomain of app `{app_env.name}` needs a project and a domain")
         if self.project_domain_suffix == "default":
             return f"{self.app_name}-{project}-{domain}"
         from hashlib import sha256
@@ -153,16 +167,16 @@ class Domain:
 
     def __post_init__(self) -> None:
         if self.subdomain is not None and not isinstance(self.subdomain, (str, Subdomain)):
-            raise TypeError(f"Expected subdomain to be of type str or Subdomain, got {type(self.subdomain)}")
+            raise wrong_type(f"Expected subdomain to be of type str or Subdomain, got {type(self.subdomain)}")
         if self.custom_domain is not None and not isinstance(self.custom_domain, str):
-            raise TypeError(f"Expected custom_domain to be of type str, got {type(self.custom_domain)}")
+            raise wrong_type(f"Expected custom_domain to be of type str, got {type(self.custom_domain)}")
 
 
 def _check_metric(name: str, val: object) -> None:
     if not _is_int(val):
-        raise TypeError(f"Expected {name} to be of type int, got {type(val)}")
+        raise wrong_type(f"Expected {name} to be of type int, got {type(val)}")
     if val < 1:  # type: ignore[operator]
-        raise ValueError(f"{name} must be greater than or equal to 1, got {val}")
+        raise mistake(f"{name} must be greater than or equal to 1, got {val}")
 
 
 @dataclass(frozen=True)
@@ -210,9 +224,10 @@ class Scaling:
         if self.metric is not None and not isinstance(
             self.metric, (Scaling.Concurrency, Scaling.RequestRate)
         ):
-            raise TypeError(
+            raise wrong_type(
                 "metric must be an instance of Scaling.Concurrency or Scaling.RequestRate, "
-                f"got {type(self.metric)}"
+                f"got {type(self.metric)}",
+                "write `metric=Scaling.Concurrency(val=10)`",
             )
         after = self.scaledown_after
         if after is None:
@@ -220,9 +235,9 @@ class Scaling:
         if _is_int(after):
             after = timedelta(seconds=after)  # type: ignore[arg-type]
         if not isinstance(after, timedelta):
-            raise TypeError(f"scaledown_after must be an int or a timedelta, got {type(after)}")
+            raise wrong_type(f"scaledown_after must be an int or a timedelta, got {type(after)}")
         if after < timedelta(0):
-            raise ValueError(f"scaledown_after must be non-negative, got {after}")
+            raise mistake(f"scaledown_after must be non-negative, got {after}")
         object.__setattr__(self, "scaledown_after", after)
 
     def get_replicas(self) -> tuple[int, int]:
@@ -233,19 +248,30 @@ class Scaling:
 def _replicas(given: object) -> tuple[int, int]:
     if _is_int(given):
         if given < 0:  # type: ignore[operator]
-            raise ValueError(f"replicas must be greater than or equal to 0, got {given}")
+            raise mistake(f"replicas must be greater than or equal to 0, got {given}")
         return given, given  # type: ignore[return-value]
     if not isinstance(given, tuple):
-        raise TypeError(f"replicas must be an int or a tuple of two ints, got {given!r}")
+        raise wrong_type(
+            f"replicas must be an int or a tuple of two ints, got {given!r}",
+            "write `replicas=2`, or `replicas=(0, 3)` for least and most",
+        )
     if len(given) != 2:
-        raise ValueError(f"replicas tuple must be of length 2, got {given!r}")
+        raise mistake(
+            f"replicas tuple must be of length 2, got {given!r}", "write `replicas=(0, 3)` for least and most"
+        )
     if not all(_is_int(number) for number in given):
-        raise TypeError(f"replicas must be an int or a tuple of two ints, got {given!r}")
+        raise wrong_type(
+            f"replicas must be an int or a tuple of two ints, got {given!r}",
+            "write `replicas=2`, or `replicas=(0, 3)` for least and most",
+        )
     least, most = given
     if least < 0:
-        raise ValueError(f"min_replicas must be greater than or equal to 0, got {least}")
+        raise mistake(f"min_replicas must be greater than or equal to 0, got {least}")
     if most < 1 or most < least:
-        raise ValueError(f"max_replicas must be greater than or equal to 1 and min_replicas, got {given!r}")
+        raise mistake(
+            f"max_replicas must be greater than or equal to 1 and min_replicas, got {given!r}",
+            "the second number is the larger one: `replicas=(0, 3)`",
+        )
     return least, most
 
 
@@ -270,9 +296,9 @@ class Timeouts:
         if _is_int(request):
             request = timedelta(seconds=request)  # type: ignore[arg-type]
         if not isinstance(request, timedelta):
-            raise TypeError(f"Expected request to be of type int or timedelta, got {type(request)}")
+            raise wrong_type(f"Expected request to be of type int or timedelta, got {type(request)}")
         if request < timedelta(0):
-            raise ValueError(f"request timeout must be non-negative, got {request}")
+            raise mistake(f"request timeout must be non-negative, got {request}")
         if request > _MAX_REQUEST:
-            raise ValueError(f"request timeout must not exceed 1 hour (3600 seconds), got {request}")
+            raise mistake(f"request timeout must not exceed 1 hour (3600 seconds), got {request}")
         object.__setattr__(self, "request", request)

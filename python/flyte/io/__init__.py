@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass, field
 from types import GenericAlias
 
+from .._mistake import mistake, no_file
 from .._replica import in_replica
 
 TYPE_CHECKING = False
@@ -42,7 +43,10 @@ class _Located:
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", os.fspath(self.path))
         if not self.path:
-            raise ValueError(f"the path of a {type(self).__name__} must not be empty")
+            raise mistake(
+                f"the path of a {type(self).__name__} must not be empty",
+                'write `File.from_local("data.csv")` or `File("s3://bucket/data.csv")`',
+            )
         if self.name is None:
             object.__setattr__(self, "name", self.path.rstrip("/").rpartition("/")[2] or None)
 
@@ -75,7 +79,10 @@ class _Located:
     def _made_from_local(cls: type[_Place], local_path: str | os.PathLike[str], remote: str | None) -> _Place:
         path = os.path.abspath(os.fspath(local_path))
         if not in_replica() and not cls._is_there(path):
-            raise FileNotFoundError(f"no {cls.__name__.lower()} at `{path}`")
+            raise no_file(
+                f"no {cls.__name__.lower()} at `{path}`",
+                "paths are relative to the folder that the program was started from",
+            )
         if remote is not None:
             return cls(remote)
         value = cls(f"{_FILE_SCHEME}{path}")

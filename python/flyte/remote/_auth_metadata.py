@@ -9,6 +9,8 @@ from __future__ import annotations
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from .._mistake import mistake
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,10 +34,10 @@ def auth_metadata(*pairs: tuple[str, str]) -> Iterator[None]:
         [('authorization', 'Bearer abc')]
     """
     if not pairs:
-        raise ValueError("auth_metadata takes one pair or more: auth_metadata((name, value))")
+        raise mistake("auth_metadata takes one pair or more: auth_metadata((name, value))")
     for pair in pairs:
         if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
-            raise ValueError("auth_metadata takes pairs of texts: auth_metadata((name, value))")
+            raise mistake("auth_metadata takes pairs of texts: auth_metadata((name, value))")
     token = _PAIRS.set(pairs)
     try:
         yield

@@ -2,12 +2,14 @@
 
 use serde_json::json;
 
-use super::serve::name_image;
+use super::deploy::Many;
+use super::serve::name_images;
 use crate::cli::args::Build;
 use crate::cli::printer::Printer;
-use crate::cli::{Failure, Host, Load, Which};
-use crate::config::Given;
+use crate::cli::{Failure, Host, Load, Which, sought};
+use crate::config::{Given, Settings};
 use crate::image::make::{Builder, Made};
+use crate::serve::Request;
 use crate::serve::imaging::Order;
 
 pub fn run(
@@ -19,32 +21,28 @@ pub fn run(
     given.project.clone_from(&args.scope.project);
     given.domain.clone_from(&args.scope.domain);
     let settings = host.settings(&given)?;
-    let load = Load {
-        file: args.file,
-        which: match args.environment {
-            Some(name) => Which::Named(name),
-            None => Which::All,
-        },
-        root_dir: args.choice.root_dir,
-        copy_style: args.choice.copy_style,
-    };
-    let mut request = host.load(&load, &settings)?;
-    for text in &args.image {
-        name_image(&mut request, text);
-    }
+    let mut requests = requests(host, printer, &settings, &args)?;
+    name_images(&mut requests, &args.image)?;
     let server = host.server(settings, printer.reporter())?;
-    let mut order = Order::of(request.apps, request.source, request.options.copy_style);
-    order.force = args.force;
-    order.layout = args.layout;
-    let made = if args.dry_run {
-        host.block(async move { Ok(server.peek(order).await?) })?
-    } else {
-        host.block(async move { Ok(server.build(order).await?) })?
-    };
+    let is_rehearsal = args.dry_run;
+    let made = host.block(async move {
+        let mut all = Vec::new();
+        for request in requests {
+            let mut order = Order::of(request.apps, request.source, request.options.copy_style);
+            order.force = args.force;
+            order.layout.clone_from(&args.layout);
+            all.extend(if is_rehearsal {
+                server.peek(order).await?
+            } else {
+                server.build(order).await?
+            });
+        }
+        Ok(all)
+    })?;
     if printer.is_json() {
         let documents: serde_json::Map<_, _> = made
             .iter()
-            .map(|(app, made)| (app.clone(), document(made, args.dry_run)))
+            .map(|(app, made)| (app.clone(), document(made, is_rehearsal)))
             .collect();
         printer.json(&documents.into());
         return Ok(());
@@ -60,13 +58,44 @@ pub fn run(
     let rows: Vec<Vec<String>> = made
         .into_iter()
         .map(|(app, made)| {
-            let how = state(&made, args.dry_run).to_owned();
+            let how = state(&made, is_rehearsal).to_owned();
             let by = made.builder.map_or("", Builder::name).to_owned();
             vec![app, how, by, made.uri]
         })
         .collect();
     printer.table(&["APP", "STATE", "BUILDER", "IMAGE"], &rows);
     Ok(())
+}
+
+/// One environment of a file, or all of a file or a folder.
+fn requests(
+    host: &impl Host,
+    printer: &Printer,
+    settings: &Settings,
+    args: &Build,
+) -> Result<Vec<Request>, Failure> {
+    let file = match &args.file {
+        None if !args.all && !args.search.recursive => {
+            Some(sought::one(printer, None, "building for")?)
+        }
+        file => file.clone(),
+    };
+    if let (Some(name), Some(file)) = (&args.environment, &file) {
+        let load = Load {
+            file: sought::one(printer, Some(file.clone()), "building for")?,
+            which: Which::Named(name.clone()),
+            root_dir: args.choice.root_dir.clone(),
+            copy_style: args.choice.copy_style.clone(),
+            again: false,
+            verbose: printer.is_verbose(),
+        };
+        return Ok(vec![host.load(&load, settings)?]);
+    }
+    let many = Many {
+        choice: args.choice.clone(),
+        goes_on: args.search.ignore_load_errors,
+    };
+    many.load(host, printer, settings, sought::all(file, args.search)?)
 }
 
 fn document(made: &Made, is_rehearsal: bool) -> serde_json::Value {

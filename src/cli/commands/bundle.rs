@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::bundle::{self, FileList, Outcome, Selection};
 use crate::cli::args::{Bundle, BundleWhat, Choice};
 use crate::cli::printer::Printer;
-use crate::cli::{Failure, Host, Load};
+use crate::cli::{Failure, Host, Load, sought};
 use crate::config::Given;
 use crate::files;
 use crate::serve::bundling::{counted, selection, size};
@@ -18,7 +18,8 @@ pub fn run(host: &impl Host, printer: &Printer, given: Given, args: Bundle) -> R
             environment,
             choice,
         } => {
-            let selection = of_app(host, &given, file, environment, choice)?;
+            let file = sought::one(printer, file, "listing for")?;
+            let selection = of_app(host, printer, &given, file, environment, choice)?;
             list(printer, &bundle::choose(&selection)?);
             Ok(())
         }
@@ -31,7 +32,7 @@ pub fn run(host: &impl Host, printer: &Printer, given: Given, args: Bundle) -> R
             // Loading the file may change the working directory.
             let path = std::path::absolute(&path).map_err(files::Error::io("resolve", &path))?;
             let selection = match file {
-                Some(file) => of_app(host, &given, file, environment, choice)?,
+                Some(file) => of_app(host, printer, &given, file, environment, choice)?,
                 None => of_folder(choice)?,
             };
             why(printer, &selection, &path)
@@ -42,6 +43,7 @@ pub fn run(host: &impl Host, printer: &Printer, given: Given, args: Bundle) -> R
 /// What serving the app chooses from.
 fn of_app(
     host: &impl Host,
+    printer: &Printer,
     given: &Given,
     file: PathBuf,
     environment: Option<String>,
@@ -52,6 +54,8 @@ fn of_app(
         which: environment.into(),
         root_dir: choice.root_dir,
         copy_style: choice.copy_style,
+        again: false,
+        verbose: printer.is_verbose(),
     };
     let request = host.load(&load, &host.settings(given)?)?;
     let style = request.options.copy_style;

@@ -11,9 +11,7 @@ use crate::config::{self, Given};
 pub struct New {
     pub file: PathBuf,
     pub force: bool,
-    pub auth_type: Option<String>,
     pub ca_cert_file: Option<String>,
-    pub image_builder: Option<String>,
     pub registry: Option<String>,
     pub scope: Scope,
 }
@@ -22,15 +20,11 @@ pub fn create(printer: &Printer, mut given: Given, new: New) -> Result<(), Failu
     let New {
         file,
         force,
-        auth_type,
         ca_cert_file,
-        image_builder,
         registry,
         scope,
     } = new;
-    given.auth_type = auth_type;
     given.ca_file = ca_cert_file;
-    given.image_builder = image_builder;
     given.image_registry = registry;
     given.project = scope.project;
     given.domain = scope.domain;

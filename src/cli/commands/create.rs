@@ -25,18 +25,14 @@ pub fn run(
         CreateWhat::Config {
             file,
             force,
-            auth_type,
             ca_cert_file,
-            image_builder,
             registry,
             scope,
         } => {
             let new = config::New {
                 file,
                 force,
-                auth_type,
                 ca_cert_file,
-                image_builder,
                 registry,
                 scope,
             };

@@ -32,6 +32,11 @@ pub fn run(host: &impl Host, printer: &Printer, given: Given) -> Result<(), Fail
 
 /// A configuration that cannot be read is one of the things to be told, not the end of it.
 fn look(host: &impl Host, given: Given) -> Result<Vec<Finding>, Failure> {
+    // Looking starts no login either.
+    let given = Given {
+        interactive: Some(false),
+        ..given
+    };
     let settings = match host.settings(&given) {
         Ok(settings) => settings,
         Err(Failure::Told(error)) => {

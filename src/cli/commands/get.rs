@@ -2,7 +2,7 @@
 
 use super::{Connected, connect, describe, readable};
 use crate::cli::args::{Get, GetWhat};
-use crate::cli::printer::Printer;
+use crate::cli::printer::{Printer, locked};
 use crate::cli::{Failure, Host};
 use crate::client::{Listing, LogLine};
 use crate::config::Given;
@@ -48,11 +48,27 @@ pub fn run(host: &impl Host, printer: &Printer, given: Given, get: Get) -> Resul
             follow,
             tail,
             show_ts,
+            pretty,
+            filter_system,
             scope,
         } => {
             let connected = connect(host, given, &scope)?;
-            let show = |line: &LogLine| show_line(printer, line, show_ts);
-            host.block(logs(&connected, &name, follow, tail, show))
+            let tail = tail.or(pretty.then_some(BOX_LINES));
+            let window = match (pretty, tail) {
+                (true, Some(lines)) => printer.window(&name, lines),
+                (true, None) | (false, _) => None,
+            };
+            let window = window.map(std::sync::Mutex::new);
+            let show = |line: &LogLine| match &window {
+                Some(window) => locked(window).push(&told(line, show_ts)),
+                None => show_line(printer, line, show_ts),
+            };
+            let wanted = Wanted {
+                follow: follow || window.is_some(),
+                tail,
+                filter_system,
+            };
+            host.block(logs(&connected, &name, wanted, show))
         }
     }
 }
@@ -235,28 +251,49 @@ fn secrets(
     Ok(())
 }
 
+/// Lines that `--pretty` shows unless told otherwise.
+const BOX_LINES: usize = 30;
+
+/// Which lines of a log are shown.
+struct Wanted {
+    follow: bool,
+    tail: Option<usize>,
+    filter_system: bool,
+}
+
 async fn logs(
     connected: &Connected,
     name: &str,
-    follow: bool,
-    tail: Option<usize>,
+    wanted: Wanted,
     show: impl Fn(&LogLine),
 ) -> Result<(), Failure> {
     let id = connected.id(name);
-    let lines = connected.client.past_logs(&id).await?;
-    let skip = tail.map_or(0, |tail| lines.len().saturating_sub(tail));
-    lines.iter().skip(skip).for_each(&show);
-    if !follow {
+    let is_wanted = |line: &&LogLine| !(wanted.filter_system && line.is_system);
+    let past = connected.client.past_logs(&id).await?;
+    let lines: Vec<&LogLine> = past.iter().filter(is_wanted).collect();
+    let skip = wanted
+        .tail
+        .map_or(0, |tail| lines.len().saturating_sub(tail));
+    lines.into_iter().skip(skip).for_each(&show);
+    if !wanted.follow {
         return Ok(());
     }
     let mut live = connected.client.tail_logs(&id, true).await?;
-    if let Some(last) = lines.last() {
+    if let Some(last) = past.last() {
         live.skip_until(last.timestamp_ns);
     }
     while let Some(batch) = live.next().await? {
-        batch.iter().for_each(&show);
+        batch.iter().filter(is_wanted).for_each(&show);
     }
     Ok(())
+}
+
+fn told(line: &LogLine, show_ts: bool) -> String {
+    if show_ts {
+        format!("{} {}", time(line), line.text)
+    } else {
+        line.text.clone()
+    }
 }
 
 fn show_line(printer: &Printer, line: &LogLine, show_ts: bool) {
@@ -266,11 +303,9 @@ fn show_line(printer: &Printer, line: &LogLine, show_ts: bool) {
             "replica": line.replica,
             "text": line.text,
         });
-        printer.line(&document.to_string());
-    } else if show_ts {
-        printer.line(&format!("{} {}", time(line), line.text));
+        printer.json_line(&document);
     } else {
-        printer.line(&line.text);
+        printer.line(&told(line, show_ts));
     }
 }
 

@@ -6,6 +6,7 @@ pub mod completion;
 pub mod config;
 pub mod create;
 pub mod delete;
+pub mod deploy;
 pub mod doctor;
 pub mod explain;
 pub mod get;

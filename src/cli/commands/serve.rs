@@ -1,63 +1,52 @@
-//! `flyte serve` and `flyte deploy`.
+//! `flyte serve`, and what `flyte deploy` has in common with it.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{describe, pair};
 use crate::cli::args::Serve;
 use crate::cli::printer::Printer;
-use crate::cli::{Error, Failure, Host, Load, scan};
-use crate::config::Given;
-use crate::serve::watch::Asked;
+use crate::cli::{Error, Failure, Host, Load, sought};
+use crate::config::{Given, Settings};
 use crate::serve::{App, Request};
 use crate::spec::image::Base;
 use crate::spec::{ImageSpec, ParameterKind, ParameterValue};
 
-/// `overrides` is false for `deploy`, which takes apps as they are declared.
-pub fn run(
-    host: &impl Host,
-    printer: &Printer,
-    mut given: Given,
-    args: Serve,
-    overrides: bool,
-) -> Result<(), Failure> {
-    if !overrides && let Some(option) = first_override(&args) {
-        return Err(Failure::Usage(format!(
-            "`flyte deploy` takes apps as they are declared; `flyte serve` takes `{option}`"
-        )));
-    }
-    if !overrides && args.watch {
-        return Err(Failure::Usage(
-            "`flyte deploy` deploys once; `flyte serve --watch` serves again after each change"
-                .into(),
-        ));
-    }
-    given.project.clone_from(&args.scope.project);
-    given.domain.clone_from(&args.scope.domain);
-    if args.local {
-        given.endpoint = Some(String::new());
-    }
-    let settings = host.settings(&given)?;
+pub fn run(host: &impl Host, printer: &Printer, given: Given, args: Serve) -> Result<(), Failure> {
+    let settings = settings(host, given, &args)?;
     let load = Load {
-        file: match &args.file {
-            Some(file) => file.clone(),
-            None => only_app(printer)?,
-        },
+        file: sought::one(printer, args.file.clone(), "serving")?,
         which: args.environment.clone().into(),
         root_dir: args.root_dir.clone(),
         copy_style: args.copy_style.clone(),
+        again: false,
+        verbose: printer.is_verbose(),
     };
     let mut request = host.load(&load, &settings)?;
     apply(&mut request, &args)?;
-    request.options.tell_order = !overrides;
+    name_images(std::slice::from_mut(&mut request), &args.image)?;
     if args.watch {
         return super::watch::run(host, printer, settings, request, args.follow);
     }
     let server = host.server(settings, printer.reporter())?;
     let app = host.block(async move { Ok(server.serve(request).await?) })?;
+    show(host, printer, &args, &app)
+}
+
+/// The settings, with what the options say.
+pub fn settings(host: &impl Host, mut given: Given, args: &Serve) -> Result<Settings, Failure> {
+    given.project.clone_from(&args.scope.project);
+    given.domain.clone_from(&args.scope.domain);
+    if args.local {
+        given.endpoint = Some(String::new());
+    }
+    host.settings(&given)
+}
+
+/// Tells of the one app that was asked for, and goes on to show its log where that is wanted.
+pub fn show(host: &impl Host, printer: &Printer, args: &Serve, app: &App) -> Result<(), Failure> {
     if printer.is_json() {
-        let mut document = describe(&app);
+        let mut document = describe(app);
         document["steps"] = printer.steps().into();
         printer.json(&document);
     } else if !args.dry_run {
@@ -66,20 +55,7 @@ pub fn run(
     if !args.follow {
         return Ok(());
     }
-    host.block(async { Ok(follow(&app, |line| printer.line(line)).await?) })
-}
-
-/// The first option that would make the app another one than is declared.
-fn first_override(args: &Serve) -> Option<&'static str> {
-    [
-        ("--param", !args.param.is_empty()),
-        ("--env-var", !args.env_var.is_empty()),
-        ("--name", args.name.is_some()),
-        ("--service-account", args.service_account.is_some()),
-        ("--cluster-pool", args.cluster_pool.is_some()),
-    ]
-    .into_iter()
-    .find_map(|(option, is_given)| is_given.then_some(option))
+    host.block(async { Ok(follow(app, |line| printer.line(line)).await?) })
 }
 
 /// Hands over what the app writes, from the beginning, for as long as the platform tells.
@@ -93,31 +69,8 @@ pub async fn follow(app: &App, show: impl Fn(&str)) -> Result<(), crate::serve::
     Ok(())
 }
 
-/// The one file of this folder that declares apps.
-fn only_app(printer: &Printer) -> Result<PathBuf, Error> {
-    let mut found = scan::folder(Path::new("."));
-    if let [(path, _)] = found.as_mut_slice() {
-        let path = path.strip_prefix(".").unwrap_or(path).to_path_buf();
-        // The second process of a watch is not heard by anybody.
-        if Asked::here().is_none() {
-            printer.note(&format!("serving `{}`, the only app here", path.display()));
-        }
-        return Ok(path);
-    }
-    if found.is_empty() {
-        let folder = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
-        return Err(Error::NoApp { folder });
-    }
-    let name = |(path, _): &(PathBuf, _)| {
-        path.file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-    };
-    Err(Error::SeveralApps {
-        files: found.iter().filter_map(name).collect(),
-    })
-}
-
-fn apply(request: &mut Request, args: &Serve) -> Result<(), Failure> {
+/// Takes the options over into the request.
+pub fn apply(request: &mut Request, args: &Serve) -> Result<(), Failure> {
     let options = &mut request.options;
     options.version.clone_from(&args.version);
     options.dry_run = args.dry_run;
@@ -149,8 +102,10 @@ fn apply(request: &mut Request, args: &Serve) -> Result<(), Failure> {
     {
         spec.service_account.clone_from(&args.service_account);
     }
-    for text in &args.image {
-        name_image(request, text);
+    if let Some(port) = args.port
+        && let Some(spec) = request.apps.iter_mut().find(|spec| spec.name == target)
+    {
+        spec.port.number = port;
     }
     if args.no_sync_local_sys_paths {
         request.source.source_roots.clear();
@@ -216,17 +171,36 @@ fn typed(request: &Request, name: &str, text: String) -> Result<ParameterValue, 
     })
 }
 
-/// `NAME=URI`; without a name it is the one called `default`.
-pub(super) fn name_image(request: &mut Request, text: &str) {
-    let (name, uri) = text.split_once('=').unwrap_or(("default", text));
-    for spec in &mut request.apps {
-        if let ImageSpec::Declared(image) = &spec.image
-            && matches!(&image.base, Base::Ref(wanted) if wanted == name)
-            && image.layers.is_empty()
-        {
-            spec.image = ImageSpec::Uri(uri.to_owned());
+/// Takes `NAME=URI` over, for each app that asks for an image of that name; without a name it is
+/// the one called `default`. A name that nobody asks for is a slip of the hand.
+pub fn name_images(requests: &mut [Request], given: &[String]) -> Result<(), Error> {
+    for text in given {
+        let (name, uri) = text.split_once('=').unwrap_or(("default", text));
+        let mut known = Vec::new();
+        let mut is_used = false;
+        for spec in requests.iter_mut().flat_map(|one| &mut one.apps) {
+            let ImageSpec::Declared(image) = &spec.image else {
+                continue;
+            };
+            let Base::Ref(wanted) = &image.base else {
+                continue;
+            };
+            if wanted == name && image.layers.is_empty() {
+                spec.image = ImageSpec::Uri(uri.to_owned());
+                is_used = true;
+            } else if !known.contains(wanted) {
+                known.push(wanted.clone());
+            }
+        }
+        if !is_used {
+            return Err(Error::UnknownImage {
+                given: text.clone(),
+                name: name.to_owned(),
+                known,
+            });
         }
     }
+    Ok(())
 }
 
 fn rename(request: &mut Request, name: &str) {

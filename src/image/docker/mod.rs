@@ -74,6 +74,8 @@ pub enum Progress<'a> {
     Line(&'a str),
     /// Something the user should know.
     Note(&'a str),
+    /// How far sending the image is, in bytes.
+    Sent { done: u64, total: u64 },
 }
 
 /// A step that begins or ends.

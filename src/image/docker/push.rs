@@ -1,6 +1,9 @@
 //! Sending an image of the engine to its registry. Blobs that are there are not sent again: that
 //! is the engine's doing.
 
+use std::collections::BTreeMap;
+
+use bollard::models::ProgressDetail;
 use bollard::query_parameters::PushImageOptionsBuilder;
 use futures::TryStreamExt;
 
@@ -39,7 +42,7 @@ pub async fn push(
         .docker()
         .push_image(repository, Some(options), credentials);
     let mut said = std::pin::pin!(said);
-    let mut digest = None;
+    let (mut digest, mut layers) = (None, Layers::default());
     loop {
         let message = said.try_next().await;
         let message = message
@@ -52,8 +55,13 @@ pub async fn push(
         };
         let status = message.status.unwrap_or_default();
         digest = digest.or_else(|| digest_in(&status));
-        if message.progress_detail.is_none() {
-            tell(progress, &status);
+        match message.progress_detail {
+            None => tell(progress, &status),
+            Some(ProgressDetail { current, total }) => {
+                if let Some((done, total)) = layers.take(current, total) {
+                    progress(Progress::Sent { done, total });
+                }
+            }
         }
     }
     let digest = digest.ok_or_else(|| {
@@ -66,6 +74,23 @@ pub async fn push(
         uri: uri.to_owned(),
         digest,
     })
+}
+
+/// How much of each layer was sent. The engine's messages come without the layer's name here, so
+/// layers are told apart by their sizes; two of one size count as one, which is as good for a rate.
+#[derive(Default)]
+struct Layers(BTreeMap<u64, u64>);
+
+impl Layers {
+    /// What was sent of everything that is known by now, and how much that is.
+    fn take(&mut self, current: Option<i64>, total: Option<i64>) -> Option<(u64, u64)> {
+        let total = u64::try_from(total?).ok().filter(|total| *total > 0)?;
+        let current = u64::try_from(current.unwrap_or_default()).ok()?;
+        // The engine counts compressed bytes against whole ones, and may go beyond them.
+        let done = self.0.entry(total).or_default();
+        *done = (*done).max(current.min(total));
+        Some((self.0.values().sum(), self.0.keys().sum()))
+    }
 }
 
 fn tell(progress: &Sink<'_>, status: &str) {
@@ -84,6 +109,15 @@ fn digest_in(status: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn layers_are_added_up() {
+        let mut layers = Layers::default();
+        assert_eq!(layers.take(Some(10), Some(100)), Some((10, 100)));
+        assert_eq!(layers.take(Some(5), Some(50)), Some((15, 150)));
+        assert_eq!(layers.take(Some(120), Some(100)), Some((105, 150)));
+        assert_eq!(layers.take(None, None), None);
+    }
 
     #[test]
     fn the_digest_is_read_from_the_last_message() {

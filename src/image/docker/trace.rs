@@ -234,6 +234,7 @@ mod tests {
                     stage.number, stage.total, stage.text, stage.seconds
                 ),
                 Progress::Line(line) | Progress::Note(line) => line.to_owned(),
+                Progress::Sent { .. } => String::new(),
             });
         };
         let mut trace = Trace::new(Secrets::default(), &sink);

@@ -21,6 +21,9 @@ use crate::image::registry::{Content, Descriptor, INDEX, MANIFEST, Mounted, Refe
 /// Blobs on their way at a time.
 const AT_ONCE: usize = 8;
 
+/// Often enough for a rate.
+const TOLD_EVERY: std::time::Duration = std::time::Duration::from_millis(200);
+
 /// A blob that the registry has to hold.
 struct Needed<'a> {
     title: &'a str,
@@ -52,13 +55,15 @@ pub(super) async fn push(
     {
         return Ok(None);
     }
-    let sent = Arc::new(AtomicU64::new(0));
+    let (sent, wanted) = (Arc::new(AtomicU64::new(0)), AtomicU64::new(0));
     let needed = needed(cache, whole, &registry, reference);
-    stream::iter(needed.iter().map(Ok))
-        .try_for_each_concurrent(AT_ONCE, |needed| {
-            provide(&registry, reference, needed, &sent, progress)
-        })
-        .await?;
+    let providing = stream::iter(needed.iter().map(Ok)).try_for_each_concurrent(AT_ONCE, |needed| {
+        provide(&registry, reference, needed, (&sent, &wanted), progress)
+    });
+    tokio::select! {
+        provided = providing => provided?,
+        () = tell_how_far(&sent, &wanted, progress) => {}
+    }
     for made in &whole.made {
         let own = by_digest(reference, &made.written.digest);
         let bytes = Bytes::from(made.written.bytes.clone());
@@ -72,6 +77,20 @@ pub(super) async fn push(
         .put_manifest(reference, kind, Bytes::from(bytes.clone()))
         .await?;
     Ok(Some(sent.load(Ordering::Relaxed)))
+}
+
+/// Tells now and then how much of what was found missing is sent; has no end of its own.
+async fn tell_how_far(sent: &AtomicU64, wanted: &AtomicU64, progress: &Sink<'_>) {
+    loop {
+        tokio::time::sleep(TOLD_EVERY).await;
+        let (done, total) = (sent.load(Ordering::Relaxed), wanted.load(Ordering::Relaxed));
+        if total > 0 {
+            progress(Progress::Sent {
+                done: done.min(total),
+                total,
+            });
+        }
+    }
 }
 
 /// Every blob once; platforms share those that are for any of them.
@@ -120,7 +139,7 @@ async fn provide(
     registry: &Registry,
     reference: &Reference,
     needed: &Needed<'_>,
-    sent: &Arc<AtomicU64>,
+    (sent, wanted): (&Arc<AtomicU64>, &AtomicU64),
     progress: &Sink<'_>,
 ) -> Result<(), Error> {
     let blob = needed.blob;
@@ -131,6 +150,7 @@ async fn provide(
         Mounted::Yes => return Ok(()),
         Mounted::Upload(location) => location,
     };
+    wanted.fetch_add(blob.size, Ordering::Relaxed);
     let size = size(blob.size);
     progress(Progress::Line(&format!(
         "sending {} ({size})",

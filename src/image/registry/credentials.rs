@@ -86,6 +86,11 @@ pub async fn credentials(host: &str) -> Result<Option<Credential>, Error> {
     Places::from_environment().find(host).await
 }
 
+/// Names under which logins are kept, in all places that [`credentials`] looks at; not the logins.
+pub async fn hosts() -> Result<Vec<String>, Error> {
+    Places::from_environment().hosts().await
+}
+
 /// Where to look, in order.
 struct Places {
     files: Vec<PathBuf>,
@@ -124,6 +129,35 @@ impl Places {
         Ok(None)
     }
 
+    async fn hosts(&self) -> Result<Vec<String>, Error> {
+        let mut known = Vec::new();
+        for file in &self.files {
+            let Some(config) = Config::read(file)? else {
+                continue;
+            };
+            known.extend(config.auths.into_keys());
+            known.extend(config.cred_helpers.into_keys());
+            if let Some(helper) = &config.creds_store {
+                known.extend(self.listed(helper).await);
+            }
+        }
+        known.sort();
+        known.dedup();
+        Ok(known)
+    }
+
+    /// What a helper keeps, as `docker-credential-<helper> list` tells it; nothing where it does not.
+    async fn listed(&self, helper: &str) -> Vec<String> {
+        let program = format!("docker-credential-{helper}");
+        let asked = tokio::time::timeout(self.limit, run(&program, "list", "", &self.path)).await;
+        let Ok(Ok(output)) = asked else {
+            return Vec::new();
+        };
+        let listed: std::collections::BTreeMap<String, String> =
+            serde_json::from_slice(&output.stdout).unwrap_or_default();
+        listed.into_keys().collect()
+    }
+
     /// Runs `docker-credential-<helper> get`.
     async fn ask(&self, helper: &str, name: &str) -> Result<Option<Credential>, Error> {
         let program = format!("docker-credential-{helper}");
@@ -139,7 +173,7 @@ impl Places {
                 "its name is not that of a program on `PATH`".to_owned(),
             ));
         }
-        let output = tokio::time::timeout(self.limit, run(&program, name, &self.path)).await;
+        let output = tokio::time::timeout(self.limit, run(&program, "get", name, &self.path)).await;
         let output = match output {
             Ok(output) => output.map_err(|error| failed(error.to_string()))?,
             Err(_) => {
@@ -317,9 +351,14 @@ fn unusable(file: &Path, problem: &str) -> Error {
     }
 }
 
-async fn run(program: &str, name: &str, path: &OsStr) -> io::Result<std::process::Output> {
+async fn run(
+    program: &str,
+    verb: &str,
+    name: &str,
+    path: &OsStr,
+) -> io::Result<std::process::Output> {
     let mut child = Command::new(program)
-        .arg("get")
+        .arg(verb)
         .env("PATH", path)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -500,5 +539,29 @@ mod tests {
         assert_eq!(fields["password"], "hunter2");
         assert_eq!(fields["serveraddress"], "r.io");
         assert!(!format!("{credential:?}").contains("hunter2"));
+    }
+
+    #[tokio::test]
+    async fn all_places_are_listed_and_nothing_but_names() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let dir = tempfile::tempdir().unwrap();
+        let helper = dir.path().join("docker-credential-kept");
+        std::fs::write(
+            &helper,
+            "#!/bin/sh\necho '{\"https://store.io\": \"me\"}'\n",
+        )
+        .unwrap();
+        std::fs::set_permissions(&helper, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut places = places(
+            dir.path(),
+            r#"{"auths": {"a.io": {"auth": "dTpw"}}, "credHelpers": {"b.io": "x"}, "credsStore": "kept"}"#,
+        );
+        places.path = dir.path().into();
+        let podman = dir.path().join("auth.json");
+        std::fs::write(&podman, r#"{"auths": {"podman.io": {"auth": "dTpw"}}}"#).unwrap();
+        places.files.push(podman);
+        let hosts = places.hosts().await.unwrap();
+        assert_eq!(hosts, ["a.io", "b.io", "https://store.io", "podman.io"]);
     }
 }

@@ -17,7 +17,7 @@ mod transport;
 pub use access::bearer as challenge;
 pub use client::{Found, Mounted, Registry};
 pub use content::{Content, digest};
-pub use credentials::{Credential, credentials};
+pub use credentials::{Credential, credentials, hosts};
 pub use manifest::{CONFIG, Descriptor, Document, INDEX, Index, MANIFEST, Manifest, Platform};
 pub use oci_client::Reference;
 

@@ -23,7 +23,7 @@ use super::closing::Closing;
 use super::headers::{Ends, Head, clean_response};
 use super::meter::Visit;
 use super::names::Names;
-use super::refusal::{Refusal, new_request_id, request_id_of};
+use super::refusal::{Form, Refusal, new_request_id, request_id_of};
 use super::route::{Route, Trouble};
 
 /// What the client gets: the app's body, or ours.
@@ -74,6 +74,8 @@ impl Site {
         counted: Option<Visit>,
     ) -> Answer {
         let client_id = request_id_of(request.headers());
+        let accept = request.headers().get(http::header::ACCEPT);
+        let form = Form::wanted(accept.map(HeaderValue::as_bytes));
         let refusal = match self.routing.find(host_of(&request)) {
             Ok(route) => {
                 let meter = route.meter();
@@ -93,7 +95,7 @@ impl Site {
             Err(refusal) => refusal,
         };
         refusal
-            .into_response(&client_id.unwrap_or_else(new_request_id))
+            .into_response(&client_id.unwrap_or_else(new_request_id), form)
             .map(Either::Right)
     }
 

@@ -43,6 +43,7 @@ pub use backend::{Backend, Room, Terms};
 pub use listener::{AppListener, Complaint, NameListener};
 pub use meter::{Meter, Reading, Totals};
 pub use names::Names;
+pub use refusal::name_console;
 pub use route::{Route, Target};
 
 /// Why an app's address could not be opened.

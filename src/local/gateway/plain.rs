@@ -25,7 +25,7 @@ use super::closing::Watch;
 use super::forward::Site;
 use super::headers::Ends;
 use super::meter::Visit;
-use super::refusal::{Refusal, new_request_id};
+use super::refusal::{Form, Refusal, new_request_id};
 use super::request::{Asked, Hop, Method, Request};
 use super::route::{Route, Trouble};
 use super::wire::{Lost, Wire};
@@ -218,7 +218,8 @@ impl Carrier {
         id: &HeaderValue,
         keep_alive: bool,
     ) -> Done {
-        let bytes = refusal.into_bytes(id, keep_alive);
+        // The request is still there as it would have gone to the app.
+        let bytes = refusal.into_bytes(id, Form::wanted_in(&self.outbox), keep_alive);
         let sent = send(client, &bytes, &mut self.alarm).await;
         self.idle_since = Instant::now();
         match sent {

@@ -1,23 +1,105 @@
 //! Answers that the gateway gives itself, because no app could.
 //!
-//! The body is JSON for programs, with a request id that also stands in the log next to the cause;
+//! The body is JSON for programs, and a page for browsers, with a request id that also stands in the log next to the cause;
 //! the cause itself never leaves the machine. Codes are contract, messages are not.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{LazyLock, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::json;
 
+use crate::error::Code;
+
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+const POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+);
+
+const STYLE: &str = ":root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;margin:0}\
+    main{max-width:40rem;margin:15vh auto;padding:0 1rem}h1{font-size:1.4rem}";
 
 /// Seconds after which a client that was turned away may come back.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
+
+/// The console's address, once it is known.
+static CONSOLE: OnceLock<String> = OnceLock::new();
+
+/// Lets pages name the console from now on.
+pub fn name_console(url: &str) {
+    // One process has one platform; in tests the first one is as good as any.
+    let _ = CONSOLE.set(url.to_owned());
+}
+
+/// What the client can read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    Json,
+    /// It is a browser in which somebody looks at the answer.
+    Page,
+}
+
+impl Form {
+    /// From the value of the header `accept`: browsers name HTML where they navigate, programs
+    /// that take anything do not.
+    pub(super) fn wanted(accept: Option<&[u8]>) -> Self {
+        const HTML: &[u8] = b"text/html";
+        let names_html = accept.is_some_and(|value| {
+            value
+                .windows(HTML.len())
+                .any(|part| part.eq_ignore_ascii_case(HTML))
+        });
+        if names_html { Self::Page } else { Self::Json }
+    }
+
+    /// The same from a request as it stands in a buffer.
+    pub(super) fn wanted_in(request: &[u8]) -> Self {
+        let mut lines = request.split(|byte| *byte == b'\n').skip(1);
+        let accept = lines.find_map(|line| {
+            let colon = line.iter().position(|byte| *byte == b':')?;
+            line[..colon]
+                .eq_ignore_ascii_case(b"accept")
+                .then_some(&line[colon + 1..])
+        });
+        Self::wanted(accept)
+    }
+}
+
+/// What whoever sits in front of the page can do.
+fn advice(code: &str) -> &'static str {
+    match Code::parse(code) {
+        Some(Code::AppStarting) => "It is being started: load the page again in a moment.",
+        Some(Code::AppOverloaded) => "Load the page again in a moment.",
+        Some(Code::AppUnreachable | Code::AppBrokenOff) => {
+            "Load the page again; the app's log says what happened: flyte get logs NAME."
+        }
+        Some(Code::AppDeactivated) => "Start it again: flyte update app NAME --activate.",
+        Some(Code::AppNotFound) => "flyte get app lists the apps that there are.",
+        Some(_) | None => "The app's log says more: flyte get logs NAME.",
+    }
+}
+
+/// Text that is text wherever it stands in markup.
+fn escaped(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            '\'' => safe.push_str("&#39;"),
+            other => safe.push(other),
+        }
+    }
+    safe
+}
 
 /// Why a request is answered by the gateway, and how.
 #[derive(Debug)]
@@ -121,8 +203,8 @@ impl Refusal {
     }
 
     /// The whole answer for the request known as `id`, as HTTP/1.1 has it.
-    pub(super) fn into_bytes(self, id: &HeaderValue, keep_alive: bool) -> Vec<u8> {
-        let (head, body) = self.into_response(id).into_parts();
+    pub(super) fn into_bytes(self, id: &HeaderValue, form: Form, keep_alive: bool) -> Vec<u8> {
+        let (head, body) = self.into_response(id, form).into_parts();
         let body = body.into_inner().unwrap_or_default();
         let mut bytes = format!(
             "HTTP/1.1 {} {}\r\ncontent-length: {}\r\n",
@@ -145,21 +227,60 @@ impl Refusal {
     }
 
     /// The answer for the request known as `id`.
-    pub(super) fn into_response(self, id: &HeaderValue) -> Response<Full<Bytes>> {
+    pub(super) fn into_response(self, id: &HeaderValue, form: Form) -> Response<Full<Bytes>> {
         let request_id = id.to_str().unwrap_or_default();
         tracing::debug!(request_id, code = self.code, status = %self.status, "request refused");
-        let error = json!({"code": self.code, "message": self.message, "request_id": request_id});
-        let body = json!({ "error": error }).to_string();
+        let (kind, body) = match form {
+            Form::Json => ("application/json", self.document(request_id)),
+            Form::Page => ("text/html; charset=utf-8", self.page(request_id)),
+        };
         let mut response = Response::new(Full::new(Bytes::from(body)));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        if form == Form::Page {
+            // Nothing in it runs or is fetched.
+            headers.insert(CONTENT_SECURITY_POLICY, POLICY);
+        }
         headers.insert(REQUEST_ID, id.clone());
         if self.come_back {
             headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
         }
         response
     }
+
+    fn document(&self, request_id: &str) -> String {
+        let error = json!({"code": self.code, "message": self.message, "request_id": request_id});
+        json!({ "error": error }).to_string()
+    }
+
+    fn page(&self, request_id: &str) -> String {
+        let console = CONSOLE.get().map(|url| {
+            let url = escaped(url);
+            format!("<p><a href=\"{url}\">The apps of this machine</a></p>")
+        });
+        format!(
+            "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
+             <meta name=\"viewport\" content=\"width=device-width\">\
+             <title>{status} {code}</title><style>{STYLE}</style></head><body><main>\
+             <h1>{message}</h1><p>{advice}</p>{console}\
+             <p><code>{code}</code>: <code>flyte explain {code}</code> tells more.</p>\
+             <p>Request <code>{id}</code></p></main></body></html>",
+            status = self.status.as_u16(),
+            code = escaped(self.code),
+            message = escaped(&sentence(&self.message)),
+            advice = advice(self.code),
+            console = console.unwrap_or_default(),
+            id = escaped(request_id),
+        )
+    }
+}
+
+/// A message as the heading of a page.
+fn sentence(message: &str) -> String {
+    let mut letters = message.chars();
+    let first = letters.next().map(|first| first.to_uppercase().to_string());
+    format!("{}{}", first.unwrap_or_default(), letters.as_str())
 }
 
 /// The client's own request id where it sent a reasonable one.
@@ -181,4 +302,55 @@ pub(super) fn new_request_id() -> HeaderValue {
     let id = NEXT.fetch_add(1, Ordering::Relaxed);
     let text = format!("{:016x}{id:08x}", KEY.hash_one(id));
     HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("unknown"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> Vec<Refusal> {
+        let second = Duration::from_secs(1);
+        vec![
+            Refusal::starting(second),
+            Refusal::overloaded(3),
+            Refusal::busy(2, second),
+            Refusal::unreachable(),
+            Refusal::broken_off(),
+            Refusal::late(second),
+            Refusal::malformed("no"),
+            Refusal::unknown_host("a"),
+            Refusal::no_upgrades(),
+            Refusal::no_socket(),
+            Refusal::no_tunnels(),
+        ]
+    }
+
+    #[test]
+    fn every_code_can_be_explained() {
+        for refusal in all() {
+            assert!(Code::parse(refusal.code).is_some(), "{}", refusal.code);
+        }
+    }
+
+    #[test]
+    fn browsers_get_a_page_and_programs_json() {
+        let browser = Form::wanted(Some(b"text/html,application/xhtml+xml,*/*;q=0.8"));
+        assert_eq!(browser, Form::Page);
+        assert_eq!(Form::wanted(Some(b"*/*")), Form::Json);
+        assert_eq!(Form::wanted(None), Form::Json);
+        let head = b"GET / HTTP/1.1\r\nhost: a\r\nAccept: Text/HTML\r\n\r\n";
+        assert_eq!(Form::wanted_in(head), Form::Page);
+        assert_eq!(
+            Form::wanted_in(b"GET / HTTP/1.1\r\nhost: text/html\r\n\r\n"),
+            Form::Json
+        );
+    }
+
+    #[test]
+    fn what_a_client_sent_is_no_markup() {
+        let refusal = Refusal::unknown_host("<script>alert(1)</script>");
+        let page = refusal.page("r-1");
+        assert!(!page.contains("<script>"), "{page}");
+        assert!(page.contains("flyte explain app.not_found"), "{page}");
+    }
 }

@@ -84,6 +84,12 @@ pub fn explain(ending: Ending, lines: &[String], port: u16) -> Failure {
             format!("the process {ending}: no file `{file}`"),
         );
     }
+    if let Some(name) = missing_variable(lines) {
+        return Failure::new(
+            Code::AppExited,
+            format!("the process {ending}: no environment variable `{name}`"),
+        );
+    }
     Failure::new(
         Code::AppExited,
         format!(
@@ -103,27 +109,83 @@ fn last(lines: &[String]) -> String {
         .unwrap_or_default()
 }
 
+/// The line that says why a program ended: the last exception that Python tells of, or what the
+/// interpreter says before it has run anything. Exceptions above it were handled or led to it.
+fn ending(lines: &[String]) -> Option<&str> {
+    (0..lines.len()).rev().find_map(|at| {
+        let line = plain(&lines[at]);
+        let above = at.checked_sub(1).map(|above| plain(&lines[above]));
+        let follows_code = above.is_some_and(|above| above.starts_with(' '));
+        (is_exception(line, follows_code) || is_interpreter(line)).then_some(line)
+    })
+}
+
+/// A line of an exception group without its frame.
+fn plain(line: &str) -> &str {
+    let framed = line.trim_start().strip_prefix("| ");
+    framed.unwrap_or(line).trim_end()
+}
+
+/// `package.Class: text` or `package.Class`. What stands below a line of code may be called as it
+/// likes; elsewhere only a name that says so is one, since logs write `INFO: text` as well.
+fn is_exception(line: &str, follows_code: bool) -> bool {
+    let name = line.split(": ").next().unwrap_or_default();
+    let is_path = name.starts_with(|c: char| c.is_alphabetic() || c == '_')
+        && name
+            .chars()
+            .all(|c| c.is_alphanumeric() || "._<>".contains(c));
+    let says_so = ["Error", "Exception", "Exit", "Interrupt", "Warning"]
+        .iter()
+        .any(|end| name.ends_with(end));
+    is_path && (follows_code || says_so)
+}
+
+/// `/env/bin/python: No module named uvicorn`, and what else it says of its own command line.
+fn is_interpreter(line: &str) -> bool {
+    line.split_once(": ").is_some_and(|(program, said)| {
+        let program = program.rsplit('/').next().unwrap_or_default();
+        program.to_ascii_lowercase().starts_with("python")
+            && [
+                "No module named ",
+                "can't open file ",
+                "Error while finding ",
+            ]
+            .iter()
+            .any(|start| said.starts_with(start))
+    })
+}
+
 /// The module that Python did not find, if that ended the process.
 pub fn missing_module(lines: &[String]) -> Option<String> {
-    lines.iter().rev().find_map(|line| {
-        let (_, rest) = line.split_once("No module named ")?;
-        let name = rest.trim().trim_matches(|c| "'\"`.;".contains(c));
-        let name = name.split(['\'', ';', ' ']).next()?;
-        (!name.is_empty()).then(|| name.to_owned())
-    })
+    let (_, rest) = ending(lines)?.split_once("No module named ")?;
+    let name = rest.trim().trim_matches(|c| "'\"`.;".contains(c));
+    let name = name.split(['\'', ';', ' ']).next()?;
+    (!name.is_empty()).then(|| name.to_owned())
 }
 
 /// The file that was not found, if that ended the process.
 pub fn missing_file(lines: &[String]) -> Option<String> {
-    lines.iter().rev().find_map(|line| {
-        let quoted = |after: &str| {
-            let (_, rest) = line.split_once(after)?;
-            let rest = rest.trim_start_matches([' ', ':']);
-            let quote = rest.chars().next().filter(|c| "'\"".contains(*c))?;
-            rest[1..].split(quote).next().map(str::to_owned)
-        };
-        quoted("No such file or directory").or_else(|| quoted("can't open file"))
-    })
+    let line = ending(lines)?;
+    let quoted = |after: &str| {
+        let (_, rest) = line.split_once(after)?;
+        let rest = rest.trim_start_matches([' ', ':']);
+        let quote = rest.chars().next().filter(|c| "'\"".contains(*c))?;
+        rest[1..].split(quote).next().map(str::to_owned)
+    };
+    quoted("No such file or directory").or_else(|| quoted("can't open file"))
+}
+
+/// The environment variable that a program looked up in `os.environ` and did not find, if that
+/// ended it: the traceback's last line of code says where the key was looked for.
+pub fn missing_variable(lines: &[String]) -> Option<String> {
+    let line = ending(lines)?;
+    let name = line.strip_prefix("KeyError: '")?.strip_suffix('\'')?;
+    let is_name = !name.is_empty()
+        && name
+            .chars()
+            .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
+    let looked_up = lines.iter().any(|line| line.contains("environ["));
+    (is_name && looked_up).then(|| name.to_owned())
 }
 
 #[cfg(test)]
@@ -163,12 +225,40 @@ mod tests {
                 "`/run/server.py`",
             ),
             ("ValueError: no", Code::AppExited, "ValueError: no"),
+            (
+                "  File \"/app/server.py\", line 3, in <module>\n    os.environ[\"API_KEY\"]\n\
+                 KeyError: 'API_KEY'",
+                Code::AppExited,
+                "no environment variable `API_KEY`",
+            ),
+            (
+                "    import a\nModuleNotFoundError: No module named 'a'\n[INFO] Worker exiting (pid: 7)",
+                Code::AppMissingModule,
+                "`a`",
+            ),
         ];
         for (text, code, part) in cases {
             let failure = explain(Ending::Exited(1), &lines(text), 8080);
             assert_eq!(failure.code, code, "{text}");
             assert!(failure.message.contains(part), "{}", failure.message);
             assert!(failure.message.contains("exited with code 1"));
+        }
+    }
+    #[test]
+    fn what_was_handled_is_not_what_ended_it() {
+        let cases = [
+            "ModuleNotFoundError: No module named 'uvloop'\n\nDuring handling of the above exception, \
+             another exception occurred:\n\nTraceback (most recent call last):\n    start()\n\
+             ValueError: no",
+            "WARNING: No module named 'uvloop', going on without\n    start()\nmy.package.Oops: no",
+            "FileNotFoundError: [Errno 2] No such file or directory: 'cache'\nsqlite3.OperationalError: no",
+            "no data.csv: No such file or directory: 'data.csv'",
+            "    config[\"KEY\"]\nKeyError: 'KEY'",
+        ];
+        for text in cases {
+            let failure = explain(Ending::Exited(1), &lines(text), 8080);
+            assert_eq!(failure.code, Code::AppExited, "{text}");
+            assert!(!failure.message.contains('`'), "{}", failure.message);
         }
     }
 }

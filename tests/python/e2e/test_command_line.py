@@ -126,6 +126,95 @@ def test_an_exception_of_the_file_is_shown_with_its_traceback(flyte, files):
     assert "importlib" not in done.stderr
 
 
+def test_an_import_that_fails_is_told_in_words_and_as_json(flyte, files):
+    files.write("fails.py", "import helper_of_fails\n")
+    files.write("helper_of_fails.py", "def broken():\n    raise OSError('no disk')\n\nbroken()\n")
+    done = flyte("serve", "fails.py")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: `fails.py` could not be imported: OSError: no disk\n")
+    assert "Traceback" not in done.stderr and "importlib" not in done.stderr
+    assert 'helper_of_fails.py", line 2' in done.stderr
+    assert "`flyte explain app.import_failed` tells more" in done.stderr
+    assert "Traceback" in flyte("-v", "serve", "fails.py").stderr
+    told = json.loads(flyte("serve", "fails.py", "--output", "json").stdout)["error"]
+    assert told["code"] == "app.import_failed"
+    assert any("helper_of_fails.py" in line for line in told["log"])
+    assert told["hints"]
+
+
+def test_an_error_of_syntax_names_its_line(flyte, files):
+    files.write("syntax.py", "import flyte\nvalue = = 1\n")
+    done = flyte("serve", "syntax.py")
+    assert done.returncode == 1
+    assert "SyntaxError: invalid syntax" in done.stderr
+    assert "value = = 1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_declaration_that_cannot_be_used_names_its_line(flyte, files):
+    files.write("reserved.py", ONE.replace("args=", "port=8022, args="))
+    done = flyte("serve", "reserved.py")
+    assert done.returncode == 2
+    assert "error: port 8022 is not allowed" in done.stderr
+    assert "at `reserved.py`, line 3" in done.stderr
+    assert "hint: take another one" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_all_apps_of_a_folder_are_deployed(flyte, files):
+    for name in ("all-one", "all-two"):
+        files.write(f"apps/{name[4:]}.py", ONE.replace("cli-one", name))
+    files.write("apps/below/three.py", ONE.replace("cli-one", "all-three"))
+    files.write("apps/wrong.py", ONE.replace("cli-one", "all-wrong") + "raise ValueError('no')\n")
+    done = flyte("deploy", "apps", "--all")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert not {"all-one", "all-two"} & set(files.home.names()), "nothing was deployed before all was read"
+    done = flyte("deploy", "apps", "--recursive", "--ignore-load-errors")
+    assert done.returncode == 0, done.stderr
+    assert "`apps/wrong.py` is left out" in done.stderr
+    assert [row.split()[0] for row in done.stdout.splitlines()] == ["NAME", "all-three", "all-one", "all-two"]
+    told = json.loads(flyte("build", "apps", "-r", "-i", "--dry-run", "-of", "json").stdout)
+    assert sorted(told) == ["all-one", "all-three", "all-two"]
+    for name in ("all-one", "all-two", "all-three"):
+        assert flyte("delete", "app", name).returncode == 0
+
+
+def test_all_apps_of_a_file_are_deployed(flyte, files):
+    done = flyte("deploy", "two.py", "--all", "--output", "json-raw")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1
+    assert sorted(app["name"] for app in json.loads(done.stdout)["apps"]) == ["cli-first", "cli-second"]
+
+
+def test_an_image_that_nobody_asks_for_is_refused(flyte):
+    done = flyte("serve", "one.py", "--image", "gpu=ghcr.io/me/gpu:1")
+    assert done.returncode == 2
+    assert "no app here asks for an image called `gpu`" in done.stderr
+    told = json.loads(flyte("serve", "one.py", "--image", "x:1", "--output", "json").stdout)
+    assert told["error"]["code"] == "config.unknown_name"
+
+
+def test_the_port_of_an_app_can_be_another_one(flyte, files):
+    files.write("port.py", ONE.replace("cli-one", "cli-port").replace("8080", "9321"))
+    assert flyte("serve", "port.py", "--port", "9321").returncode == 0
+    assert flyte("delete", "app", "cli-port").returncode == 0
+
+
+def test_help_of_deploy_names_what_it_takes(flyte):
+    page = flyte("deploy", "--help").stdout
+    for option in (
+        "--param",
+        "--env-var",
+        "--name",
+        "--service-account",
+        "--cluster-pool",
+        "--watch",
+        "--port",
+    ):
+        assert f"{option} " not in page and f"{option}\n" not in page
+    assert "--recursive" in page
+
+
 def test_a_module_that_only_the_image_has_is_named(flyte, files):
     files.write("imports.py", "import not_there.at_all\n")
     done = flyte("serve", "imports.py")
@@ -209,6 +298,9 @@ def test_logs(flyte):
     assert [line["text"] for line in told] == ["asked /two"]
     assert told[0]["replica"].startswith("cli-first-") and told[0]["time"]
     assert flyte("get", "logs", "cli-nothing").returncode == 1
+    # Names of the PyPI command line; a box needs a terminal.
+    done = flyte("get", "logs", "cli-first", "-l", "1", "--pretty", "--filter-system")
+    assert (done.returncode, done.stdout) == (0, "asked /two\n")
 
 
 def test_logs_are_followed_until_ctrl_c(flyte, files):

@@ -13,6 +13,9 @@ from flyte import errors
 BASES = {
     errors.Error: Exception,
     errors.ConfigError: ValueError,
+    errors.ConfigTypeError: TypeError,
+    errors.ConfigPathError: FileNotFoundError,
+    errors.ConfigFolderError: NotADirectoryError,
     errors.UnsupportedError: NotImplementedError,
     errors.NotFoundError: LookupError,
     errors.ConflictError: Exception,
@@ -32,6 +35,7 @@ def test_positional_arguments_text_and_pickle(kind):
     assert isinstance(error, BASES[kind]) and isinstance(error, errors.Error)
     assert str(error) == (
         "it broke\nCaused by: disk full\nlast log lines:\n  line 1\n  line 2\nhint: try again"
+        "\n`flyte explain app.failed` tells more"
     )
     assert error.args == ("it broke",)
     for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..._mistake import wrong_type
 from .._environment import AppEnvironment
 from .._types import Link
 
@@ -59,7 +60,10 @@ class FastAPIAppEnvironment(AppEnvironment):
     def __post_init__(self) -> None:
         fastapi = _import("fastapi")
         if not isinstance(self.app, fastapi.FastAPI):
-            raise TypeError(f"Expected app to be of type FastAPI, got {type(self.app)}")
+            raise wrong_type(
+                f"Expected app to be of type FastAPI, got {type(self.app)}",
+                "write `FastAPIAppEnvironment(name=..., app=FastAPI())`",
+            )
         # A clone brings the link along already.
         if isinstance(self.links, list) and _DOCS not in self.links:
             self.links = [_DOCS, *self.links]

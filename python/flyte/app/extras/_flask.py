@@ -6,6 +6,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 
+from ..._mistake import wrong_type
 from .._environment import AppEnvironment
 
 TYPE_CHECKING = False
@@ -43,7 +44,10 @@ class FlaskAppEnvironment(AppEnvironment):
 
     def __post_init__(self) -> None:
         if not callable(self.app):
-            raise TypeError(f"Expected app to be of type Flask or another WSGI app, got {type(self.app)}")
+            raise wrong_type(
+                f"Expected app to be of type Flask or another WSGI app, got {type(self.app)}",
+                "write `FlaskAppEnvironment(name=..., app=Flask(__name__))`",
+            )
         super().__post_init__()
         self._server = self._default_server = self._serve_wsgi
 

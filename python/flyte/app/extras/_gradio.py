@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..._mistake import wrong_type
 from .._environment import AppEnvironment
 
 TYPE_CHECKING = False
@@ -40,9 +41,10 @@ class GradioAppEnvironment(AppEnvironment):
     def __post_init__(self) -> None:
         # A demo can be called as well; launching is what tells it from a function.
         if not hasattr(self.demo, "launch") and not callable(self.demo):
-            raise TypeError(
+            raise wrong_type(
                 "Expected demo to be of type gradio.Blocks or a function that makes one, "
-                f"got {type(self.demo)}"
+                f"got {type(self.demo)}",
+                "write `demo=gradio.Interface(...)`, or a function that returns it",
             )
         super().__post_init__()
         self._server = self._default_server = self._serve_with_gradio

@@ -6,6 +6,7 @@ import os
 import sys
 from dataclasses import dataclass, field
 
+from ..._mistake import mistake
 from .._environment import AppEnvironment
 
 
@@ -38,7 +39,10 @@ class StreamlitAppEnvironment(AppEnvironment):
 
     def __post_init__(self) -> None:
         if not self.script:
-            raise ValueError("script must name the file that streamlit runs")
+            raise mistake(
+                "script must name the file that streamlit runs",
+                'write `script="main.py"`, relative to the file that declares the app',
+            )
         self.include = tuple(dict.fromkeys([*self.include, self.script]))
         super().__post_init__()
         self._server = self._default_server = self._serve_with_streamlit

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..._image import Image
 from ..._logger import logger
+from ..._mistake import mistake
 from ._auth import FastAPIPassthroughAuthMiddleware
 from ._fastapi import FastAPIAppEnvironment, _import
 
@@ -67,7 +68,10 @@ class FlyteWebhookAppEnvironment(FastAPIAppEnvironment):
 
     def __post_init__(self) -> None:
         if self.endpoints is not None and self.endpoint_groups is not None:
-            raise ValueError("endpoints and endpoint_groups cannot be given together")
+            raise mistake(
+                "endpoints and endpoint_groups cannot be given together",
+                "list endpoints one by one, or their groups",
+            )
         wanted = _chosen(self.endpoints, self.endpoint_groups)
         if self.image == "auto":
             self.image = Image.from_debian_base().with_pip_packages("fastapi", "uvicorn")
