@@ -33,6 +33,8 @@ use crate::net::{self, Http};
 const START_PATIENCE: Duration = Duration::from_secs(20);
 /// How long one may take to end after it was told to.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
+/// How long one may take to say what it is; whatever else listens there need not say anything.
+const ABOUT_PATIENCE: Duration = Duration::from_secs(10);
 /// How often a starting platform's socket is tried.
 const KNOCK: Duration = Duration::from_millis(2);
 
@@ -143,7 +145,7 @@ pub async fn connect(
     match &settings.endpoint {
         Endpoint::Local => connect_local(&settings.home, launcher, other, note).await,
         Endpoint::Remote(uri) => {
-            if let Some(warning) = settings.warning() {
+            for warning in settings.warnings() {
                 note(&warning);
             }
             connect_remote(settings, uri)
@@ -488,7 +490,8 @@ async fn build(client: &Client) -> Option<String> {
 }
 
 async fn about(client: &Client) -> Option<About> {
-    let body = request(client, Method::GET, "/local/about").await?;
+    let body = request(client, Method::GET, "/local/about");
+    let body = tokio::time::timeout(ABOUT_PATIENCE, body).await.ok()??;
     serde_json::from_slice(&body).ok()
 }
 

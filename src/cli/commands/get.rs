@@ -4,7 +4,7 @@ use super::{Connected, connect, describe, readable};
 use crate::cli::args::{Get, GetWhat};
 use crate::cli::printer::Printer;
 use crate::cli::{Failure, Host};
-use crate::client::{Listing, LogLine};
+use crate::client::{LOG_PATIENCE, Listing, LogLine};
 use crate::config::Given;
 use crate::secrets::Known;
 use crate::serve::{App, details};
@@ -243,16 +243,14 @@ async fn logs(
     show: impl Fn(&LogLine),
 ) -> Result<(), Failure> {
     let id = connected.id(name);
-    let lines = connected.client.past_logs(&id).await?;
+    let lines = connected.client.past_logs(&id, LOG_PATIENCE).await?;
     let skip = tail.map_or(0, |tail| lines.len().saturating_sub(tail));
     lines.iter().skip(skip).for_each(&show);
     if !follow {
         return Ok(());
     }
     let mut live = connected.client.tail_logs(&id, true).await?;
-    if let Some(last) = lines.last() {
-        live.skip_until(last.timestamp_ns);
-    }
+    live.skip(&lines);
     while let Some(batch) = live.next().await? {
         batch.iter().for_each(&show);
     }
