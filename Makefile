@@ -12,7 +12,7 @@ SOURCES := $(shell find src proto python -type f -not -name '*.pyc' 2>/dev/null)
 # Packages of the `dev` group of pyproject.toml, which an installer of the machine may be too old to read.
 DEV := $(shell sed -n 's/^dev = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
 
-.PHONY: install serve stop test test-rust test-python fuzz audit check format bench bench-bundle bench-cluster bench-gateway bench-image bench-parameters bench-startup bench-traffic bench-cli soak docs site test-wheels wheels clean
+.PHONY: install serve stop test test-rust test-python test-through fuzz audit check format bench bench-bundle bench-cluster bench-gateway bench-image bench-parameters bench-startup bench-traffic bench-cli soak docs site test-wheels wheels clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -50,6 +50,10 @@ test-rust: $(BIN)/python
 
 test-python: install $(VENV)/.dev
 	$(BIN)/python -m pytest -q
+
+## test-through: the end-to-end tests once more, over TCP, TLS and HTTP/2 through nginx, as to a cluster
+test-through: install $(VENV)/.dev
+	FLYTE_TEST_THROUGH=nginx $(BIN)/python -m pytest -q tests/python/e2e
 
 FUZZ_SECONDS ?= 600
 
