@@ -11,6 +11,8 @@ pub mod checkup;
 pub mod details;
 mod hints;
 pub mod imaging;
+mod note;
+mod origin;
 mod payload;
 mod pickles;
 pub mod plan;
@@ -276,12 +278,24 @@ impl Diagnostic for Error {
     }
 }
 
-/// Asks for the app before anything is made for it: nobody wants to build for minutes, and then
-/// hear that the cluster cannot be reached or wants a login.
-async fn knock(client: &client::Client, plan: &Plan) -> Result<(), Error> {
-    let id = wire::identifier(&plan.org, &plan.project, &plan.domain, &plan.target);
+/// The app as it is, if there is one.
+///
+/// It is asked for before anything is made for it: nobody wants to build for minutes, and then hear
+/// that the cluster cannot be reached or wants a login. It is asked for again before it is replaced,
+/// so that what is said of it then can be told from what was true before; the local platform says
+/// itself of which revision it speaks.
+async fn before(
+    client: &client::Client,
+    plan: &Plan,
+    name: &str,
+) -> Result<Option<wire::app::App>, Error> {
+    if plan.local {
+        return Ok(None);
+    }
+    let id = wire::identifier(&plan.org, &plan.project, &plan.domain, name);
     match client.get(&id).await {
-        Ok(_) | Err(client::Error::NotFound { .. }) => Ok(()),
+        Ok(app) => Ok(Some(app)),
+        Err(client::Error::NotFound { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
@@ -355,10 +369,10 @@ impl Server {
             self.tell_what_is_not_kept_here(&plan);
         } else {
             values::check_reach(&plan)?;
-            Box::pin(knock(&client, &plan)).await?;
         }
+        let known = Box::pin(before(&client, &plan, &plan.target)).await?;
         let (code, images, ()) = tokio::try_join!(
-            Box::pin(self.code(&client, &plan)),
+            Box::pin(self.code(&client, &plan, known.as_ref())),
             Box::pin(builder.images(&plan)),
             async { Ok(Box::pin(secrets::check(&client, &plan)).await?) },
         )?;
@@ -379,10 +393,11 @@ impl Server {
     /// here is not among it: it is on by default, and apps of this machine answer this machine.
     fn tell_what_is_not_kept_here(&self, plan: &Plan) {
         for spec in plan.apps() {
-            if let Some(gpu) = &spec.resources.gpu {
+            if let Some(accelerator) = &spec.resources.accelerator {
+                let device = accelerator.device.as_deref().unwrap_or("accelerators");
                 self.report(Progress::Note(format!(
-                    "{}: gpu={gpu} is not reserved here; the app sees the devices that this machine has",
-                    spec.name
+                    "{}: {device} (gpu={}) are not reserved here; the app sees the devices that this machine has",
+                    spec.name, accelerator.count
                 )));
             }
         }
@@ -437,14 +452,16 @@ impl Server {
         self.report(Progress::Started(Step::Deploy));
         let message = payload::message(plan, spec, image, code)?;
         crash::point("serve.deploying");
-        let created = Box::pin(client.create_or_replace(message)).await?;
+        let before = Box::pin(before(client, plan, &spec.name)).await?;
+        let change = Box::pin(client.create_or_replace(message)).await?;
         crash::point("serve.deployed");
         let app = App::new(
             client.clone(),
-            created,
+            change.app.clone(),
             console.to_owned(),
             plan.options.clone(),
         );
+        app.tried(before.as_ref(), change);
         self.finished(
             Step::Deploy,
             format!("{} revision {}", spec.name, app.revision()),
