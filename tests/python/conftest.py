@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from containers import app_image, engine  # noqa: F401  (fixtures)
-from support import WEB, Home, Project, until
+from support import PLANTED, WEB, Home, Project, until
 from through import Nginx
 
 # A shell that starts the tests in the background has its children ignore Ctrl-C, and they pass that
@@ -60,6 +60,7 @@ def home(request: pytest.FixtureRequest) -> Iterator[Home]:
             patch.setenv(name, value)
         yield home
         home.end()
+    assert not home.holding(PLANTED)
     _remove(home.path)
 
 
@@ -99,6 +100,7 @@ def fresh_home() -> Iterator[Home]:
     home = Home(_scratch())
     yield home
     home.end()
+    assert not home.holding(PLANTED)
     _remove(home.path)
 
 

@@ -113,6 +113,10 @@ def is_alive(pid: int) -> bool:
     return state != "Z"
 
 
+# In the environment of everything that tests run. Put together, so that no file of theirs holds it.
+PLANTED = "-".join(["plant", "ed", "in", "the", "shell"])
+
+
 class Home:
     """A `FLYTE_HOME` of its own, with the commands that act on it."""
 
@@ -129,6 +133,8 @@ class Home:
         own = {name: value for name, value in os.environ.items() if not name.startswith(skipped)}
         # A test's key is no entry for the keyring of whoever runs the tests.
         own["FLYTE_DISABLE_KEYRING"] = "1"
+        # What a shell holds is nobody's business; looked for when the home goes.
+        own["UNRELATED_API_TOKEN"] = PLANTED
         return {**own, "FLYTE_HOME": str(self.path), **self.through, **more}
 
     def flyte(
@@ -137,7 +143,7 @@ class Home:
         """Run the command line as a user does."""
         if self.listen and words[:2] == ("local", "start") and "--listen" not in words:
             words = (*words, "--listen", self.listen)
-        return subprocess.run(
+        done = subprocess.run(
             [Path(sys.executable).with_name("flyte"), *map(str, words)],
             env=self.environment(**more),
             cwd=cwd or self.path,
@@ -145,6 +151,8 @@ class Home:
             text=True,
             timeout=timeout,
         )
+        assert PLANTED not in done.stdout + done.stderr, "what a shell holds is shown"
+        return done
 
     def json(self, *words: str | Path, cwd: Path | None = None) -> Any:
         """What a command that must succeed prints as JSON."""
@@ -204,6 +212,22 @@ class Home:
         # Another platform of this machine may have taken a port in the meantime.
         answering = [url for url in answering if self.listens(url)]
         assert not answering, answering
+
+    def holding(self, text: str) -> list[str]:
+        """Files below the home that hold `text`; environments and caches are of packages only."""
+        skipped = {self.path / name for name in ("envs", "cache")}
+        found = []
+        for folder, names, files in os.walk(self.path):
+            names[:] = [name for name in names if Path(folder, name) not in skipped]
+            for file in (Path(folder, name) for name in files):
+                with contextlib.suppress(OSError):
+                    if (
+                        file.is_file()
+                        and file.stat().st_size < 1 << 26
+                        and text.encode() in file.read_bytes()
+                    ):
+                        found.append(str(file))
+        return found
 
     def listens(self, url: str) -> bool:
         """Whether a process with this home in its environment listens there."""
@@ -265,6 +289,7 @@ class Project:
         except subprocess.TimeoutExpired:
             process.kill()
             raise AssertionError(f"`{name}` did not end: {process.communicate()}") from None
+        assert PLANTED not in out + err, "what a shell holds is shown"
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def result(self, name: str = "main.py", *words: str, **more: str) -> Any:
