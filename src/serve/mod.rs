@@ -207,7 +207,10 @@ pub async fn apps(settings: &Settings) -> Option<Vec<(String, DeploymentStatus)>
 pub async fn secret_names(settings: &Settings) -> Option<Vec<String>> {
     let client = platform::reach(settings).await.ok()?;
     let (project, domain) = (&settings.project, &settings.domain);
-    let known = client.list_secrets(&settings.org, project, domain).await.ok()?;
+    let known = client
+        .list_secrets(&settings.org, project, domain)
+        .await
+        .ok()?;
     Some(known.into_iter().map(|one| one.id.name).collect())
 }
 
