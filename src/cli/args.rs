@@ -494,10 +494,6 @@ pub enum DeleteWhat {
 }
 
 #[derive(Debug, Args)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a flag of the command line"
-)]
 pub struct Build {
     /// Python file that declares the apps, or a folder of such files; may be left out where one
     /// file of the folder does

@@ -13,7 +13,7 @@ pub fn run(host: &impl Host, printer: &Printer, given: Given, args: Deploy) -> R
     refuse_overrides(&args.serve)?;
     let settings = settings(host, given, &args.serve)?;
     if args.all || args.search.recursive {
-        return all(host, printer, settings, args);
+        return all(host, printer, settings, &args);
     }
     let load = Load {
         file: sought::one(printer, args.serve.file.clone(), "deploying")?,
@@ -70,7 +70,7 @@ fn all(
     host: &impl Host,
     printer: &Printer,
     settings: Settings,
-    args: Deploy,
+    args: &Deploy,
 ) -> Result<(), Failure> {
     if args.serve.follow {
         return Err(Failure::Usage(
@@ -130,7 +130,7 @@ pub struct Many {
 
 impl Many {
     pub fn load(
-        self,
+        &self,
         host: &impl Host,
         printer: &Printer,
         settings: &Settings,
