@@ -143,7 +143,6 @@ impl Diagnostic for Error {
             } else {
                 format!("images that are asked for by name: {}", list(known))
             }],
-            Self::NotImported { hints, .. } => hints.clone(),
             Self::NoCode { given } => {
                 let codes = Code::ALL.iter().map(|code| code.as_str());
                 let close = did_you_mean(given, codes);
@@ -155,7 +154,7 @@ impl Diagnostic for Error {
             }
             Self::Exists { .. } => vec!["name another folder: `flyte init TEMPLATE FOLDER`".into()],
             Self::Write { .. } => Vec::new(),
-            Self::Raised { hints, .. } => hints.clone(),
+            Self::NotImported { hints, .. } | Self::Raised { hints, .. } => hints.clone(),
         }
     }
 

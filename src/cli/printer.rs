@@ -41,6 +41,7 @@ impl Printer {
     }
 
     /// The same with whole tracebacks, or with steps that do not move.
+    #[must_use]
     pub fn showing(self, verbose: u8, no_progress: bool) -> Self {
         Self {
             is_verbose: verbose > 0,
@@ -50,6 +51,7 @@ impl Printer {
     }
 
     /// The same for what is not the result, and so never a document on standard output.
+    #[must_use]
     pub fn aside(&self) -> Self {
         Self {
             output: Output::Table,
@@ -298,15 +300,18 @@ impl Window {
     }
 
     fn text(&self) -> String {
+        use std::fmt::Write as _;
+
         let inner = self.columns - 4;
         let title = cut(&self.title, inner.saturating_sub(2));
         let rest = "─".repeat(inner - title.chars().count());
         let mut text = format!("╭ {title} {rest}╮\n");
         for line in &self.lines {
             let line = cut(line, inner);
-            text.push_str(&format!("│ {line:<inner$} │\n"));
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "│ {line:<inner$} │");
         }
-        text.push_str(&format!("╰{}╯\n", "─".repeat(inner + 2)));
+        let _ = writeln!(text, "╰{}╯", "─".repeat(inner + 2));
         text
     }
 }
