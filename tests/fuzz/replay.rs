@@ -8,6 +8,7 @@
     clippy::pedantic,
     clippy::expect_used,
     clippy::unwrap_used,
+    clippy::print_stdout,
     reason = "the readers are programs of their own, which fail by panicking"
 )]
 

@@ -5,6 +5,7 @@
 
 #![allow(
     clippy::expect_used,
+    clippy::missing_panics_doc,
     reason = "where this does not work there is nothing to fuzz"
 )]
 

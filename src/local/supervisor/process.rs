@@ -291,7 +291,7 @@ async fn read_said(
         }
         watcher = descriptor.or(watcher);
         lines.push(&buffer[..count]);
-        while let Some(said) = lines.next()? {
+        while let Some(said) = lines.line()? {
             match said {
                 Said::Watched(true) if watcher.is_some() => {
                     if let Some(listener) = watcher.take() {

@@ -37,7 +37,7 @@ impl Lines {
     ///
     /// # Errors
     /// It says nothing that is known, or has no end in sight.
-    pub fn next(&mut self) -> io::Result<Option<Said>> {
+    pub fn line(&mut self) -> io::Result<Option<Said>> {
         let unread = &self.pending[self.searched..];
         let end = unread.iter().position(|byte| *byte == b'\n');
         let length = self.searched + end.unwrap_or(unread.len());
@@ -72,7 +72,7 @@ mod tests {
         let mut said = Vec::new();
         for piece in text.chunks(7) {
             lines.push(piece);
-            while let Some(one) = lines.next().unwrap() {
+            while let Some(one) = lines.line().unwrap() {
                 said.push(one);
             }
         }
@@ -88,8 +88,8 @@ mod tests {
     fn nonsense_ends_the_channel() {
         let mut lines = Lines::default();
         lines.push(b"{\"watched\": false}\nhello\n");
-        assert_eq!(lines.next().unwrap(), Some(Said::Watched(false)));
-        assert!(lines.next().is_err());
+        assert_eq!(lines.line().unwrap(), Some(Said::Watched(false)));
+        assert!(lines.line().is_err());
     }
 
     #[test]
@@ -98,9 +98,9 @@ mod tests {
         let piece = [b'x'; 8192];
         for _ in 0..MOST_BYTES / piece.len() {
             lines.push(&piece);
-            assert_eq!(lines.next().unwrap(), None);
+            assert_eq!(lines.line().unwrap(), None);
         }
         lines.push(b"x");
-        assert!(lines.next().is_err());
+        assert!(lines.line().is_err());
     }
 }

@@ -10,7 +10,7 @@ fn heard<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Said>, bool) {
     for piece in pieces {
         lines.push(piece);
         loop {
-            match lines.next() {
+            match lines.line() {
                 Ok(Some(one)) => said.push(one),
                 Ok(None) => break,
                 Err(_) => return (said, false),
