@@ -47,7 +47,7 @@ pub fn lower_for(pid: u32) {
         && let Some(pid) = i32::try_from(pid)
             .ok()
             .and_then(rustix::process::Pid::from_raw)
-        && let Err(error) = rustix::process::prlimit(Some(pid), Resource::Nofile, given.clone())
+        && let Err(error) = rustix::process::prlimit(Some(pid), Resource::Nofile, *given)
     {
         // It may have ended already.
         tracing::debug!(%error, pid = pid.as_raw_nonzero(), "keeps a raised number of open files");

@@ -62,11 +62,13 @@ impl Names {
     ) -> Result<Option<Reservation>, Taken> {
         let hosts = lower(hosts);
         let mut claims = self.claims();
-        for claim in claims.iter().filter(|claim| claim.owner != owner) {
-            if let Some(host) = hosts.iter().find(|host| claim.has(host)) {
+        for host in &hosts {
+            // Whoever waits for it behind its owner has no say.
+            let first = claims.iter().find(|claim| claim.has(host));
+            if let Some(other) = first.filter(|first| first.owner != owner) {
                 return Err(Taken {
                     host: host.clone(),
-                    owner: claim.owner.clone(),
+                    owner: other.owner.clone(),
                 });
             }
         }

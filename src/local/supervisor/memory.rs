@@ -225,7 +225,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     fn wait_for_word(child: &mut std::process::Child) -> i32 {
         use std::io::Read;
-        let mut word = [0; 2];
+        let mut word = [0; 3];
         let mut output = child.stdout.take().unwrap();
         output.read_exact(&mut word).unwrap();
         i32::try_from(child.id()).unwrap()
