@@ -105,8 +105,7 @@ impl Diagnostic for Error {
         };
         match self {
             Self::UnknownKey { key, .. } => {
-                let names = keys::ALL.iter().map(|key| key.name);
-                close(did_you_mean(key, names.chain(keys::SECTIONS)))
+                close(keys::nearly(key).or_else(|| did_you_mean(key, keys::SECTIONS)))
             }
             Self::AuthType { close: found, .. } => close(*found),
             Self::Size { .. } => vec!["such as `10GB`, `512MiB` or `off`".into()],

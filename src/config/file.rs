@@ -12,6 +12,14 @@ use crate::error::did_you_mean;
 /// The values of a file, by dotted name.
 pub(super) type File = BTreeMap<&'static str, Value>;
 
+/// A file as it was read.
+#[derive(Debug, Default)]
+pub(super) struct Read {
+    pub file: File,
+    /// Settings that mean nothing here, by dotted name.
+    pub unknown: Vec<String>,
+}
+
 /// The first configuration file that exists, in the order that the PyPI SDK searches.
 ///
 /// A file that a variable names is meant, so it need not look like one of ours, or even exist: what
@@ -80,7 +88,7 @@ fn speaks_of_flyte(path: &Path) -> bool {
 }
 
 /// Reads a file in full; whatever cannot be used is an error that names it.
-pub(super) fn read(path: &Path) -> Result<File, Error> {
+pub(super) fn read(path: &Path) -> Result<Read, Error> {
     let text = std::fs::read_to_string(path).map_err(|source| Error::Unreadable {
         path: path.to_path_buf(),
         source,
@@ -96,12 +104,12 @@ pub(super) fn read(path: &Path) -> Result<File, Error> {
         found: describe(found),
     };
     if value.is_null() {
-        return Ok(File::new());
+        return Ok(Read::default());
     }
     let sections = value
         .as_mapping()
         .ok_or_else(|| shape(&value, "the file as a whole"))?;
-    let mut file = File::new();
+    let mut read = Read::default();
     for (section, entries) in sections {
         let section = section.as_str().unwrap_or_default();
         if !keys::SECTIONS.contains(&section) {
@@ -116,12 +124,16 @@ pub(super) fn read(path: &Path) -> Result<File, Error> {
             .ok_or_else(|| shape(entries, &format!("`{section}`")))?;
         for (key, value) in entries {
             let dotted = format!("{section}.{}", key.as_str().unwrap_or_default());
-            if let Some((name, value)) = entry(path, &dotted, value)? {
-                file.insert(name, value);
+            match entry(path, &dotted, value)? {
+                Found::Value(name, value) => {
+                    read.file.insert(name, value);
+                }
+                Found::Nothing => {}
+                Found::Unknown => read.unknown.push(dotted),
             }
         }
     }
-    Ok(file)
+    Ok(read)
 }
 
 /// Other programs keep sections of theirs in the same file; one that is nearly ours is a slip.
@@ -135,16 +147,29 @@ fn foreign(path: &Path, section: &str) -> Result<(), Error> {
     }
 }
 
-/// One setting of the file; `None` where it is there without a value.
-fn entry(path: &Path, dotted: &str, yaml: &Yaml) -> Result<Option<(&'static str, Value)>, Error> {
+/// What a line of the file says.
+enum Found {
+    Value(&'static str, Value),
+    /// A setting without a value.
+    Nothing,
+    /// A setting of some other program.
+    Unknown,
+}
+
+/// One setting of the file. The file may be one of `flytectl` or `uctl`, which have more settings;
+/// one that is nearly ours is a slip.
+fn entry(path: &Path, dotted: &str, yaml: &Yaml) -> Result<Found, Error> {
     let Some(key) = keys::ALL.iter().find(|key| key.name == dotted) else {
-        return Err(Error::UnknownKey {
-            path: path.to_path_buf(),
-            key: dotted.to_owned(),
-        });
+        return match keys::nearly(dotted) {
+            Some(_) => Err(Error::UnknownKey {
+                path: path.to_path_buf(),
+                key: dotted.to_owned(),
+            }),
+            None => Ok(Found::Unknown),
+        };
     };
     if yaml.is_null() {
-        return Ok(None);
+        return Ok(Found::Nothing);
     }
     let value = convert(key.kind, yaml).ok_or_else(|| Error::Shape {
         path: path.to_path_buf(),
@@ -152,7 +177,7 @@ fn entry(path: &Path, dotted: &str, yaml: &Yaml) -> Result<Option<(&'static str,
         wanted: key.kind.describe(),
         found: describe(yaml),
     })?;
-    Ok(Some((key.name, value)))
+    Ok(Found::Value(key.name, value))
 }
 
 fn convert(kind: Kind, yaml: &Yaml) -> Option<Value> {
@@ -197,7 +222,27 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.yaml");
         std::fs::write(&path, text).unwrap();
-        read(&path)
+        read(&path).map(|read| read.file)
+    }
+
+    #[test]
+    fn settings_of_other_programs_are_named_and_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.yaml");
+        let text = "admin:\n  endpoint: dns:///h\n  authorizationHeader: x\n  useAuth: true\n  \
+                    maxBackoffDelay: 5s\n  maxRetries: 4\nlogger:\n  level: 4\n";
+        std::fs::write(&path, text).unwrap();
+        let read = read(&path).unwrap();
+        assert_eq!(read.file["admin.endpoint"], Value::Text("dns:///h".into()));
+        assert_eq!(
+            read.unknown,
+            [
+                "admin.authorizationHeader",
+                "admin.useAuth",
+                "admin.maxBackoffDelay",
+                "admin.maxRetries"
+            ]
+        );
     }
 
     #[test]

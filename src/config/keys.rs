@@ -125,6 +125,23 @@ pub(super) const ALL: [Key; 27] = [
     key("local.tracked_strict", Kind::Switch),
 ];
 
+/// The setting that a name is a slip of, if it is one.
+pub(super) fn nearly(dotted: &str) -> Option<&'static str> {
+    let (section, written) = dotted.split_once('.')?;
+    let slips = |name: &str| {
+        let (name, written) = (name.to_lowercase(), written.to_lowercase());
+        let slips = strsim::damerau_levenshtein(&name, &written);
+        // In a short name, two letters are half of it.
+        (slips <= if name.len() > 5 { 2 } else { 1 }).then_some(slips)
+    };
+    let own = ALL.iter().filter_map(|key| {
+        let (place, name) = key.name.split_once('.')?;
+        let slips = (place == section).then(|| slips(name))??;
+        Some((slips, key.name))
+    });
+    own.min().map(|(_, name)| name)
+}
+
 /// The names of the sections.
 pub(super) const SECTIONS: [&str; 5] = ["admin", "task", "image", "console", "local"];
 

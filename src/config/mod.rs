@@ -111,6 +111,8 @@ pub struct Settings {
     pub retries: u32,
     pub image: ImageSettings,
     pub upkeep: Upkeep,
+    /// Settings of the configuration file that mean nothing here.
+    pub unknown: Vec<String>,
     /// Each value in force and where it came from, without secrets.
     pub entries: Vec<Entry>,
 }
@@ -126,10 +128,10 @@ impl Settings {
             Some(path) => Some(path.clone()),
             None => file::search(&home)?,
         };
-        let file = match &source {
+        let file::Read { file, unknown } = match &source {
             Some(path) if path.is_file() => file::read(path)?,
             Some(path) => return Err(Error::Missing { path: path.clone() }),
-            None => file::File::new(),
+            None => file::Read::default(),
         };
         let mut sources = Sources::new(&file, source.clone());
         let api_key = given
@@ -165,6 +167,7 @@ impl Settings {
             project: scope.project,
             domain: scope.domain,
             retries: given.retries.unwrap_or(RETRIES),
+            unknown,
             entries: sources.into_entries(),
             endpoint,
             home,
@@ -194,16 +197,27 @@ impl Settings {
     }
 
     /// What the user should be told each time before these settings are used.
-    pub fn warning(&self) -> Option<String> {
-        match &self.endpoint {
-            Endpoint::Remote(uri) if self.trust.skip_verify && uri.starts_with("https:") => {
-                Some(format!(
-                    "certificates are not checked (`admin.insecureSkipVerify`): whoever stands \
-                     between here and {uri} can read and change everything, tokens included"
-                ))
-            }
-            Endpoint::Remote(_) | Endpoint::Local => None,
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if let Endpoint::Remote(uri) = &self.endpoint
+            && self.trust.skip_verify
+            && uri.starts_with("https:")
+        {
+            warnings.push(format!(
+                "certificates are not checked (`admin.insecureSkipVerify`): whoever stands between \
+                 here and {uri} can read and change everything, tokens included"
+            ));
         }
+        if let Some(path) = &self.source
+            && !self.unknown.is_empty()
+        {
+            warnings.push(format!(
+                "`{}` has settings that mean nothing here: `{}`",
+                path.display(),
+                self.unknown.join("`, `")
+            ));
+        }
+        warnings
     }
 }
 
