@@ -43,6 +43,8 @@ pub enum Error {
     Denied { reason: String },
     #[error("`{place}` gave no token: {reason}")]
     Refused { place: String, reason: String },
+    #[error("`{place}` does not renew the login any more: {reason}")]
+    Over { place: String, reason: String },
     #[error("`{place}` does not answer")]
     Unreachable {
         place: String,
@@ -68,10 +70,12 @@ impl Diagnostic for Error {
             | Self::Denied { .. }
             | Self::Port { .. }
             | Self::Refused { .. }
+            | Self::Over { .. }
+            // Who has no logins cannot tell who somebody is.
+            | Self::NoWay { .. }
             | Self::Command { .. } => Code::ClientUnauthenticated,
             Self::Unreachable { .. } | Self::Discovery { .. } => Code::ClientUnavailable,
-            Self::NoWay { .. }
-            | Self::Place { .. }
+            Self::Place { .. }
             | Self::Redirect { .. }
             | Self::Unreadable { .. } => Code::ClientProtocol,
             Self::Header { .. } => Code::ConfigInvalid,
@@ -98,11 +102,14 @@ impl Diagnostic for Error {
             Self::Discovery { source, .. } => net::advice(source.as_ref()),
             Self::Unreachable { source, .. } => net::advice(source.as_ref()),
             Self::Files(error) => error.hints(),
+            Self::NoWay { .. } => vec![
+                "it may have no logins, and take calls from whoever reaches it".into(),
+            ],
+            Self::Refused { .. } => vec!["`flyte login` begins anew".into()],
             Self::NotAsked
-            | Self::NoWay { .. }
             | Self::Place { .. }
             | Self::Denied { .. }
-            | Self::Refused { .. }
+            | Self::Over { .. }
             | Self::Unreadable { .. }
             | Self::Command { .. }
             | Self::Header { .. } => Vec::new(),
@@ -121,6 +128,7 @@ impl Diagnostic for Error {
             | Self::Port { .. }
             | Self::Denied { .. }
             | Self::Refused { .. }
+            | Self::Over { .. }
             | Self::Unreadable { .. }
             | Self::Command { .. }
             | Self::Header { .. }

@@ -227,8 +227,15 @@ impl Authenticator {
         } else {
             Asking::Nobody
         };
-        self.obtain(&mut state, refused.token.as_ref(), asking)
-            .await
+        let renewed = self
+            .obtain(&mut state, refused.token.as_ref(), asking)
+            .await;
+        if matches!(renewed, Err(Error::LoginNeeded { .. }))
+            && let Err(none @ Error::NoWay { .. }) = self.discovered(&mut state).await
+        {
+            return Err(none); // whoever came could not log in either
+        }
+        renewed
     }
 
     async fn login(&self) -> Result<(), Error> {
@@ -291,7 +298,8 @@ impl Authenticator {
                 tokens.refresh = tokens.refresh.or(old.refresh);
                 Ok(Some(tokens))
             }
-            Err(Error::Refused { .. }) => {
+            // Any other refusal may be of today, and the login good tomorrow.
+            Err(Error::Over { .. }) => {
                 state.tokens = None;
                 self.store.clear().await;
                 Ok(None)

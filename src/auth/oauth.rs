@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use oauth2::basic::{BasicClient, BasicErrorResponse, BasicTokenResponse};
+use oauth2::basic::{BasicClient, BasicErrorResponse, BasicErrorResponseType, BasicTokenResponse};
 use oauth2::{
     AsyncHttpClient, ClientId, ClientSecret, EndpointNotSet, EndpointSet, HttpRequest,
     HttpResponse, RefreshToken, RequestTokenError, Scope, TokenResponse, TokenUrl,
@@ -110,7 +110,28 @@ pub(super) async fn refresh(
         .await;
     answer
         .map(|answer| tokens(&answer, discovered))
-        .map_err(|error| failed(error, &discovered.token))
+        .map_err(|error| match is_over(&error) {
+            Some(reason) => Error::Over {
+                place: told(&discovered.token),
+                reason,
+            },
+            None => failed(error, &discovered.token),
+        })
+}
+
+/// What a server says that takes a token to renew with for ended or revoked.
+fn is_over(error: &RequestTokenError<Trouble, BasicErrorResponse>) -> Option<String> {
+    match error {
+        RequestTokenError::ServerResponse(answer)
+            if *answer.error() == BasicErrorResponseType::InvalidGrant =>
+        {
+            Some(answer.to_string())
+        }
+        RequestTokenError::ServerResponse(_)
+        | RequestTokenError::Request(_)
+        | RequestTokenError::Parse(_, _)
+        | RequestTokenError::Other(_) => None,
+    }
 }
 
 /// What an answer means.

@@ -116,7 +116,7 @@ impl Caller {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            if error.code == ErrorCode::Unauthenticated {
+            if wants_login(&error, &proof) {
                 self.renew(name, id, &proof, &error, renewed)
                     .await
                     .map_err(Failed::before)?;
@@ -154,7 +154,9 @@ impl Caller {
             });
         }
         self.credentials.renew(proof).await.map_err(|trouble| {
-            if matches!(trouble, crate::auth::Error::NotAsked) {
+            // To whoever is not permitted, a login is only an attempt.
+            let is_denied = error.code == ErrorCode::PermissionDenied;
+            if is_denied || matches!(trouble, crate::auth::Error::NotAsked) {
                 return Error::of(&self.endpoint, name, id.as_str(), error.clone());
             }
             trouble.into()
@@ -189,6 +191,16 @@ pub(super) fn options(id: &RequestId, proof: &Proof) -> CallOptions {
         options = options.with_header(name.clone(), value.clone());
     }
     options
+}
+
+/// Whether the server refused because it does not know who calls. Some say to a call without a token
+/// that it is not permitted.
+pub(super) fn wants_login(error: &ConnectError, proof: &Proof) -> bool {
+    match error.code {
+        ErrorCode::Unauthenticated => true,
+        ErrorCode::PermissionDenied => proof.headers.is_empty(),
+        _ => false,
+    }
 }
 
 /// Whether the same call may succeed later.
@@ -306,6 +318,20 @@ mod tests {
         let (outcome, calls) = attempt(Repeat::Always, 1, refusal).await;
         let error = outcome.err().unwrap().error;
         assert!(error.to_string().contains("who are you?") && calls == 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_permitted_is_told_as_it_came() {
+        let refusal = || ConnectError::permission_denied("not yours");
+        let (outcome, calls) = attempt(Repeat::Always, 1, refusal).await;
+        let error = outcome.err().unwrap().error;
+        assert!(error.to_string().contains("not yours") && calls == 1);
+        let mut known = Proof::default();
+        assert!(wants_login(&refusal(), &known));
+        known
+            .headers
+            .insert("authorization", http::HeaderValue::from_static("x"));
+        assert!(!wants_login(&refusal(), &known));
     }
 
     #[test]

@@ -62,7 +62,7 @@ fn remote(host: &impl Host, given: &Given) -> Result<Client, Failure> {
     if settings.endpoint == Endpoint::Local {
         return Err(nobody());
     }
-    if let Some(warning) = settings.warning() {
+    for warning in settings.warnings() {
         prompt(&warning);
     }
     host.block(async { Ok(platform::reach(&settings).await?) })
