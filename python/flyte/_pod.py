@@ -28,6 +28,18 @@ class PodTemplate:
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
 
+    def _document(self) -> str:
+        """Return the pod spec as JSON, in the words of Kubernetes."""
+        import json
+
+        if self.pod_spec is None:
+            return "{}"
+        if isinstance(self.pod_spec, dict):
+            return json.dumps(self.pod_spec)
+        from kubernetes.client import ApiClient  # whoever made a V1PodSpec has it
+
+        return json.dumps(ApiClient().sanitize_for_serialization(self.pod_spec))
+
     @classmethod
     def from_spec(
         cls,

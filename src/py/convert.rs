@@ -3,6 +3,7 @@
 //! The classes check themselves when they are made, so what is read here has the right type; an
 //! attribute that does not is named with its class.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
 use super::error::{mistake, wrong_type};
 use crate::spec::image::{Base, Image, InstallMode, InstallOptions, Layer, PythonVersion};
 use crate::spec::{
-    AppSpec, CopyStyle, ImageSpec, Link, Metric, Parameter, ParameterKind, ParameterValue,
-    PortSpec, ResourceList, Scaling, SecretRef,
+    Accelerator, AcceleratorClass, AppSpec, CopyStyle, ImageSpec, Link, Metric, Parameter,
+    ParameterKind, ParameterValue, PodTemplate, PortSpec, ResourceList, Scaling, SecretRef,
 };
 
 type Object<'a, 'py> = &'a Bound<'py, PyAny>;
@@ -96,6 +97,7 @@ pub fn app(env: Object<'_, '_>, project: &str, domain: &str) -> PyResult<AppSpec
         cluster: text(env, "cluster")?,
         request_timeout: duration(&env.getattr("timeouts")?, "request")?,
         service_account: text(env, "service_account")?,
+        pod: pod(env)?,
         include: field::<Vec<String>>(env, "include")?,
         declared_in: text(env, "_declaring_file")?.map(PathBuf::from),
         loader: None,
@@ -196,26 +198,62 @@ fn resources(env: Object<'_, '_>) -> PyResult<ResourceList> {
     Ok(ResourceList {
         cpu: pair("cpu")?,
         memory: pair("memory")?,
-        gpu: gpu(&declared)?,
+        accelerator: accelerator(&declared)?,
         disk: text(&declared, "disk")?,
         shm: text(&declared, "shm")?,
     })
 }
 
-/// `TYPE:COUNT`; a bare number is `:COUNT`.
-fn gpu(resources: Object<'_, '_>) -> PyResult<Option<String>> {
-    let Some(gpu) = optional(resources, "gpu")? else {
+fn accelerator(resources: Object<'_, '_>) -> PyResult<Option<Accelerator>> {
+    let device = resources.call_method0("get_device")?;
+    if device.is_none() {
+        return Ok(None);
+    }
+    let class: String = field(&device, "device_class")?;
+    Ok(Some(Accelerator {
+        class: match class.as_str() {
+            "GPU" => AcceleratorClass::Gpu,
+            "TPU" => AcceleratorClass::Tpu,
+            "NEURON" => AcceleratorClass::Neuron,
+            "AMD_GPU" => AcceleratorClass::AmdGpu,
+            "HABANA_GAUDI" => AcceleratorClass::HabanaGaudi,
+            other => {
+                return Err(PyTypeError::new_err(format!(
+                    "`{other}` is no class of devices"
+                )));
+            }
+        },
+        device: text(&device, "device")?,
+        count: field(&device, "quantity")?,
+        partition: text(&device, "partition")?,
+    }))
+}
+
+/// A pod template as it is; one that is only named cannot be sent.
+fn pod(env: Object<'_, '_>) -> PyResult<Option<PodTemplate>> {
+    let Some(declared) = optional(env, "pod_template")? else {
         return Ok(None);
     };
-    if let Ok(count) = gpu.extract::<u32>() {
-        return Ok((count > 0).then(|| format!(":{count}")));
+    if declared.is_instance_of::<PyString>() {
+        let name: String = field(env, "name")?;
+        return Err(PyTypeError::new_err(format!(
+            "the pod template of `{name}` is a name; apps take a flyte.PodTemplate"
+        )));
     }
-    if let Ok(text) = gpu.extract::<String>() {
-        return Ok(Some(text));
-    }
-    let device = text(&gpu, "device")?.unwrap_or_default();
-    let quantity: u32 = field(&gpu, "quantity")?;
-    Ok(Some(format!("{device}:{quantity}")))
+    let document: String = declared.call_method0("_document")?.extract()?;
+    let labels = |name: &str| -> PyResult<BTreeMap<String, String>> {
+        Ok(match optional(&declared, name)? {
+            Some(labels) => pairs(&labels)?.into_iter().collect(),
+            None => BTreeMap::new(),
+        })
+    };
+    let spec = serde_json::from_str(&document);
+    Ok(Some(PodTemplate {
+        spec: spec.map_err(|error| PyTypeError::new_err(error.to_string()))?,
+        primary_container: field(&declared, "primary_container_name")?,
+        labels: labels("labels")?,
+        annotations: labels("annotations")?,
+    }))
 }
 
 fn scaling(scaling: Object<'_, '_>) -> PyResult<Scaling> {

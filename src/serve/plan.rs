@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::{Options, Request, Source};
 use crate::config::{Endpoint, Settings};
 use crate::error::{Code, Diagnostic, did_you_mean};
-use crate::spec::{AppSpec, ImageSpec, Parameter, ParameterKind, ParameterValue, PythonVersion};
+use crate::spec::{
+    AppSpec, ImageSpec, Parameter, ParameterKind, ParameterValue, PodTemplate, PythonVersion,
+};
 
 /// Longest app name that the clusters accept.
 const LONGEST_NAME: usize = 30;
@@ -90,6 +92,8 @@ pub enum Error {
         "the description of app `{name}` has {length} characters; a cluster takes at most {LONGEST_DESCRIPTION}"
     )]
     DescriptionTooLong { name: String, length: usize },
+    #[error("the pod template of app `{app}` cannot be used: {reason}")]
+    Pod { app: String, reason: String },
     #[error("{setting} is not set")]
     Unset { setting: &'static str },
     #[error(
@@ -111,7 +115,9 @@ impl Diagnostic for Error {
         match self {
             Self::UnknownApp { .. } | Self::UnknownParameter { .. } => Code::ConfigUnknownName,
             Self::Cycle { .. } => Code::GraphCycle,
-            Self::ClusterOnly { .. } | Self::NotLookedUp { .. } => Code::ConfigUnsupported,
+            Self::ClusterOnly { .. } | Self::NotLookedUp { .. } | Self::Pod { .. } => {
+                Code::ConfigUnsupported
+            }
             Self::Duplicate { .. }
             | Self::NothingToRun { .. }
             | Self::NoValue { .. }
@@ -179,6 +185,7 @@ impl Diagnostic for Error {
             | Self::Unreadable { .. }
             | Self::NameTooLong { .. }
             | Self::DescriptionTooLong { .. }
+            | Self::Pod { .. }
             | Self::NoTarget => Vec::new(),
         }
     }
@@ -376,6 +383,9 @@ fn check_app(app: &AppSpec, local: bool) -> Result<(), Error> {
             name: app.name.clone(),
         });
     }
+    if let Some(template) = &app.pod {
+        check_pod(app, template, local)?;
+    }
     for parameter in &app.parameters {
         match &parameter.value {
             None => {
@@ -431,6 +441,28 @@ fn elsewhere(
             instead,
         }
     }
+}
+
+/// A template that cannot be used is not left out silently.
+fn check_pod(app: &AppSpec, template: &PodTemplate, local: bool) -> Result<(), Error> {
+    let refused = |reason| Error::Pod {
+        app: app.name.clone(),
+        reason,
+    };
+    if local {
+        return Err(refused("the local platform has no pods".to_owned()));
+    }
+    let containers = template.spec.get("containers");
+    let mut containers = containers
+        .and_then(|list| list.as_array())
+        .into_iter()
+        .flatten();
+    let own = template.primary_container.as_str();
+    // A pod of no container gets one for the app.
+    if containers.clone().count() > 0 && !containers.any(|container| container["name"] == own) {
+        return Err(refused(format!("it has no container called `{own}`")));
+    }
+    Ok(())
 }
 
 /// Orders apps so that each stands behind all it depends on.
@@ -534,6 +566,7 @@ mod tests {
             cluster: None,
             request_timeout: None,
             service_account: None,
+            pod: None,
             include: Vec::new(),
             declared_in: None,
             loader: None,
@@ -712,5 +745,27 @@ mod tests {
             assert!(error.to_string().contains(text), "{error}");
             assert!(error.hints()[0].contains(instead), "{:?}", error.hints());
         }
+    }
+
+    #[test]
+    fn a_pod_template_is_not_left_out_silently() {
+        let check = |local, spec| {
+            let mut web = app("web", &[]);
+            let template = PodTemplate {
+                spec,
+                primary_container: "app".into(),
+                labels: BTreeMap::new(),
+                annotations: BTreeMap::new(),
+            };
+            web.pod = Some(template.clone());
+            check_pod(&web, &template, local)
+        };
+        let empty = || serde_json::json!({});
+        assert!(check(false, empty()).is_ok());
+        let error = check(true, empty()).unwrap_err();
+        assert_eq!(error.code(), Code::ConfigUnsupported);
+        let other = serde_json::json!({"containers": [{"name": "other"}]});
+        let error = check(false, other).unwrap_err().to_string();
+        assert!(error.ends_with("no container called `app`"), "{error}");
     }
 }

@@ -1,5 +1,6 @@
 //! An app as it is declared: the Rust side of `flyte.app.AppEnvironment`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -59,6 +60,38 @@ pub struct SecretRef {
     pub env_var: Option<String>,
 }
 
+/// The family of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AcceleratorClass {
+    Gpu,
+    Tpu,
+    Neuron,
+    AmdGpu,
+    HabanaGaudi,
+}
+
+/// Devices that a replica computes on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accelerator {
+    pub class: AcceleratorClass,
+    /// The model as it is declared, such as `A100_80G`; any of the family where none is.
+    pub device: Option<String>,
+    pub count: u32,
+    /// A slice of the device.
+    pub partition: Option<String>,
+}
+
+/// A pod to run an app in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PodTemplate {
+    /// Kubernetes' `PodSpec`.
+    pub spec: serde_json::Value,
+    /// The container that is the app's.
+    pub primary_container: String,
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+}
+
 /// Kubernetes quantities, as declared.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResourceList {
@@ -66,7 +99,7 @@ pub struct ResourceList {
     pub cpu: Option<(String, Option<String>)>,
     /// (request, limit)
     pub memory: Option<(String, Option<String>)>,
-    pub gpu: Option<String>,
+    pub accelerator: Option<Accelerator>,
     pub disk: Option<String>,
     pub shm: Option<String>,
 }
@@ -97,6 +130,7 @@ pub struct AppSpec {
     pub cluster: Option<String>,
     pub request_timeout: Option<Duration>,
     pub service_account: Option<String>,
+    pub pod: Option<PodTemplate>,
     /// Paths and globs, relative to `declared_in`'s folder.
     pub include: Vec<String>,
     /// The file whose code made the environment; `None` in notebooks and REPLs.

@@ -7,6 +7,9 @@ pub mod app;
 pub mod image;
 pub mod parameter;
 
-pub use app::{AppSpec, CopyStyle, Link, Metric, PortSpec, ResourceList, Scaling, SecretRef};
+pub use app::{
+    Accelerator, AcceleratorClass, AppSpec, CopyStyle, Link, Metric, PodTemplate, PortSpec,
+    ResourceList, Scaling, SecretRef,
+};
 pub use image::{Image, ImageSpec, InstallMode, InstallOptions, Layer, PythonVersion};
 pub use parameter::{Parameter, ParameterKind, ParameterValue};

@@ -6,8 +6,9 @@
 use buffa_types::google::protobuf::Duration as PbDuration;
 use serde::{Deserialize, Serialize};
 
+use super::pod::pod;
 use super::{app, common, core, identifier, task};
-use crate::spec::{AppSpec, Metric};
+use crate::spec::{Accelerator, AcceleratorClass, AppSpec, Metric};
 
 /// Settings of activation that the protocol has no field for. They travel in
 /// `Container.config`, which clusters ignore and which the app does not see.
@@ -102,7 +103,7 @@ pub fn app(deployment: &Deployment<'_>) -> app::App {
         }
         .into(),
         spec: app::Spec {
-            app_payload: Some(container(deployment).into()),
+            app_payload: Some(payload(deployment)),
             autoscaling: autoscaling(spec).into(),
             ingress: app::IngressConfig {
                 private: false,
@@ -142,6 +143,14 @@ pub fn app(deployment: &Deployment<'_>) -> app::App {
         }
         .into(),
         ..Default::default()
+    }
+}
+
+fn payload(deployment: &Deployment<'_>) -> app::spec::AppPayload {
+    let template = deployment.spec.pod.as_ref();
+    match template.and_then(|template| pod(deployment, template)) {
+        Some(pod) => pod.into(),
+        None => container(deployment).into(),
     }
 }
 
@@ -187,12 +196,9 @@ fn resources(spec: &AppSpec) -> core::Resources {
             }
         }
     }
-    if let Some(count) = declared
-        .gpu
-        .as_deref()
-        .and_then(|gpu| gpu.split(':').nth(1))
-    {
-        result.requests.push(entry(ResourceName::GPU, count));
+    if let Some(accelerator) = &declared.accelerator {
+        let count = accelerator.count.to_string();
+        result.requests.push(entry(ResourceName::GPU, &count));
     }
     if let Some(disk) = &declared.disk {
         result
@@ -203,23 +209,14 @@ fn resources(spec: &AppSpec) -> core::Resources {
 }
 
 fn extended_resources(spec: &AppSpec) -> Option<core::ExtendedResources> {
-    let device = spec
-        .resources
-        .gpu
-        .as_deref()
-        .and_then(|gpu| gpu.split(':').next())
-        .filter(|device| !device.is_empty());
-    let shm = spec.resources.shm.as_deref();
-    if device.is_none() && shm.is_none() {
+    let resources = &spec.resources;
+    let accelerator = resources.accelerator.as_ref().and_then(accelerator);
+    let shm = resources.shm.as_deref();
+    if accelerator.is_none() && shm.is_none() {
         return None;
     }
     Some(core::ExtendedResources {
-        gpu_accelerator: device
-            .map(|device| core::GPUAccelerator {
-                device: device.to_owned(),
-                ..Default::default()
-            })
-            .into(),
+        gpu_accelerator: accelerator.into(),
         shared_memory: shm
             .map(|size| core::SharedMemory {
                 mount_path: "/dev/shm".into(),
@@ -228,6 +225,47 @@ fn extended_resources(spec: &AppSpec) -> Option<core::ExtendedResources> {
                 ..Default::default()
             })
             .into(),
+        ..Default::default()
+    })
+}
+
+/// The label that nodes carry which have a device; where there is none, the device's own name.
+const DEVICE_LABELS: &[(&str, &str)] = &[
+    ("A10", "nvidia-a10"),
+    ("A10G", "nvidia-a10g"),
+    ("A100", "nvidia-tesla-a100"),
+    ("A100_80G", "nvidia-a100-80gb"),
+    ("H100", "nvidia-tesla-h100"),
+    ("L4", "nvidia-l4"),
+    ("L40s", "nvidia-l40s"),
+    ("T4", "nvidia-tesla-t4"),
+    ("V100", "nvidia-tesla-v100"),
+    ("RTX_PRO_4500", "nvidia-rtx-pro-4500"),
+    ("RTX_PRO_6000", "nvidia-rtx-pro-6000"),
+    ("V5E", "tpu-v5-lite-podslice"),
+    ("V5P", "tpu-v5p-slice"),
+    ("V6E", "tpu-v6e-slice"),
+];
+
+/// Which device it has to be; `None` where any will do.
+fn accelerator(declared: &Accelerator) -> Option<core::GPUAccelerator> {
+    use core::gpu_accelerator::{DeviceClass, PartitionSizeValue};
+    let device = declared.device.as_deref()?;
+    let label = DEVICE_LABELS.iter().find(|(name, _)| *name == device);
+    Some(core::GPUAccelerator {
+        device: label.map_or(device, |(_, label)| label).to_owned(),
+        device_class: match declared.class {
+            AcceleratorClass::Gpu => DeviceClass::NVIDIA_GPU,
+            AcceleratorClass::Tpu => DeviceClass::GOOGLE_TPU,
+            AcceleratorClass::Neuron => DeviceClass::AMAZON_NEURON,
+            AcceleratorClass::AmdGpu => DeviceClass::AMD_GPU,
+            AcceleratorClass::HabanaGaudi => DeviceClass::HABANA_GAUDI,
+        }
+        .into(),
+        partition_size_value: declared
+            .partition
+            .clone()
+            .map(PartitionSizeValue::PartitionSize),
         ..Default::default()
     })
 }
@@ -298,8 +336,10 @@ fn secret(secret: &crate::spec::SecretRef) -> core::Secret {
 
 fn inputs(values: &[(String, String)]) -> app::InputList {
     app::InputList {
+        // Servers that check refuse an empty value; the app gets it by its command line all the same.
         items: values
             .iter()
+            .filter(|(_, value)| !value.is_empty())
             .map(|(name, value)| app::Input {
                 name: name.clone(),
                 value: Some(app::input::Value::StringValue(value.clone())),
@@ -335,5 +375,63 @@ fn duration(value: std::time::Duration) -> PbDuration {
         seconds: i64::try_from(value.as_secs()).unwrap_or(i64::MAX),
         nanos: i32::try_from(value.subsec_nanos()).unwrap_or(0),
         ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn declared(class: AcceleratorClass, device: Option<&str>) -> Accelerator {
+        Accelerator {
+            class,
+            device: device.map(str::to_owned),
+            count: 1,
+            partition: None,
+        }
+    }
+
+    #[test]
+    fn devices_are_named_as_nodes_are_labelled() {
+        use super::core::gpu_accelerator::{DeviceClass, PartitionSizeValue};
+        let label = |class, device| {
+            let sent = accelerator(&declared(class, Some(device))).unwrap();
+            (sent.device, sent.device_class.as_known().unwrap())
+        };
+        let gpu = AcceleratorClass::Gpu;
+        assert_eq!(
+            label(gpu, "T4"),
+            ("nvidia-tesla-t4".into(), DeviceClass::NVIDIA_GPU)
+        );
+        assert_eq!(label(gpu, "H200").0, "H200");
+        assert_eq!(
+            label(AcceleratorClass::Tpu, "V5E"),
+            ("tpu-v5-lite-podslice".into(), DeviceClass::GOOGLE_TPU)
+        );
+        assert_eq!(
+            label(AcceleratorClass::Neuron, "Trn1"),
+            ("Trn1".into(), DeviceClass::AMAZON_NEURON)
+        );
+        assert_eq!(
+            label(AcceleratorClass::AmdGpu, "MI300X").1,
+            DeviceClass::AMD_GPU
+        );
+        assert!(accelerator(&declared(gpu, None)).is_none());
+        let slice = accelerator(&Accelerator {
+            partition: Some("1g.5gb".into()),
+            ..declared(gpu, Some("A100"))
+        });
+        let size = slice.unwrap().partition_size_value;
+        assert_eq!(
+            size,
+            Some(PartitionSizeValue::PartitionSize("1g.5gb".into()))
+        );
+    }
+
+    #[test]
+    fn empty_values_are_not_shown() {
+        let list = inputs(&[("a".into(), String::new()), ("b".into(), "1".into())]);
+        let names: Vec<&str> = list.items.iter().map(|input| input.name.as_str()).collect();
+        assert_eq!(names, ["b"]);
     }
 }

@@ -5,6 +5,7 @@
 //! container engine asks of whoever lets it build.
 
 pub mod build;
+pub mod pod;
 pub mod status;
 
 #[allow(
