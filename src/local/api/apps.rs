@@ -1,11 +1,11 @@
 //! `AppService`: create, read, change, delete, list and watch apps.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use connectrpc::{
     ConnectError, Encodable, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
 };
-use futures::StreamExt;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::{Api, list};
@@ -112,18 +112,25 @@ impl AppService for Api {
         let target = request.to_owned_message().target;
         let target = target.ok_or_else(|| missing("target"))?;
         // Subscribed before the snapshot is taken, so that nothing falls between the two.
-        let changes = self.platform.changes();
-        let mut snapshot = Vec::new();
+        let mut watching = Watching {
+            changes: self.platform.changes(),
+            platform: Arc::clone(&self.platform),
+            target,
+            told: HashMap::new(),
+            ready: VecDeque::new(),
+        };
         for app in self.platform.views()? {
-            if watched(&app, &target) {
+            if watched(&app, &watching.target) {
+                watching.told(&app);
                 // The PyPI SDK reads updates only, and pauses for a second over anything else.
-                snapshot.extend([updated(app.clone()), created(app)].map(Ok));
+                watching.ready.extend([updated(app.clone()), created(app)]);
             }
         }
-        let live = live_events(Arc::clone(&self.platform), changes, target);
-        Ok(Response::stream(
-            futures::stream::iter(snapshot).chain(live),
-        ))
+        let live = futures::stream::unfold(watching, |mut watching| async move {
+            let next = watching.next().await?;
+            Some((next, watching))
+        });
+        Ok(Response::stream(live))
     }
 
     async fn lease(
@@ -141,33 +148,88 @@ fn missing(field: &str) -> ConnectError {
     ConnectError::invalid_argument(format!("the request lacks `{field}`"))
 }
 
-fn live_events(
+/// What somebody who watches is still to be told.
+struct Watching {
     platform: Arc<Platform>,
     changes: tokio::sync::broadcast::Receiver<Change>,
     target: app::watch_request::Target,
-) -> impl futures::Stream<Item = Result<app::WatchResponse, ConnectError>> + Send + 'static {
-    let state = (platform, changes, target);
-    futures::stream::unfold(state, |(platform, mut changes, target)| async move {
+    /// The last condition of each app that was told.
+    told: HashMap<AppKey, app::Condition>,
+    ready: VecDeque<app::WatchResponse>,
+}
+
+impl Watching {
+    async fn next(&mut self) -> Option<Result<app::WatchResponse, ConnectError>> {
         loop {
-            let change = match changes.recv().await {
-                Ok(change) => change,
-                // What was missed is in the conditions of the next view.
-                Err(RecvError::Lagged(_)) => continue,
+            if let Some(response) = self.ready.pop_front() {
+                return Some(Ok(response));
+            }
+            let taken = match self.changes.recv().await {
+                Ok(change) => self.take(change),
+                Err(RecvError::Lagged(_)) => self.catch_up(),
                 Err(RecvError::Closed) => return None,
             };
-            let response = match change.deleted {
-                Some(app) if watched(&app, &target) => deleted(*app),
-                Some(_) => continue,
-                None => match platform.view(&change.key) {
-                    Ok(app) if watched(&app, &target) => updated(app),
-                    // Gone since; its deletion follows.
-                    Ok(_) | Err(Refused::NotFound(_)) => continue,
-                    Err(error) => return Some((Err(error.into()), (platform, changes, target))),
-                },
-            };
-            return Some((Ok(response), (platform, changes, target)));
+            if let Err(error) = taken {
+                return Some(Err(error.into()));
+            }
         }
-    })
+    }
+
+    fn take(&mut self, change: Change) -> Result<(), Refused> {
+        if let Some(app) = change.deleted {
+            if watched(&app, &self.target) {
+                self.told.remove(&change.key);
+                self.ready.push_back(deleted(*app));
+            }
+            return Ok(());
+        }
+        match self.platform.view(&change.key) {
+            Ok(app) if watched(&app, &self.target) => self.tell(app),
+            // Gone since; its deletion follows.
+            Ok(_) | Err(Refused::NotFound(_)) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// What was missed is in the conditions, but nobody may look at them until something happens.
+    fn catch_up(&mut self) -> Result<(), Refused> {
+        for app in self.platform.views()? {
+            if watched(&app, &self.target) {
+                self.tell(app);
+            }
+        }
+        Ok(())
+    }
+
+    fn told(&mut self, app: &app::App) {
+        if let Some(last) = app.status.conditions.last() {
+            self.told.insert(AppKey::of(&app.metadata.id), last.clone());
+        }
+    }
+
+    /// An event for each condition that is new. Some clients read only the last condition of each:
+    /// a failure that is followed by "keeps serving" at once would look like success.
+    fn tell(&mut self, app: app::App) {
+        let last = self.told.get(&AppKey::of(&app.metadata.id));
+        for end in news(last, &app.status.conditions) {
+            let mut then = app.clone();
+            then.status.modify(|status| status.conditions.truncate(end));
+            self.ready.push_back(updated(then));
+        }
+        self.told(&app);
+        self.ready.push_back(updated(app));
+    }
+}
+
+/// Where the new conditions end, but for the last one.
+fn news(last: Option<&app::Condition>, conditions: &[app::Condition]) -> std::ops::Range<usize> {
+    let known = last.and_then(|last| conditions.iter().rposition(|one| one == last));
+    match known {
+        Some(known) if known + 2 <= conditions.len() => known + 2..conditions.len(),
+        // Nothing is new, or so much that the last one has to do.
+        Some(_) | None => 0..0,
+    }
 }
 
 fn created(app: app::App) -> app::WatchResponse {
@@ -216,5 +278,24 @@ fn watched(app: &app::App, target: &app::watch_request::Target) -> bool {
         Target::AppId(wanted) => AppKey::of(id) == AppKey::of(wanted),
         Target::Project(project) => list::in_project(id, project),
         Target::Org(_) | Target::ClusterId(_) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_new_condition_is_told_by_an_event_of_its_own() {
+        let condition = |message: &str| app::Condition {
+            message: message.into(),
+            ..Default::default()
+        };
+        let all: Vec<_> = ["a", "b", "c", "d"].map(condition).into();
+        assert_eq!(news(Some(&all[1]), &all), 3..4);
+        assert_eq!(news(Some(&all[0]), &all), 2..4);
+        for last in [Some(&all[2]), Some(&all[3]), Some(&condition("x")), None] {
+            assert!(news(last, &all).is_empty());
+        }
     }
 }
