@@ -316,7 +316,10 @@ mod tests {
             ("local st", &["start", "stop", "status"]),
             ("get app web ", &[]),
             ("get app -p other ", &["other-app"]),
-            ("--endpoint http://c get app --project=other ", &["other-app"]),
+            (
+                "--endpoint http://c get app --project=other ",
+                &["other-app"],
+            ),
             ("delete secret ", &["api-key"]),
             ("bundle why lazy.py app.py ", &["env"]),
             ("deploy app.py --wat", &[]),

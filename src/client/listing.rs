@@ -3,6 +3,8 @@
 //! What is asked for is sent along, and looked at again when it arrives: the open-source control
 //! plane takes filters and ignores them.
 
+use std::cmp::Ordering;
+
 use super::call::Repeat;
 use super::{Client, Error, project_id};
 use crate::wire::app::list_request::FilterBy;
@@ -80,7 +82,52 @@ impl Listing<'_> {
     }
 
     fn is_wanted(&self, app: &app::App) -> bool {
-        self.states.is_empty() || self.states.contains(&status::deployment_status(app))
+        let created_by = self.created_by.as_deref();
+        (self.states.is_empty() || self.states.contains(&status::deployment_status(app)))
+            && created_by.is_none_or(|subject| subject_of(app) == subject)
+    }
+
+    /// Whether apps come in the order that was asked for, as far as that can be told here.
+    fn is_in_order(&self, apps: &[app::App]) -> bool {
+        self.comparison()
+            .is_none_or(|compare| apps.is_sorted_by(|a, b| compare(a, b).is_le()))
+    }
+
+    fn comparison(&self) -> Option<impl Fn(&app::App, &app::App) -> Ordering + use<>> {
+        let (key, ascending) = self.sort_by.as_ref()?;
+        let value = value_of(key)?;
+        let ascending = *ascending;
+        Some(move |a: &app::App, b: &app::App| {
+            let order = value(a).cmp(&value(b));
+            if ascending { order } else { order.reverse() }
+        })
+    }
+}
+
+/// What apps are sorted by, as text that sorts like it; `None` where only the server knows.
+fn value_of(key: &str) -> Option<fn(&app::App) -> (i64, i32, String)> {
+    match key {
+        "name" => Some(|app| (0, 0, app.metadata.id.name.clone())),
+        "created_at" => Some(|app| {
+            let time = &app.status.created_at;
+            (time.seconds, time.nanos, String::new())
+        }),
+        "updated_at" => Some(|app| {
+            let time = &app.status.last_updated_at;
+            (time.seconds, time.nanos, String::new())
+        }),
+        "created_by" => Some(|app| (0, 0, subject_of(app).to_owned())),
+        _ => None,
+    }
+}
+
+/// Who created an app; empty where that is not said.
+fn subject_of(app: &app::App) -> &str {
+    use common::enriched_identity::Principal;
+    match &app.spec.creator.principal {
+        Some(Principal::User(user)) => &user.id.subject,
+        Some(Principal::Application(application)) => &application.id.subject,
+        None => "",
     }
 }
 
@@ -89,8 +136,17 @@ impl Client {
     pub async fn list(&self, listing: &Listing<'_>) -> Result<Vec<app::App>, Error> {
         let mut apps = Vec::new();
         let mut token = String::new();
-        while apps.len() < listing.limit {
-            let request = listing.request(token, listing.limit - apps.len());
+        // Whether a server sorts is seen where several apps come, and one that does not has to tell
+        // of all before the first ones are known.
+        let mut is_sorted = true;
+        while apps.len() < listing.limit || !is_sorted {
+            let left = listing.limit.saturating_sub(apps.len());
+            let page = if listing.sort_by.is_some() {
+                PAGE
+            } else {
+                left
+            };
+            let request = listing.request(token, page);
             let response = self
                 .caller
                 .call("List", Repeat::Always, |options| {
@@ -104,10 +160,14 @@ impl Client {
                     .into_iter()
                     .filter(|app| listing.is_wanted(app)),
             );
+            is_sorted = is_sorted && listing.is_in_order(&apps);
             token = response.token;
             if token.is_empty() {
                 break;
             }
+        }
+        if !is_sorted && let Some(compare) = listing.comparison() {
+            apps.sort_by(compare);
         }
         apps.truncate(listing.limit);
         Ok(apps)

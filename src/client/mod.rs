@@ -25,7 +25,7 @@ use call::{Caller, Failed, Repeat, RequestId, backoff};
 
 pub use error::Error;
 pub use listing::Listing;
-pub use streams::{Event, LogLine, LogStream, Watch};
+pub use streams::{Event, LOG_PATIENCE, LogLine, LogStream, Watch};
 pub use transport::Transport;
 pub use upload::{Piece, Upload};
 
@@ -35,6 +35,14 @@ use cluster::select_cluster_request::{Operation, Resource};
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
 /// How often a change is begun anew because somebody else changed the app meanwhile.
 const CONFLICTS: u32 = 3;
+
+/// An app as a change left it.
+#[derive(Clone, Debug)]
+pub struct Changed {
+    pub app: app::App,
+    /// When the control plane answered, in seconds since 1970 by its own clock.
+    pub taken_at: Option<i64>,
+}
 
 /// A connection to one control plane; cheap to clone.
 #[derive(Clone)]
@@ -165,10 +173,13 @@ impl Client {
         if plain.is_empty() || whole == self.endpoint() {
             return Ok(self.clone());
         }
+        let base: http::Uri = whole.parse().map_err(|_| refused("it is not a URL"))?;
+        if is_here(&self.transport.base_uri(), &base) {
+            return Ok(self.clone());
+        }
         if is_secure && whole.starts_with("http:") {
             return Err(refused("tokens would be sent in the clear"));
         }
-        let base = whole.parse().map_err(|_| refused("it is not a URL"))?;
         let transport = self
             .transport
             .elsewhere(base)
@@ -183,13 +194,13 @@ impl Client {
     /// Creates the app, or replaces it where the control plane says that it exists.
     ///
     /// Where it is not known what became of a try, the control plane is asked before another one.
-    pub async fn create_or_replace(&self, app: app::App) -> Result<app::App, Error> {
+    pub async fn create_or_replace(&self, app: app::App) -> Result<Changed, Error> {
         let id = RequestId::new();
         let request = app::CreateRequest {
             app: app.clone().into(),
             ..Default::default()
         };
-        let mut tries = 0;
+        let (mut tries, mut vanished) = (0, 0);
         loop {
             let outcome = self
                 .caller
@@ -198,21 +209,41 @@ impl Client {
                 })
                 .await;
             match outcome {
-                Ok(answer) => return self.expect("Create", answer.into_owned().app),
-                Err(failed) if exists(&failed) => return Box::pin(self.replace(app)).await,
+                Ok(answer) => {
+                    let taken_at = date(answer.headers());
+                    let app = self.expect("Create", answer.into_owned().app)?;
+                    return Ok(Changed { app, taken_at });
+                }
+                Err(failed) if exists(&failed) => match Box::pin(self.replace(app.clone())).await {
+                    // It was there, and is gone.
+                    Err(Error::NotFound { .. }) if vanished < CONFLICTS => vanished += 1,
+                    outcome => return outcome,
+                },
                 Err(failed) => {
-                    if let Some(stored) = Box::pin(self.settle(&app, failed, &mut tries)).await? {
-                        return Ok(stored);
+                    let stored = self.settle(&app, is_same, failed, &mut tries);
+                    if let Some(app) = Box::pin(stored).await? {
+                        return Ok(Changed::unseen(app));
                     }
                 }
             }
         }
     }
 
-    async fn replace(&self, mut app: app::App) -> Result<app::App, Error> {
+    /// Gives the app that exists another spec; where somebody else changed it meanwhile, theirs.
+    async fn replace(&self, app: app::App) -> Result<Changed, Error> {
+        let mut conflicts = 0;
+        loop {
+            match Box::pin(self.replace_once(app.clone())).await {
+                Err(error) if is_conflict(&error) && conflicts < CONFLICTS => conflicts += 1,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn replace_once(&self, mut app: app::App) -> Result<Changed, Error> {
         let stored = self.get(&app.metadata.id).await?;
         if is_same(&stored, &app) && !status::is_failing(&stored) {
-            return Ok(stored); // the first try had come through after all
+            return Ok(Changed::unseen(stored)); // the first try had come through after all
         }
         app.metadata.modify(|meta| {
             meta.revision = stored.metadata.revision;
@@ -224,11 +255,12 @@ impl Client {
         self.update(app, "served again").await
     }
 
-    /// What a failed change came to: the app where it came through, `None` where it may be made
-    /// again, the failure where there is no use in that.
+    /// What a failed change came to: the app where `came_through` says so, `None` where it may be
+    /// made again, the failure where there is no use in that.
     async fn settle(
         &self,
         wanted: &app::App,
+        came_through: fn(&app::App, &app::App) -> bool,
         failed: Failed,
         tries: &mut u32,
     ) -> Result<Option<app::App>, Error> {
@@ -238,7 +270,7 @@ impl Client {
         tokio::time::sleep(backoff(*tries)).await;
         *tries += 1;
         match self.get(&wanted.metadata.id).await {
-            Ok(stored) => Ok(is_same(&stored, wanted).then_some(stored)),
+            Ok(stored) => Ok(came_through(&stored, wanted).then_some(stored)),
             Err(Error::NotFound { .. }) => Ok(None),
             Err(_) => Err(failed.error),
         }
@@ -268,7 +300,7 @@ impl Client {
     }
 
     /// Sends a changed app back.
-    pub async fn update(&self, app: app::App, reason: &str) -> Result<app::App, Error> {
+    pub async fn update(&self, app: app::App, reason: &str) -> Result<Changed, Error> {
         let id = RequestId::new();
         let request = app::UpdateRequest {
             app: app.clone().into(),
@@ -284,10 +316,15 @@ impl Client {
                 })
                 .await;
             match outcome {
-                Ok(answer) => return self.expect("Update", answer.into_owned().app),
+                Ok(answer) => {
+                    let taken_at = date(answer.headers());
+                    let app = self.expect("Update", answer.into_owned().app)?;
+                    return Ok(Changed { app, taken_at });
+                }
                 Err(failed) => {
-                    if let Some(stored) = Box::pin(self.settle(&app, failed, &mut tries)).await? {
-                        return Ok(stored);
+                    let stored = self.settle(&app, is_same_and_labelled, failed, &mut tries);
+                    if let Some(app) = Box::pin(stored).await? {
+                        return Ok(Changed::unseen(app));
                     }
                 }
             }
@@ -295,23 +332,22 @@ impl Client {
     }
 
     /// Changes only what the app should be doing; every other field goes back as it came. Where
-    /// somebody else changed the app meanwhile, it is their app that is changed.
+    /// somebody else changed the app meanwhile, it is their app that is changed. Tells how the app
+    /// was before, too.
     pub async fn set_desired_state(
         &self,
         id: &app::Identifier,
         state: app::spec::DesiredState,
         reason: &str,
-    ) -> Result<app::App, Error> {
+    ) -> Result<(app::App, Changed), Error> {
         let mut conflicts = 0;
         loop {
-            let mut app = Box::pin(self.get(id)).await?;
+            let before = Box::pin(self.get(id)).await?;
+            let mut app = before.clone();
             app.spec.modify(|spec| spec.desired_state = state.into());
             match Box::pin(self.update(app, reason)).await {
-                Err(Error::Rejected {
-                    code: ErrorCode::Aborted | ErrorCode::FailedPrecondition,
-                    ..
-                }) if conflicts < CONFLICTS => conflicts += 1,
-                outcome => return outcome,
+                Err(error) if is_conflict(&error) && conflicts < CONFLICTS => conflicts += 1,
+                outcome => return outcome.map(|changed| (before, changed)),
             }
         }
     }
@@ -352,18 +388,26 @@ impl Client {
             // Where it is not told which cluster has the log, this control plane may have it.
             selected.await.unwrap_or_else(|_| self.clone())
         };
-        LogStream::open(client, id.clone(), follow).await
+        LogStream::open(client, self.clone(), id.clone(), follow).await
     }
 
-    /// All lines that are kept of an app, oldest first.
-    pub async fn past_logs(&self, id: &app::Identifier) -> Result<Vec<LogLine>, Error> {
+    /// All lines that are kept of an app, oldest first. Where the control plane does not say that
+    /// these are all, they are what it sends within `patience`.
+    pub async fn past_logs(
+        &self,
+        id: &app::Identifier,
+        patience: Duration,
+    ) -> Result<Vec<LogLine>, Error> {
         let mut stream = self.tail_logs(id, false).await?;
+        stream.wait_at_most(patience);
         let mut lines = Vec::new();
         loop {
-            match tokio::time::timeout(streams::LOG_SILENCE, stream.next()).await {
-                Ok(Ok(Some(batch))) => lines.extend(batch),
-                Ok(Ok(None)) | Err(_) => return Ok(lines),
-                Ok(Err(error)) => return Err(error),
+            match stream.next().await {
+                Ok(Some(batch)) => lines.extend(batch),
+                Ok(None) => return Ok(lines),
+                // What came is worth more than why no more did.
+                Err(_) if !lines.is_empty() => return Ok(lines),
+                Err(error) => return Err(error),
             }
         }
     }
@@ -389,6 +433,53 @@ fn exists(failed: &Failed) -> bool {
     )
 }
 
+/// Whether somebody else changed the app meanwhile.
+fn is_conflict(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Rejected {
+            code: ErrorCode::Aborted | ErrorCode::FailedPrecondition,
+            ..
+        }
+    )
+}
+
+/// What an answer's `Date` says, in seconds since 1970.
+fn date(headers: &http::HeaderMap) -> Option<i64> {
+    let text = headers.get(http::header::DATE)?.to_str().ok()?;
+    let date = httpdate::parse_http_date(text).ok()?;
+    let since = date.duration_since(std::time::UNIX_EPOCH).ok()?;
+    i64::try_from(since.as_secs()).ok()
+}
+
+/// Whether a cluster's address leads back to where `base` leads.
+///
+/// The open-source control plane names the host that it was asked at. Behind a proxy that ends TLS
+/// it takes itself for `http`, and may not know the proxy's port.
+fn is_here(base: &http::Uri, cluster: &http::Uri) -> bool {
+    if base.host() != cluster.host() {
+        return false;
+    }
+    let is_secure = |uri: &http::Uri| uri.scheme_str() == Some("https");
+    let port = |uri: &http::Uri| uri.port_u16();
+    port(base) == port(cluster) || (is_secure(base) && !is_secure(cluster))
+}
+
+impl Changed {
+    /// A change that came through although no answer to it did.
+    fn unseen(app: app::App) -> Self {
+        Self {
+            app,
+            taken_at: None,
+        }
+    }
+}
+
+/// Whether an update came through: labels are all that some updates are about.
+fn is_same_and_labelled(stored: &app::App, sent: &app::App) -> bool {
+    stored.metadata.labels == sent.metadata.labels && is_same(stored, sent)
+}
+
 /// Whether an app that is stored is the one that was sent, but for who made it.
 fn is_same(stored: &app::App, sent: &app::App) -> bool {
     let mut spec = stored.spec.clone();
@@ -403,5 +494,35 @@ fn project_id(org: &str, project: &str, domain: &str) -> common::ProjectIdentifi
         domain: domain.to_owned(),
         name: project.to_owned(),
         ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_names_itself_is_not_another_one() {
+        let is_here = |base: &str, cluster: &str| {
+            super::is_here(&base.parse().unwrap(), &cluster.parse().unwrap())
+        };
+        assert!(is_here("https://h.x", "http://h.x"));
+        assert!(is_here("https://h.x:8443", "http://h.x:8443"));
+        assert!(is_here("https://h.x:8443", "http://h.x"));
+        assert!(is_here("https://h.x/prefix", "https://h.x"));
+        assert!(!is_here("http://h.x:80", "http://h.x:81"));
+        assert!(!is_here("https://h.x", "https://h.x:8443"));
+        assert!(!is_here("https://h.x", "http://c.h.x"));
+    }
+
+    #[test]
+    fn labels_are_part_of_an_update() {
+        let bare = app::App::default();
+        let mut labelled = bare.clone();
+        labelled.metadata.modify(|meta| {
+            meta.labels.insert("team".into(), "a".into());
+        });
+        assert!(is_same(&bare, &labelled));
+        assert!(!is_same_and_labelled(&bare, &labelled));
     }
 }

@@ -9,7 +9,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use connectrpc::ConnectError;
 use connectrpc::client::{ClientBody, ClientTransport, full_body};
@@ -26,6 +26,11 @@ use crate::wire::dataproxy;
 const ATTEMPTS: u32 = 5;
 /// The longest pause that a server may ask for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How long a server may take to tell whether something is there.
+const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+/// How long an upload may stand still before it is begun anew; what a server does with the last byte
+/// is part of it.
+const STANDSTILL: Duration = Duration::from_secs(120);
 const CHUNK_BYTES: usize = 256 * 1024;
 /// So much is read of an answer that tells what is wrong.
 const LONGEST_ANSWER: usize = 16 * 1024;
@@ -85,7 +90,9 @@ impl Client {
             filename: upload.filename.to_owned(),
             filename_root: upload.folder.to_owned(),
             content_md5: upload.md5.to_vec(),
-            content_length: i64::try_from(upload.bytes()).unwrap_or(i64::MAX),
+            // Not told how much comes: the open-source control plane refuses more than 100 MiB, but
+            // only where it is.
+            content_length: 0,
             expires_in: buffa_types::google::protobuf::Duration {
                 seconds: 900,
                 ..Default::default()
@@ -118,13 +125,14 @@ impl Client {
         let Ok(request) = request(location, Method::HEAD, nothing) else {
             return There::Nothing;
         };
-        match self.transport().send(request).await {
-            Ok(response) if response.status() == StatusCode::OK => There::Whole,
-            Ok(response) => match number(response.headers(), OFFSET) {
+        let answer = self.transport().send(request);
+        match tokio::time::timeout(HEAD_PATIENCE, answer).await {
+            Ok(Ok(response)) if response.status() == StatusCode::OK => There::Whole,
+            Ok(Ok(response)) => match number(response.headers(), OFFSET) {
                 Some(offset) => There::Begun(offset),
                 None => There::Nothing,
             },
-            Err(_) => There::Nothing,
+            Ok(Err(_)) | Err(_) => There::Nothing,
         }
     }
 
@@ -197,21 +205,27 @@ impl Client {
         tokio::pin!(answer);
         let mut tick = tokio::time::interval(Duration::from_millis(100));
         tick.tick().await; // the first one is at once, before there is anything to tell
+        let mut progress = Progress::new(offset);
         let answer = loop {
             tokio::select! {
                 answer = &mut answer => break answer,
-                _ = tick.tick() => sent(on_its_way.load(Ordering::Relaxed)),
+                _ = tick.tick() => {
+                    let now = on_its_way.load(Ordering::Relaxed);
+                    sent(now);
+                    if progress.stands_still(now, STANDSTILL) {
+                        let text = format!("`{}` takes nothing any more", location.told());
+                        return Err(Refused::for_now(text));
+                    }
+                }
             }
         };
         match answer {
             Ok(response) if response.status().is_success() => Ok(()),
             Ok(response) => Err(Refused::of(location, response).await),
-            Err(error) => Err(Refused {
-                retry: true,
-                pause: None,
-                expired: false,
-                text: format!("`{}`: {}", location.told(), causes(&error)),
-            }),
+            Err(error) => {
+                let text = format!("`{}`: {}", location.told(), causes(&error));
+                Err(Refused::for_now(text))
+            }
         }
     }
 }
@@ -248,7 +262,39 @@ struct Refused {
     expired: bool,
 }
 
+/// Whether an upload gets on.
+struct Progress {
+    bytes: u64,
+    since: Instant,
+}
+
+impl Progress {
+    fn new(bytes: u64) -> Self {
+        Self {
+            bytes,
+            since: Instant::now(),
+        }
+    }
+
+    fn stands_still(&mut self, bytes: u64, patience: Duration) -> bool {
+        if bytes != self.bytes {
+            *self = Self::new(bytes);
+        }
+        self.since.elapsed() > patience
+    }
+}
+
 impl Refused {
+    /// Something that may pass.
+    fn for_now(text: String) -> Self {
+        Self {
+            text,
+            retry: true,
+            pause: None,
+            expired: false,
+        }
+    }
+
     /// What an object store's answer means. Its body says more than its status.
     async fn of(location: &Location, response: http::Response<crate::net::Body>) -> Self {
         let status = response.status();
@@ -495,6 +541,15 @@ mod tests {
         client.read_exact(&mut begin).await.unwrap();
         server.write_all(&begin).await.unwrap();
         server.flush().await.unwrap();
+    }
+
+    #[test]
+    fn an_upload_that_stands_still_is_seen() {
+        let mut progress = Progress::new(0);
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(!progress.stands_still(1, Duration::from_millis(10)));
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(progress.stands_still(1, Duration::from_millis(10)));
     }
 
     const BYTES: usize = 3_000_000;

@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 
 use super::error::IntoPy;
 use super::runtime;
-use crate::client::LogStream;
+use crate::client::{LOG_PATIENCE, LogStream};
 use crate::serve;
 
 /// Lines that an app wrote, oldest first; made by `App.logs`, for `for` and for `async for`.
@@ -62,23 +62,19 @@ impl State {
     /// Opens the stream. The last lines are told apart from those that follow by asking for the
     /// past alone first.
     async fn open(&mut self, app: &serve::App, follow: bool, tail: Option<usize>) -> PyResult<()> {
-        let mut newest = i128::MIN;
+        let mut past = Vec::new();
         if let Some(tail) = tail {
-            let past = app.past_logs().await.into_py()?;
-            newest = past.last().map_or(newest, |line| line.timestamp_ns);
+            past = app.past_logs(LOG_PATIENCE).await.into_py()?;
             let skip = past.len().saturating_sub(tail);
             self.ready
-                .extend(past.into_iter().skip(skip).map(|line| line.text));
+                .extend(past.iter().skip(skip).map(|line| line.text.clone()));
             if !follow {
                 self.ended = true;
                 return Ok(());
             }
         }
         let mut stream = app.logs(follow).await.into_py()?;
-        if newest > i128::MIN {
-            // Skip the past that was shown already.
-            stream.skip_until(newest);
-        }
+        stream.skip(&past);
         self.stream = Some(stream);
         Ok(())
     }

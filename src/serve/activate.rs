@@ -1,6 +1,14 @@
 //! Whether an app came up, read from its conditions as they arrive.
+//!
+//! A control plane that numbers revisions says of which one it speaks. The open-source one does not,
+//! and for a moment after a change it tells what came of the one before: an old failure, or the old
+//! version serving. What it says is therefore held against what was known before the change.
 
+use std::time::{Duration, Instant};
+
+use crate::client::Changed;
 use crate::error::{Code, Diagnostic, Retry};
+use crate::wire::app::spec::DesiredState;
 use crate::wire::app::status::{DeploymentStatus, Substate};
 use crate::wire::{app, status};
 
@@ -111,21 +119,127 @@ pub enum Verdict {
     Overtaken,
 }
 
-/// Judges the deployment of `revision`.
+/// How long a control plane may tell of the time before a change. Knative needs less than a second
+/// to take a change up, and a busy one some more.
+const SETTLING: Duration = Duration::from_secs(10);
+/// Clocks of one cluster differ, and Knative's times are whole seconds.
+const CLOCK_SECONDS: i64 = 1;
+/// What a service without a ready revision says; a stopped app is one until it is started again.
+const NO_REVISION: &str = "RevisionMissing";
+
+/// A change to an app whose outcome is waited for.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    pub revision: u64,
+    /// What the app's conditions said before.
+    before: Vec<app::Condition>,
+    /// The app was like this already, so what holds of it may go on to hold.
+    is_same: bool,
+    /// When the control plane took the change, by its clock.
+    pub taken_at: Option<i64>,
+    pub settled_at: Instant,
+}
+
+impl Attempt {
+    /// Looking on, with nothing changed: what is said now is meant.
+    pub fn watching(revision: u64) -> Self {
+        Self {
+            revision,
+            before: Vec::new(),
+            is_same: true,
+            taken_at: None,
+            settled_at: Instant::now(),
+        }
+    }
+
+    /// A change that was just made to `before`, where it is known.
+    pub fn of(before: Option<&app::App>, change: &Changed) -> Self {
+        let app = &change.app;
+        Self {
+            revision: app.metadata.revision,
+            before: before.map_or_else(Vec::new, |app| app.status.conditions.clone()),
+            is_same: before.is_some_and(|before| is_like(before, app)),
+            taken_at: change.taken_at,
+            settled_at: Instant::now() + SETTLING,
+        }
+    }
+
+    /// Whether the app was there before, declared otherwise.
+    pub fn is_replacement(&self) -> bool {
+        !self.is_same && !self.before.is_empty()
+    }
+
+    /// Whether a condition without a revision may be one of before the change.
+    fn is_old(&self, condition: &app::Condition, conditions: &[app::Condition]) -> bool {
+        if self.is_same || Instant::now() >= self.settled_at {
+            return false;
+        }
+        let time = &condition.last_transition_time;
+        let earlier = |taken: i64| time.is_set() && time.seconds < taken - CLOCK_SECONDS;
+        (!self.before.is_empty() && self.before == conditions)
+            || self.taken_at.is_some_and(earlier)
+            || condition.message.starts_with(NO_REVISION)
+    }
+}
+
+/// Whether the app is declared the same; who made it is not part of that.
+fn is_like(before: &app::App, after: &app::App) -> bool {
+    let mut spec = before.spec.clone();
+    spec.modify(|spec| spec.creator = after.spec.creator.clone());
+    spec == after.spec
+}
+
+/// Judges what came of an attempt.
 ///
 /// Where conditions carry revisions, only those that follow the revision's acceptance count: an
 /// older failure of the same revision, or of another one, says nothing about this attempt.
-/// Where they do not (clusters), the newest condition decides.
-pub fn judge(app: &app::App, revision: u64) -> Verdict {
+/// Where they do not (the open-source control plane), the newest condition decides, unless it may
+/// be of before.
+pub fn judge(app: &app::App, attempt: &Attempt) -> Verdict {
     let conditions = &app.status.conditions;
-    let own = || {
-        conditions
-            .iter()
-            .filter(|condition| condition.revision == revision)
-    };
-    if revision == 0 || own().next().is_none() {
-        return conditions.last().map_or_else(nothing_yet, of_condition);
+    if conditions.iter().all(|condition| condition.revision == 0) {
+        return newest(app, attempt);
     }
+    let revision = attempt.revision;
+    let is_own = |condition: &app::Condition| condition.revision == revision;
+    if revision > 0 && !conditions.iter().any(is_own) {
+        let is_newer = |one: &app::Condition| one.revision > revision && is_acceptance(one);
+        return if conditions.iter().any(is_newer) {
+            Verdict::Overtaken
+        } else {
+            nothing_yet()
+        };
+    }
+    if revision == 0 {
+        return newest(app, attempt);
+    }
+    of_revision(app, revision)
+}
+
+/// What the newest condition says, whichever deployment it speaks of.
+fn newest(app: &app::App, attempt: &Attempt) -> Verdict {
+    let Some(condition) = status::latest(app) else {
+        return nothing_yet();
+    };
+    match of_condition(condition) {
+        // The control plane looks for a cluster, or for another one.
+        Verdict::Deactivated if status::is_unassigned(condition) && is_wanted(app) => nothing_yet(),
+        Verdict::Active | Verdict::Failed { .. } | Verdict::Deactivated
+            if attempt.is_old(condition, &app.status.conditions) =>
+        {
+            nothing_yet()
+        }
+        verdict => verdict,
+    }
+}
+
+fn is_wanted(app: &app::App) -> bool {
+    app.spec.desired_state.as_known() != Some(DesiredState::DESIRED_STATE_STOPPED)
+}
+
+/// What the conditions say that follow the acceptance of a revision.
+fn of_revision(app: &app::App, revision: u64) -> Verdict {
+    let conditions = &app.status.conditions;
     let accepted = conditions
         .iter()
         .rposition(|condition| condition.revision == revision && is_acceptance(condition));
@@ -134,13 +248,18 @@ pub fn judge(app: &app::App, revision: u64) -> Verdict {
     for condition in attempt {
         if condition.revision == revision {
             verdict = of_condition(condition);
+            if verdict == Verdict::Deactivated && status::is_unassigned(condition) && is_wanted(app)
+            {
+                verdict = nothing_yet();
+            }
             // A failed attempt is over, whatever the platform does to serve something else.
             if matches!(verdict, Verdict::Failed { .. }) {
                 break;
             }
         } else if matches!(verdict, Verdict::Pending { .. }) {
             // What happens to the app as a whole ends an attempt that was still under way.
-            if status::is_deactivated(status::condition_status(condition)) {
+            let is_resting = status::is_deactivated(status::condition_status(condition));
+            if is_resting && !status::is_unassigned(condition) {
                 return Verdict::Deactivated;
             }
             if condition.revision > revision && is_acceptance(condition) {
@@ -230,11 +349,14 @@ mod tests {
             condition(2, DEPLOYING, INITIALIZING, "starting"),
         ];
         assert!(matches!(
-            judge(&app(conditions.clone()), 2),
+            judge(&app(conditions.clone()), &Attempt::watching(2)),
             Verdict::Pending { .. }
         ));
         conditions.push(condition(2, ACTIVE, RUNNING, ""));
-        assert_eq!(judge(&app(conditions), 2), Verdict::Active);
+        assert_eq!(
+            judge(&app(conditions), &Attempt::watching(2)),
+            Verdict::Active
+        );
     }
 
     #[test]
@@ -246,7 +368,7 @@ mod tests {
             condition(1, ACTIVE, RUNNING, "keeps serving"),
         ];
         assert_eq!(
-            judge(&app(conditions), 2),
+            judge(&app(conditions), &Attempt::watching(2)),
             Verdict::Failed {
                 code: Code::AppWrongPort,
                 message: "listens on 1".into()
@@ -261,9 +383,15 @@ mod tests {
             condition(2, DEPLOYING, INITIALIZING, "starting"),
             condition(3, PENDING, NONE, ""),
         ];
-        assert_eq!(judge(&app(conditions.clone()), 2), Verdict::Overtaken);
+        assert_eq!(
+            judge(&app(conditions.clone()), &Attempt::watching(2)),
+            Verdict::Overtaken
+        );
         conditions.insert(2, condition(2, ACTIVE, RUNNING, ""));
-        assert_eq!(judge(&app(conditions), 2), Verdict::Active);
+        assert_eq!(
+            judge(&app(conditions), &Attempt::watching(2)),
+            Verdict::Active
+        );
     }
 
     #[test]
@@ -273,7 +401,10 @@ mod tests {
             condition(2, PENDING, NONE, ""),
             condition(1, STOPPED, NONE, "deactivated"),
         ];
-        assert_eq!(judge(&app(conditions), 2), Verdict::Deactivated);
+        assert_eq!(
+            judge(&app(conditions), &Attempt::watching(2)),
+            Verdict::Deactivated
+        );
     }
 
     #[test]
@@ -282,6 +413,119 @@ mod tests {
             condition(0, FAILED, NONE, "RevisionMissing"),
             condition(0, ACTIVE, NONE, ""),
         ];
-        assert_eq!(judge(&app(conditions), 0), Verdict::Active);
+        assert_eq!(
+            judge(&app(conditions), &Attempt::watching(0)),
+            Verdict::Active
+        );
+    }
+
+    fn at(second: i64, mut condition: app::Condition) -> app::Condition {
+        condition.last_transition_time = buffa_types::google::protobuf::Timestamp {
+            seconds: second,
+            ..Default::default()
+        }
+        .into();
+        condition
+    }
+
+    fn declared(image: &str, conditions: Vec<app::Condition>) -> app::App {
+        let mut app = app(conditions);
+        app.spec = app::Spec {
+            cluster_pool: image.into(),
+            ..Default::default()
+        }
+        .into();
+        app
+    }
+
+    /// An attempt to replace `before` by an app that is declared as `image`.
+    fn attempt(before: &app::App, image: &str, taken_at: Option<i64>) -> Attempt {
+        let change = Changed {
+            app: declared(image, Vec::new()),
+            taken_at,
+        };
+        Attempt::of(Some(before), &change)
+    }
+
+    #[test]
+    fn what_was_said_before_a_change_does_not_decide_until_it_lasts() {
+        for old in [FAILED, ACTIVE, STOPPED] {
+            let before = declared("old", vec![condition(0, old, NONE, "old")]);
+            let mut attempt = attempt(&before, "new", None);
+            let said = judge(&before, &attempt);
+            assert!(matches!(said, Verdict::Pending { .. }), "{old:?}: {said:?}");
+            attempt.settled_at = Instant::now();
+            let said = judge(&before, &attempt);
+            assert!(!matches!(said, Verdict::Pending { .. }), "{old:?}");
+        }
+        let before = declared("same", vec![condition(0, ACTIVE, NONE, "")]);
+        assert_eq!(
+            judge(&before, &attempt(&before, "same", None)),
+            Verdict::Active
+        );
+    }
+
+    #[test]
+    fn what_the_server_dates_before_a_change_does_not_decide() {
+        // What was known before came from a cache.
+        let before = declared("old", vec![at(50, condition(0, PENDING, NONE, ""))]);
+        let attempt = attempt(&before, "new", Some(100));
+        let failed = |second| app(vec![at(second, condition(0, FAILED, NONE, "no"))]);
+        assert!(matches!(
+            judge(&failed(60), &attempt),
+            Verdict::Pending { .. }
+        ));
+        assert!(matches!(
+            judge(&failed(101), &attempt),
+            Verdict::Failed { .. }
+        ));
+    }
+
+    #[test]
+    fn a_stopped_app_has_no_revision_for_a_moment() {
+        let before = declared("a", vec![condition(0, STOPPED, NONE, "")]);
+        let missing = condition(0, FAILED, NONE, "RevisionMissing: gone");
+        assert!(matches!(
+            judge(&app(vec![missing]), &attempt(&before, "b", None)),
+            Verdict::Pending { .. }
+        ));
+    }
+
+    #[test]
+    fn conditions_that_stand_side_by_side_are_read_by_their_times() {
+        // Knative's three: the new version failed, and the routes of the old one are as they were.
+        let conditions = vec![
+            at(20, condition(0, FAILED, NONE, "RevisionFailed: no")),
+            at(20, condition(0, FAILED, NONE, "RevisionFailed: no")),
+            at(10, condition(0, DEPLOYING, NONE, "Routes are ready")),
+        ];
+        assert!(matches!(
+            judge(&app(conditions), &Attempt::watching(0)),
+            Verdict::Failed { .. }
+        ));
+    }
+
+    #[test]
+    fn an_app_without_a_cluster_is_waited_for() {
+        let unassigned = DeploymentStatus::DEPLOYMENT_STATUS_UNASSIGNED;
+        let mut looking = declared("a", vec![condition(0, unassigned, NONE, "")]);
+        let verdict = judge(&looking, &Attempt::watching(0));
+        assert!(matches!(verdict, Verdict::Pending { .. }));
+        let stopped = DesiredState::DESIRED_STATE_STOPPED;
+        looking
+            .spec
+            .modify(|spec| spec.desired_state = stopped.into());
+        let verdict = judge(&looking, &Attempt::watching(0));
+        assert_eq!(verdict, Verdict::Deactivated);
+    }
+
+    #[test]
+    fn what_is_said_of_another_revision_does_not_decide() {
+        let conditions = vec![condition(1, FAILED, NONE, "old")];
+        let verdict = judge(&app(conditions), &Attempt::watching(2));
+        assert!(matches!(verdict, Verdict::Pending { .. }));
+        let conditions = vec![condition(3, PENDING, NONE, "")];
+        let verdict = judge(&app(conditions), &Attempt::watching(2));
+        assert_eq!(verdict, Verdict::Overtaken);
     }
 }

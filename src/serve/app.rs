@@ -1,19 +1,20 @@
 //! A served app, in the caller's hand.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::activate::{self, Verdict, judge};
+use super::activate::{self, Attempt, Verdict, judge};
 use super::{Error, Options, Plan};
-use crate::client::{self, Client, Event, LogLine, LogStream};
+use crate::client::{self, Changed, Client, Event, LogLine, LogStream};
 use crate::wire::app::spec::DesiredState;
 use crate::wire::app::status::DeploymentStatus;
 use crate::wire::{app, identifier, status};
 
 /// Log lines that come with a failure.
 const FAILURE_LINES: usize = 30;
-/// How long the log is waited for when a failure is told.
+/// How long the log is read when a failure is told, and how long for what comes before that.
 const LOG_PATIENCE: Duration = Duration::from_secs(2);
+const WHOLE_LOG_PATIENCE: Duration = Duration::from_secs(8);
 
 /// One app on a control plane, with what was last known of it.
 pub struct App {
@@ -22,6 +23,8 @@ pub struct App {
     console: String,
     options: Options,
     known: Mutex<app::App>,
+    /// The change that was last made through this handle.
+    attempt: Mutex<Option<Attempt>>,
 }
 
 impl App {
@@ -31,7 +34,26 @@ impl App {
             console,
             options,
             known: Mutex::new(known),
+            attempt: Mutex::default(),
         }
+    }
+
+    /// Takes note of a change to the app, which was as `before`.
+    pub(super) fn tried(&self, before: Option<&app::App>, change: Changed) {
+        let attempt = Attempt::of(before, &change);
+        let mut slot = self.attempt.lock().unwrap_or_else(PoisonError::into_inner);
+        *slot = Some(attempt);
+        drop(slot);
+        self.learn(change.app);
+    }
+
+    /// What is waited for: what came of the last change, or else the app as it is.
+    fn attempt(&self) -> Attempt {
+        let slot = self.attempt.lock().unwrap_or_else(PoisonError::into_inner);
+        let revision = self.revision();
+        slot.clone()
+            .filter(|attempt| attempt.revision == revision)
+            .unwrap_or_else(|| Attempt::watching(revision))
     }
 
     pub(super) fn rehearsed(plan: &Plan) -> Self {
@@ -49,6 +71,7 @@ impl App {
             console: String::new(),
             options: plan.options.clone(),
             known: Mutex::new(known),
+            attempt: Mutex::default(),
         }
     }
 
@@ -141,11 +164,11 @@ impl App {
 
     /// Lets the app run again; with `wait`, until it serves.
     pub async fn activate(&self, wait: bool) -> Result<(), Error> {
-        let app = self
+        let (before, change) = self
             .client()?
             .set_desired_state(&self.id(), DesiredState::DESIRED_STATE_ACTIVE, "activated")
             .await?;
-        self.learn(app);
+        self.tried(Some(&before), change);
         if wait {
             self.wait_until_active(self.options.activate_timeout, |_| {})
                 .await?;
@@ -155,7 +178,7 @@ impl App {
 
     /// Puts the app to rest; with `wait`, until its processes are gone.
     pub async fn deactivate(&self, wait: bool) -> Result<(), Error> {
-        let app = self
+        let (before, change) = self
             .client()?
             .set_desired_state(
                 &self.id(),
@@ -163,7 +186,7 @@ impl App {
                 "deactivated",
             )
             .await?;
-        self.learn(app);
+        self.tried(Some(&before), change);
         if wait && !status::is_deactivated(self.deployment_status()) {
             self.wait_until_deactivated(self.options.deactivate_timeout)
                 .await?;
@@ -195,12 +218,13 @@ impl App {
             let labels = labels.into_iter().collect();
             wanted.metadata.modify(|meta| meta.labels = labels);
         }
-        let known = if wanted == stored {
-            stored
-        } else {
-            client.update(wanted, reason).await?
-        };
-        Ok(Self::new(client, known, console, Options::default()))
+        if wanted == stored {
+            return Ok(Self::new(client, stored, console, Options::default()));
+        }
+        let change = client.update(wanted, reason).await?;
+        let app = Self::new(client, stored.clone(), console, Options::default());
+        app.tried(Some(&stored), change);
+        Ok(app)
     }
 
     /// Forgets the app.
@@ -214,8 +238,8 @@ impl App {
     }
 
     /// What the replicas wrote so far, oldest first.
-    pub async fn past_logs(&self) -> Result<Vec<LogLine>, Error> {
-        Ok(self.client()?.past_logs(&self.id()).await?)
+    pub async fn past_logs(&self, patience: Duration) -> Result<Vec<LogLine>, Error> {
+        Ok(self.client()?.past_logs(&self.id(), patience).await?)
     }
 
     /// Events from now on, beginning with the present state.
@@ -229,11 +253,11 @@ impl App {
         timeout: Duration,
         on_change: impl Fn(&str),
     ) -> Result<bool, Error> {
-        let revision = self.revision();
-        if judge(&self.known(), revision) == Verdict::Active {
+        let attempt = self.attempt();
+        if judge(&self.known(), &attempt) == Verdict::Active {
             return Ok(false);
         }
-        let wait = self.until(|app| match judge(app, revision) {
+        let wait = self.until(attempt.settled_at, |app| match judge(app, &attempt) {
             Verdict::Active => Some(Ok(())),
             Verdict::Pending { state, message } => {
                 if message.is_empty() {
@@ -253,24 +277,25 @@ impl App {
             Verdict::Deactivated => Some(Err(activate::Error::Deactivated { app: self.name() })),
             Verdict::Overtaken => Some(Err(activate::Error::Overtaken {
                 app: self.name(),
-                revision,
+                revision: attempt.revision,
             })),
         });
         match tokio::time::timeout(timeout, wait).await {
             Ok(Ok(())) => Ok(true),
-            Ok(Err(Error::Activation(error))) => Err(self.with_log(error, revision).await.into()),
+            Ok(Err(Error::Activation(error))) => Err(self.with_log(error, &attempt).await.into()),
             Ok(Err(error)) => Err(error),
             Err(_) => {
                 let error = self.timed_out(timeout);
-                Err(self.with_log(error, revision).await.into())
+                Err(self.with_log(error, &attempt).await.into())
             }
         }
     }
 
     /// Waits for the app to be at rest.
     pub async fn wait_until_deactivated(&self, timeout: Duration) -> Result<(), Error> {
-        let wait = self
-            .until(|app| status::is_deactivated(status::deployment_status(app)).then_some(Ok(())));
+        let wait = self.until(Instant::now(), |app| {
+            status::is_deactivated(status::deployment_status(app)).then_some(Ok(()))
+        });
         tokio::time::timeout(timeout, wait)
             .await
             .unwrap_or_else(|_| Err(self.timed_out(timeout).into()))
@@ -289,15 +314,27 @@ impl App {
         }
     }
 
-    /// Watches until `decide` says what came of it.
+    /// Watches until `decide` says what came of it; it is asked once more at `settled_at`, when what
+    /// was said before may mean something else.
     async fn until(
         &self,
+        settled_at: Instant,
         decide: impl Fn(&app::App) -> Option<Result<(), activate::Error>>,
     ) -> Result<(), Error> {
         let mut watch = self.client()?.watch(&self.id());
+        let mut seen = false;
         loop {
-            match watch.next().await? {
+            let event = match settled_at.checked_duration_since(Instant::now()) {
+                Some(left) => match tokio::time::timeout(left, watch.next()).await {
+                    Ok(event) => event?,
+                    Err(_) if seen => Event::Changed(Box::new(self.known())),
+                    Err(_) => continue,
+                },
+                None => watch.next().await?,
+            };
+            match event {
                 Event::Changed(app) => {
+                    seen = true;
                     let decision = decide(&app);
                     self.learn(*app);
                     if let Some(decision) = decision {
@@ -311,28 +348,53 @@ impl App {
         }
     }
 
-    async fn with_log(&self, mut error: activate::Error, revision: u64) -> activate::Error {
+    async fn with_log(&self, mut error: activate::Error, attempt: &Attempt) -> activate::Error {
         if let activate::Error::Failed { log, .. } | activate::Error::Timeout { log, .. } =
             &mut error
         {
-            let lines = tokio::time::timeout(LOG_PATIENCE, self.last_lines(revision)).await;
+            let lines = tokio::time::timeout(WHOLE_LOG_PATIENCE, self.last_lines(attempt)).await;
             *log = lines.ok().and_then(Result::ok).unwrap_or_default();
         }
         error
     }
 
-    /// Last lines of a revision's newest replica.
-    async fn last_lines(&self, revision: u64) -> Result<Vec<String>, Error> {
-        let mut lines = self.past_logs().await?;
-        let of_revision = format!("{}-{revision}-", self.name());
-        if revision > 0 {
-            lines.retain(|line| line.replica.starts_with(&of_revision));
-            let newest = lines.last().map(|line| line.replica.clone());
-            lines.retain(|line| Some(&line.replica) == newest.as_ref());
-        }
+    /// Last lines of an attempt's newest replica.
+    async fn last_lines(&self, attempt: &Attempt) -> Result<Vec<String>, Error> {
+        let mut lines = self.past_logs(LOG_PATIENCE).await?;
+        of_attempt(&mut lines, &self.name(), attempt);
+        let newest = lines.iter().max_by_key(|line| line.timestamp_ns);
+        let newest = newest.map(|line| line.replica.clone());
+        lines.retain(|line| Some(&line.replica) == newest.as_ref());
         let skip = lines.len().saturating_sub(FAILURE_LINES);
         Ok(lines.into_iter().skip(skip).map(|line| line.text).collect())
     }
+}
+
+/// Leaves the lines of an attempt's own replicas.
+///
+/// The local platform names replicas by app and revision. Elsewhere, a replica that wrote before the
+/// attempt is one of an older revision: the open-source control plane goes on to tell the log of the
+/// revision that serves while a newer one fails.
+fn of_attempt(lines: &mut Vec<LogLine>, name: &str, attempt: &Attempt) {
+    let revision_of = |line: &LogLine| -> Option<u64> {
+        let rest = line.replica.strip_prefix(name)?.strip_prefix('-')?;
+        rest.split_once('-')?.0.parse().ok()
+    };
+    if attempt.revision > 0 && lines.iter().any(|line| revision_of(line).is_some()) {
+        lines.retain(|line| revision_of(line) == Some(attempt.revision));
+        return;
+    }
+    let Some(taken_at) = attempt.taken_at.filter(|_| attempt.is_replacement()) else {
+        return;
+    };
+    let began_ns = i128::from(taken_at - 1) * 1_000_000_000;
+    let is_older = |line: &&LogLine| line.timestamp_ns != 0 && line.timestamp_ns < began_ns;
+    let older: Vec<String> = lines
+        .iter()
+        .filter(is_older)
+        .map(|line| line.replica.clone())
+        .collect();
+    lines.retain(|line| !older.contains(&line.replica));
 }
 
 /// What an app is doing, for a condition that says no more.

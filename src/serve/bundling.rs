@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::note::Note;
 use super::{Error, Plan, Progress, Server, Source, Step};
 use crate::bundle::{self, Archive, FileList, Format, Include, Selection, Store};
 use crate::client::{self, Client, Piece, Upload};
@@ -12,6 +13,7 @@ use crate::error::{Code, Diagnostic};
 use crate::files::archive::Limits;
 use crate::spec::image::Base;
 use crate::spec::{AppSpec, CopyStyle, ImageSpec};
+use crate::wire::app;
 
 /// A bundle larger than this is worth a word.
 const LARGE_BYTES: u64 = 50_000_000;
@@ -70,6 +72,7 @@ impl Server {
         &self,
         client: &Client,
         plan: &Plan,
+        known: Option<&app::App>,
     ) -> Result<Option<Bundled>, Error> {
         let started = Instant::now();
         self.report(Progress::Started(Step::Bundle));
@@ -92,7 +95,7 @@ impl Server {
         };
         let count = counted(packed.files.files().len());
         let total = size(packed.files.total_bytes());
-        let (bundled, sent) = self.send(client, plan, packed).await?;
+        let (bundled, sent) = self.send(client, plan, known, packed).await?;
         let sent = if sent == 0 {
             "reused, 0 B sent".to_owned()
         } else {
@@ -107,15 +110,22 @@ impl Server {
         &self,
         client: &Client,
         plan: &Plan,
+        known: Option<&app::App>,
         packed: Packed,
     ) -> Result<(Bundled, u64), Error> {
-        match self.send_archive(client, plan, &packed.archive).await {
+        match self
+            .send_archive(client, plan, known, &packed.archive)
+            .await
+        {
             Err(Error::Client(error)) if error.code() == Code::ClientUpload => {
                 // Kept pieces that were damaged meanwhile are refused as well; those can be helped.
                 let planned = plan.clone();
                 let again = blocking(move || repack(&planned, packed)).await?;
                 match again {
-                    Some(packed) => self.send_archive(client, plan, &packed.archive).await,
+                    Some(packed) => {
+                        self.send_archive(client, plan, known, &packed.archive)
+                            .await
+                    }
                     None => Err(error.into()),
                 }
             }
@@ -127,17 +137,22 @@ impl Server {
         &self,
         client: &Client,
         plan: &Plan,
+        known: Option<&app::App>,
         archive: &Archive,
     ) -> Result<(Bundled, u64), Error> {
         let file_name = archive.file_name();
         let upload = upload(plan, &file_name, archive.md5, pieces(archive));
         let location = client.upload_location(&upload).await?;
-        let sent = if location.exists {
+        let note = Note::of(&self.settings.home, client.endpoint(), &location.native_url);
+        let sent = if location.exists || known.is_some_and(|app| note.holds_for(app)) {
             0
         } else {
             client
                 .put(&location, &upload, &*self.meter(upload.bytes()))
                 .await?;
+            if !plan.local {
+                note.write();
+            }
             upload.bytes()
         };
         let bundled = Bundled {

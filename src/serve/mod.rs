@@ -11,6 +11,8 @@ pub mod checkup;
 pub mod details;
 mod hints;
 pub mod imaging;
+mod note;
+mod origin;
 mod payload;
 mod pickles;
 pub mod plan;
@@ -205,7 +207,10 @@ pub async fn apps(settings: &Settings) -> Option<Vec<(String, DeploymentStatus)>
 pub async fn secret_names(settings: &Settings) -> Option<Vec<String>> {
     let client = platform::reach(settings).await.ok()?;
     let (project, domain) = (&settings.project, &settings.domain);
-    let known = client.list_secrets(&settings.org, project, domain).await.ok()?;
+    let known = client
+        .list_secrets(&settings.org, project, domain)
+        .await
+        .ok()?;
     Some(known.into_iter().map(|one| one.id.name).collect())
 }
 
@@ -276,12 +281,24 @@ impl Diagnostic for Error {
     }
 }
 
-/// Asks for the app before anything is made for it: nobody wants to build for minutes, and then
-/// hear that the cluster cannot be reached or wants a login.
-async fn knock(client: &client::Client, plan: &Plan) -> Result<(), Error> {
-    let id = wire::identifier(&plan.org, &plan.project, &plan.domain, &plan.target);
+/// The app as it is, if there is one.
+///
+/// It is asked for before anything is made for it: nobody wants to build for minutes, and then hear
+/// that the cluster cannot be reached or wants a login. It is asked for again before it is replaced,
+/// so that what is said of it then can be told from what was true before; the local platform says
+/// itself of which revision it speaks.
+async fn before(
+    client: &client::Client,
+    plan: &Plan,
+    name: &str,
+) -> Result<Option<wire::app::App>, Error> {
+    if plan.local {
+        return Ok(None);
+    }
+    let id = wire::identifier(&plan.org, &plan.project, &plan.domain, name);
     match client.get(&id).await {
-        Ok(_) | Err(client::Error::NotFound { .. }) => Ok(()),
+        Ok(app) => Ok(Some(app)),
+        Err(client::Error::NotFound { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
@@ -355,10 +372,10 @@ impl Server {
             self.tell_what_is_not_kept_here(&plan);
         } else {
             values::check_reach(&plan)?;
-            Box::pin(knock(&client, &plan)).await?;
         }
+        let known = Box::pin(before(&client, &plan, &plan.target)).await?;
         let (code, images, ()) = tokio::try_join!(
-            Box::pin(self.code(&client, &plan)),
+            Box::pin(self.code(&client, &plan, known.as_ref())),
             Box::pin(builder.images(&plan)),
             async { Ok(Box::pin(secrets::check(&client, &plan)).await?) },
         )?;
@@ -437,14 +454,16 @@ impl Server {
         self.report(Progress::Started(Step::Deploy));
         let message = payload::message(plan, spec, image, code)?;
         crash::point("serve.deploying");
-        let created = Box::pin(client.create_or_replace(message)).await?;
+        let before = Box::pin(before(client, plan, &spec.name)).await?;
+        let change = Box::pin(client.create_or_replace(message)).await?;
         crash::point("serve.deployed");
         let app = App::new(
             client.clone(),
-            created,
+            change.app.clone(),
             console.to_owned(),
             plan.options.clone(),
         );
+        app.tried(before.as_ref(), change);
         self.finished(
             Step::Deploy,
             format!("{} revision {}", spec.name, app.revision()),

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use super::pickles::Code;
 use super::plan::set;
-use super::{Error, Plan, values};
+use super::{Error, Plan, origin, values};
 use crate::runtime::WORKING_FOLDER_VARIABLE;
 use crate::runtime::payload::{self, SerializedParameter};
-use crate::spec::AppSpec;
+use crate::spec::{AppSpec, ParameterValue};
 use crate::wire::app;
 use crate::wire::build::{self, Deployment};
 
@@ -44,15 +44,29 @@ pub fn message(plan: &Plan, spec: &AppSpec, image: &str, code: &Code) -> Result<
             spec.args.clone()
         },
         env: variables(plan, spec),
-        inputs: parameters
-            .iter()
-            .map(|parameter| (parameter.name.clone(), parameter.value.clone()))
-            .collect(),
+        inputs: inputs(spec, &parameters),
         code_bundle_uri: code.files.as_ref().map(|files| files.uri.clone()),
-        source_link: None,
+        source_link: (!plan.local)
+            .then(|| origin::link(&plan.source.root))
+            .flatten(),
         health: plan.options.health.clone(),
         sdk_version: env!("CARGO_PKG_VERSION"),
     }))
+}
+
+/// Parameters as the app's page shows them; another app is shown by its name.
+fn inputs(spec: &AppSpec, parameters: &[SerializedParameter]) -> Vec<(String, String)> {
+    let values = spec.parameters.iter().map(|parameter| &parameter.value);
+    parameters
+        .iter()
+        .zip(values)
+        .map(|(parameter, value)| match value {
+            Some(ParameterValue::AppEndpoint { app_name, .. }) => {
+                (parameter.name.clone(), app_name.clone())
+            }
+            Some(_) | None => (parameter.name.clone(), parameter.value.clone()),
+        })
+        .collect()
 }
 
 fn fserve(

@@ -14,6 +14,7 @@ use super::{Error, Plan, Progress, Server, Step};
 use crate::client::{Client, Piece};
 use crate::files::Scratch;
 use crate::spec::AppSpec;
+use crate::wire::app;
 
 /// Where the code of a deployment lies.
 #[derive(Debug, Default)]
@@ -34,7 +35,14 @@ impl Code {
 
 impl Server {
     /// Brings all code to where replicas find it.
-    pub(super) async fn code(&self, client: &Client, plan: &Plan) -> Result<Code, Error> {
+    ///
+    /// `known` is the app as it is, for what it tells of uploads.
+    pub(super) async fn code(
+        &self,
+        client: &Client,
+        plan: &Plan,
+        known: Option<&app::App>,
+    ) -> Result<Code, Error> {
         for note in plan
             .source
             .interactive
@@ -43,7 +51,7 @@ impl Server {
         {
             self.report(Progress::Note(note.clone()));
         }
-        let files = self.bundle(client, plan).await?;
+        let files = self.bundle(client, plan, known).await?;
         let values = Box::pin(self.send_values(client, plan)).await?;
         let mut pickles = BTreeMap::new();
         for (app, pickle) in plan.pickles() {

@@ -178,7 +178,7 @@ pub async fn connect(
     match &settings.endpoint {
         Endpoint::Local => connect_local(&settings.home, launcher, other, note).await,
         Endpoint::Remote(uri) => {
-            if let Some(warning) = settings.warning() {
+            for warning in settings.warnings() {
                 note(&warning);
             }
             connect_remote(settings, uri)

@@ -4,8 +4,28 @@ use super::app::{self, status::DeploymentStatus};
 use crate::error::Code;
 
 /// The newest condition, which alone decides an app's state.
+///
+/// Conditions of revisions are a history, the last one the newest. Those without are Knative's,
+/// which stand side by side in no order of time: a failed update comes before the routes that are
+/// as they were.
 pub fn latest(app: &app::App) -> Option<&app::Condition> {
-    app.status.conditions.last()
+    let conditions = &app.status.conditions;
+    if conditions.iter().any(|condition| condition.revision > 0) {
+        return conditions.last();
+    }
+    conditions.iter().max_by_key(|condition| moment(condition))
+}
+
+/// When it became so; zero where that is not said.
+fn moment(condition: &app::Condition) -> (i64, i32) {
+    let time = &condition.last_transition_time;
+    (time.seconds, time.nanos)
+}
+
+/// When an app was last known to change; zero where that is not said.
+pub fn last_change(app: &app::App) -> (i64, i32) {
+    let moments = app.status.conditions.iter().map(moment);
+    moments.max().unwrap_or_default()
 }
 
 /// The state of an app; `UNSPECIFIED` while nothing is known.
@@ -79,6 +99,11 @@ pub fn is_deactivated(status: DeploymentStatus) -> bool {
         DeploymentStatus::DEPLOYMENT_STATUS_STOPPED
             | DeploymentStatus::DEPLOYMENT_STATUS_UNASSIGNED
     )
+}
+
+/// Whether the control plane has no cluster for the app, which it may be looking for.
+pub fn is_unassigned(condition: &app::Condition) -> bool {
+    condition_status(condition) == DeploymentStatus::DEPLOYMENT_STATUS_UNASSIGNED
 }
 
 /// Failures that a condition's message can begin with, as the clusters write them: `Reason: text`.

@@ -4,7 +4,7 @@ use super::{Connected, connect, describe, readable};
 use crate::cli::args::{Get, GetWhat};
 use crate::cli::printer::{Printer, locked};
 use crate::cli::{Failure, Host};
-use crate::client::{Listing, LogLine};
+use crate::client::{LOG_PATIENCE, Listing, LogLine};
 use crate::config::Given;
 use crate::secrets::Known;
 use crate::serve::{App, details};
@@ -269,7 +269,7 @@ async fn logs(
 ) -> Result<(), Failure> {
     let id = connected.id(name);
     let is_wanted = |line: &&LogLine| !(wanted.filter_system && line.is_system);
-    let past = connected.client.past_logs(&id).await?;
+    let past = connected.client.past_logs(&id, LOG_PATIENCE).await?;
     let lines: Vec<&LogLine> = past.iter().filter(is_wanted).collect();
     let skip = wanted
         .tail
@@ -279,9 +279,7 @@ async fn logs(
         return Ok(());
     }
     let mut live = connected.client.tail_logs(&id, true).await?;
-    if let Some(last) = past.last() {
-        live.skip_until(last.timestamp_ns);
-    }
+    live.skip(&past);
     while let Some(batch) = live.next().await? {
         batch.iter().filter(is_wanted).for_each(&show);
     }

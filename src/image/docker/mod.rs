@@ -75,7 +75,10 @@ pub enum Progress<'a> {
     /// Something the user should know.
     Note(&'a str),
     /// How far sending the image is, in bytes.
-    Sent { done: u64, total: u64 },
+    Sent {
+        done: u64,
+        total: u64,
+    },
 }
 
 /// A step that begins or ends.

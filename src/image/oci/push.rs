@@ -57,9 +57,10 @@ pub(super) async fn push(
     }
     let (sent, wanted) = (Arc::new(AtomicU64::new(0)), AtomicU64::new(0));
     let needed = needed(cache, whole, &registry, reference);
-    let providing = stream::iter(needed.iter().map(Ok)).try_for_each_concurrent(AT_ONCE, |needed| {
-        provide(&registry, reference, needed, (&sent, &wanted), progress)
-    });
+    let providing = stream::iter(needed.iter().map(Ok))
+        .try_for_each_concurrent(AT_ONCE, |needed| {
+            provide(&registry, reference, needed, (&sent, &wanted), progress)
+        });
     tokio::select! {
         provided = providing => provided?,
         () = tell_how_far(&sent, &wanted, progress) => {}
