@@ -10,6 +10,7 @@ import { Provider } from "oidc-provider";
 const options = JSON.parse(process.argv[2]);
 const state = {
   seconds: options.seconds,
+  codeSeconds: 60,
   refused: new Set(),
   seen: new Set(),
   refresh: new Set(),
@@ -38,6 +39,13 @@ const provider = new Provider(options.origin, {
       redirect_uris: [],
       response_types: [],
     },
+    {
+      client_id: "machine",
+      client_secret: "s3cret/of+the=machine",
+      grant_types: ["client_credentials"],
+      redirect_uris: [],
+      response_types: [],
+    },
   ],
   scopes: ["openid", "offline_access", "all"],
   features: {
@@ -49,7 +57,7 @@ const provider = new Provider(options.origin, {
   ttl: {
     AccessToken: () => state.seconds,
     ClientCredentials: () => state.seconds,
-    DeviceCode: 60,
+    DeviceCode: () => state.codeSeconds,
     Grant: 3600,
     Interaction: 600,
     RefreshToken: 3600,
@@ -195,6 +203,7 @@ function elsewhere(body) {
 async function admin(path, response) {
   const { pathname, searchParams } = new URL(path, "http://localhost");
   if (pathname === "/admin/seconds") state.seconds = Number(searchParams.get("value"));
+  if (pathname === "/admin/code-seconds") state.codeSeconds = Number(searchParams.get("value"));
   if (pathname === "/admin/revoke") state.seen.forEach((token) => state.refused.add(token));
   if (pathname === "/admin/revoke-all") {
     state.seen.forEach((token) => state.refused.add(token));

@@ -50,7 +50,10 @@ def visit(url: str) -> str:
         if not form.action:
             return page
         url = urllib.parse.urljoin(url, form.action)
-        data = urllib.parse.urlencode({**form.fields, "login": "ada", "password": "secret"}).encode()
+        fields = {**form.fields, "login": "ada", "password": "secret"}
+        if os.environ.get("FORMS_ABORT") and 'name="abort"' in page:
+            fields["abort"] = "yes"
+        data = urllib.parse.urlencode(fields).encode()
     return page
 
 

@@ -161,7 +161,8 @@ def test_processes_that_start_at_once_log_in_once(home, nobody, tmp_path):
     assert log.read_text().count("You are logged in") == 1
 
 
-def test_a_browser_elsewhere(home, nobody):
+def log_in_elsewhere(home: Home, nobody: Guarded) -> tuple[subprocess.Popen[str], str]:
+    """Begin a login with a code; the process that waits, and where the code is confirmed."""
     process = subprocess.Popen(
         [FLYTE, "login"],
         env=home.environment(**nobody.variables(FLYTE_AUTH_TYPE="DeviceFlow")),
@@ -169,8 +170,28 @@ def test_a_browser_elsewhere(home, nobody):
         stderr=subprocess.PIPE,
         text=True,
     )
+    assert process.stderr
     asked = process.stderr.readline()
-    url = next(word for word in asked.split() if "/device" in word)
+    return process, next(word for word in asked.split() if "/device" in word)
+
+
+def test_a_login_elsewhere_that_is_refused_or_forgotten(home, nobody):
+    process, url = log_in_elsewhere(home, nobody)
+    subprocess.run([sys.executable, FORMS, url], env={**os.environ, "FORMS_ABORT": "1"}, timeout=60)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and "it was refused in the browser" in err, err
+    nobody.admin("code-seconds?value=3")
+    try:
+        process, _ = log_in_elsewhere(home, nobody)
+        _, err = process.communicate(timeout=60)
+    finally:
+        nobody.admin("code-seconds?value=60")
+    assert process.returncode == 1 and "nobody confirmed the code in time" in err, err
+    assert nobody.grants() == {} and not list((home.path / "credentials").glob("*.json"))
+
+
+def test_a_browser_elsewhere(home, nobody):
+    process, url = log_in_elsewhere(home, nobody)
     browser = subprocess.run(
         [sys.executable, BROWSER, url], env={**os.environ, "BROWSER_PERSON": "bob"}, timeout=60
     )
@@ -198,8 +219,9 @@ def test_a_wrong_secret_is_told_and_not_shown(home, nobody):
     assert len(nobody.calls("UserInfo")) == 0
 
 
-def test_an_api_key_has_all_in_it(project, nobody):
-    key = base64.b64encode(f"localhost:{nobody.port}:robot:robot%3As3cret/+:".encode()).decode()
+@pytest.fixture
+def by_key(project, nobody):
+    """Asks for an app by nothing but an API key."""
     project.write(
         "main.py",
         """
@@ -215,9 +237,26 @@ def test_an_api_key_has_all_in_it(project, nobody):
             print(json.dumps(str(error)))
         """,
     )
-    variables = nobody.variables(FLYTE_API_KEY=key)
-    del variables["FLYTE_ADMIN_ENDPOINT"]
-    done = project.run(**variables)
+
+    def run(client: str, secret: str) -> tuple[str, Any]:
+        key = base64.b64encode(f"localhost:{nobody.port}:{client}:{secret}:".encode()).decode()
+        variables = nobody.variables(FLYTE_API_KEY=key)
+        del variables["FLYTE_ADMIN_ENDPOINT"]
+        return key, project.run(**variables)
+
+    return run
+
+
+def test_an_api_key_is_all_that_is_needed(nobody, by_key):
+    key, done = by_key("machine", "s3cret/of+the=machine")
+    assert done.returncode == 0 and "none-such" in done.stdout, done.stderr
+    assert nobody.grants() == {"client_credentials": 1}
+    assert [call["who"] for call in nobody.calls("Get")] == ["machine"]
+    assert key not in done.stdout + done.stderr
+
+
+def test_an_api_key_that_is_refused_is_not_shown(by_key):
+    key, done = by_key("robot", "robot%3As3cret/+")
     # A colon cannot stand in a secret of this form; the provider says that this one is not known.
     assert "invalid_client" in done.stderr and "robot%3As3cret" not in done.stderr
     assert key not in done.stderr
@@ -317,8 +356,9 @@ def test_a_provider_that_is_away_costs_no_login(home, ada):
     assert whoami(home, **ada.variables())[1]["subject"] == "ada"
 
 
-def test_a_token_may_end_while_an_app_is_waited_for(project, nobody, tmp_path):
-    nobody.admin("seconds?value=3")
+@pytest.fixture
+def outlasting(project, tmp_path):
+    """Activates an app that takes longer to come up than a token lasts."""
     slow = tmp_path / "slow"
     project.write(
         "local.py",
@@ -344,13 +384,33 @@ def test_a_token_may_end_while_an_app_is_waited_for(project, nobody, tmp_path):
         print(json.dumps([app.is_active(), time.monotonic() - started]))
         """,
     )
-    is_active, seconds = project.result("main.py", **nobody.robot())
+    return lambda **variables: project.result("main.py", **variables)
+
+
+def test_a_token_may_end_while_an_app_is_waited_for(nobody, outlasting):
+    nobody.admin("seconds?value=3")
+    is_active, seconds = outlasting(**nobody.robot())
     assert is_active and seconds > 3
     watches = nobody.calls("Watch")
     assert [call["who"] for call in watches] == ["robot"] * len(watches) and len(watches) >= 2
     assert len({call["id"] for call in watches}) == 1
     assert nobody.grants()["client_credentials"] >= 2
     assert [call["who"] for call in nobody.calls("Update")] == ["robot"]
+
+
+def test_a_persons_token_may_end_too(home, ada, outlasting):
+    """It is renewed without her, and with what was renewed before."""
+    file = kept(home)
+    tokens = json.loads(file.read_text())
+    tokens["expires_at"] = int(time.time()) - 1  # the first one of three seconds comes at once
+    file.write_text(json.dumps(tokens))
+    ada.admin("seconds?value=3")
+    is_active, seconds = outlasting(**ada.variables(BROWSER="false"))
+    assert is_active and seconds > 3
+    watches = ada.calls("Watch")
+    assert [call["who"] for call in watches] == ["ada"] * len(watches) and len(watches) >= 2
+    grants = ada.grants()
+    assert grants.keys() == {"refresh_token"} and grants["refresh_token"] >= 2, grants
 
 
 def test_nothing_but_a_refusal_leads_to_a_login(home, nobody, tmp_path):

@@ -160,6 +160,19 @@ def test_what_cannot_be_repeated_is_not(project, line, home, image, attempt):
     assert "rested" not in home.names()
 
 
+@pytest.mark.parametrize("action", ["cut", "lose", "broken", "busy"])
+def test_looking_is_mended_too(attempt, line, home, action):
+    name = f"looked-at-{action}"
+    assert attempt(name)["revision"] == 1
+    scope = ("--endpoint", line.endpoint, "-p", "local", "-d", "development")
+    for call, words in [("List", ("get", "app")), ("TailLogs", ("get", "logs", name))]:
+        line.expect(Rule(action, call, seconds=0))
+        done = home.flyte(*words, *scope)
+        assert done.returncode == 0, done.stderr
+        assert line.rules[0].times == 0, call
+        assert call != "List" or name in done.stdout
+
+
 def test_a_slow_line_is_waited_for(attempt, line):
     told = attempt("slow", Rule("slow", "Create", seconds=1), Rule("slow", "Watch", seconds=1))
     assert told.get("revision") == 1, told

@@ -196,6 +196,28 @@ def test_serving_again_changes_nothing_and_a_change_is_rolled_out(theirs: Theirs
     assert revision == home.json("get", "app", "theirs")["revision"]
 
 
+def test_they_see_that_an_update_failed(theirs: Theirs, home: Home) -> None:
+    """They read the last condition of each event, and the old revision keeps serving at once."""
+    outcome = theirs.run(
+        """
+        import flyte.app
+
+        def updated(*args):
+            return flyte.app.AppEnvironment(name="updated", args=list(args))
+
+        flyte.serve(updated("python", "-m", "http.server", "8080"))
+        try:
+            flyte.serve(updated("python", "-c", "raise SystemExit(3)"))
+            answer("served")
+        except RuntimeError as error:
+            answer(str(error))
+        """
+    )
+    assert "failed" in outcome, outcome
+    assert get(home.app("updated")["endpoint"])[0] == 200
+    assert home.flyte("delete", "app", "updated").returncode == 0
+
+
 def test_they_get_and_list(theirs: Theirs, home: Home) -> None:
     told = theirs.run(
         """
