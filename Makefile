@@ -12,7 +12,7 @@ SOURCES := $(shell find src proto python -type f -not -name '*.pyc' 2>/dev/null)
 # Packages of the `dev` group of pyproject.toml, which an installer of the machine may be too old to read.
 DEV := $(shell sed -n 's/^dev = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
 
-.PHONY: install serve stop test test-rust test-python fuzz audit check format bench bench-bundle bench-cluster bench-gateway bench-image bench-parameters bench-startup bench-traffic bench-cli crash soak docs site test-wheels wheels clean threats peers bench-streams
+.PHONY: install serve stop test test-rust test-python test-through fuzz audit check format bench bench-bundle bench-cluster bench-gateway bench-image bench-parameters bench-startup bench-traffic bench-cli crash soak docs site test-wheels wheels clean threats peers bench-streams
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -54,6 +54,10 @@ test-python: install $(VENV)/.dev
 ## threats: the tests of the threat model, and its table with what became of each
 threats: install $(VENV)/.dev
 	PATH=$(BIN):$$PATH $(BIN)/python tests/threats.py
+
+## test-through: the end-to-end tests once more, over TCP, TLS and HTTP/2 through nginx, as to a cluster
+test-through: install $(VENV)/.dev
+	FLYTE_TEST_THROUGH=nginx $(BIN)/python -m pytest -q tests/python/e2e
 
 FUZZ_SECONDS ?= 600
 # Some of them, by name; all when it is left out.
