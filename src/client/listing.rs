@@ -104,8 +104,11 @@ impl Listing<'_> {
     }
 }
 
-/// What apps are sorted by, as text that sorts like it; `None` where only the server knows.
-fn value_of(key: &str) -> Option<fn(&app::App) -> (i64, i32, String)> {
+/// A time and a text, of which one is empty.
+type Value = (i64, i32, String);
+
+/// What apps are sorted by; `None` where only the server knows.
+fn value_of(key: &str) -> Option<fn(&app::App) -> Value> {
     match key {
         "name" => Some(|app| (0, 0, app.metadata.id.name.clone())),
         "created_at" => Some(|app| {

@@ -388,7 +388,7 @@ impl Client {
             // Where it is not told which cluster has the log, this control plane may have it.
             selected.await.unwrap_or_else(|_| self.clone())
         };
-        LogStream::open(client, self.clone(), id.clone(), follow).await
+        Box::pin(LogStream::open(client, self.clone(), id.clone(), follow)).await
     }
 
     /// All lines that are kept of an app, oldest first. Where the control plane does not say that

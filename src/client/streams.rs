@@ -231,8 +231,7 @@ impl Watch {
     /// answers again for half a minute, and events at once: an older answer is no news.
     fn is_news(&self, app: &app::App) -> bool {
         self.last.as_ref().is_none_or(|last| {
-            last.status.conditions != app.status.conditions
-                && status::last_change(app) >= status::last_change(last)
+            last.status.conditions != app.status.conditions && !status::is_older(app, last)
         })
     }
 
@@ -442,7 +441,7 @@ impl LogStream {
         let options = options(&self.line.id, &self.line.proof);
         self.line.opened = Instant::now();
         let opening = self.client.logs.tail_logs_with_options(request, options);
-        match begun(opening).await {
+        match begun(Box::pin(opening)).await {
             Ok(stream) => self.line.stream = Some(stream),
             Err(error) if error.code == ErrorCode::NotFound => self.absent().await?,
             Err(error) => self.line.broke(&self.client.caller, error).await?,

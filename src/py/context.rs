@@ -317,7 +317,7 @@ impl ServeContext {
             Turn::Serve => {
                 let card = shown(py, &mut server, &request)?;
                 runtime::future(py, async move {
-                    let result = serve(server, request).await;
+                    let result = Box::pin(serve(server, request)).await;
                     if let Some(card) = card {
                         Python::attach(|py| card.end(py, &result));
                     }

@@ -158,7 +158,9 @@ impl App {
     /// Asks the platform how the app is.
     pub async fn refresh(&self) -> Result<DeploymentStatus, Error> {
         let app = self.client()?.get(&self.id()).await?;
-        self.learn(app);
+        if !status::is_older(&app, &self.known()) {
+            self.learn(app);
+        }
         Ok(self.deployment_status())
     }
 

@@ -22,10 +22,14 @@ fn moment(condition: &app::Condition) -> (i64, i32) {
     (time.seconds, time.nanos)
 }
 
-/// When an app was last known to change; zero where that is not said.
-pub fn last_change(app: &app::App) -> (i64, i32) {
-    let moments = app.status.conditions.iter().map(moment);
-    moments.max().unwrap_or_default()
+/// Whether what is said of an app was true before something that is known. The open-source control
+/// plane gives answers again for half a minute; its events are of the moment.
+pub fn is_older(said: &app::App, known: &app::App) -> bool {
+    let last = |app: &app::App| app.status.conditions.iter().map(moment).max();
+    match (last(said), last(known)) {
+        (Some(said), Some(known)) => said != (0, 0) && said < known,
+        (_, None) | (None, _) => false,
+    }
 }
 
 /// The state of an app; `UNSPECIFIED` while nothing is known.
