@@ -59,7 +59,7 @@ pub fn run(data: &[u8]) {
         Ok(settings) => {
             let _ = (
                 settings.describe(),
-                settings.warning(),
+                settings.warnings(),
                 format!("{settings:?}"),
             );
         }
