@@ -396,7 +396,7 @@ impl Server {
     /// here is not among it: it is on by default, and apps of this machine answer this machine.
     fn tell_what_is_not_kept_here(&self, plan: &Plan) {
         for spec in plan.apps() {
-            if let Some(gpu) = &spec.resources.gpu {
+            if let Some(gpu) = &spec.resources.accelerator {
                 self.report(Progress::Note(format!(
                     "{}: gpu={gpu} is not reserved here; the app sees the devices that this machine has",
                     spec.name
