@@ -58,6 +58,10 @@ threats: install $(VENV)/.dev
 test-through: install $(VENV)/.dev
 	FLYTE_TEST_THROUGH=nginx $(BIN)/python -m pytest -q tests/python/e2e
 
+## test-through: the end-to-end tests once more, over TCP, TLS and HTTP/2 through nginx, as to a cluster
+test-through: install $(VENV)/.dev
+	FLYTE_TEST_THROUGH=nginx $(BIN)/python -m pytest -q tests/python/e2e
+
 FUZZ_SECONDS ?= 600
 # Some of them, by name; all when it is left out.
 FUZZ_TARGETS ?=

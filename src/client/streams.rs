@@ -14,7 +14,7 @@ use super::error::is_broken_off;
 use super::{Client, Error};
 use crate::auth::Proof;
 use crate::net::Body;
-use crate::wire::logs::dataplane::{self, LogLineOriginator};
+use crate::wire::logs::dataplane;
 use crate::wire::{app, status};
 
 /// How often in a row a stream may break before anything came over it.
@@ -522,7 +522,7 @@ fn either(structured: &[dataplane::LogLine], plain: &[String], replica: &str) ->
     structured
         .iter()
         .map(|one| LogLine {
-            is_system: one.originator.as_known() == Some(LogLineOriginator::SYSTEM),
+            is_system: one.originator.as_known() == Some(dataplane::LogLineOriginator::SYSTEM),
             ..line(time(one), &one.message)
         })
         .collect()

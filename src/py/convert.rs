@@ -218,9 +218,7 @@ fn accelerator(resources: Object<'_, '_>) -> PyResult<Option<Accelerator>> {
             "AMD_GPU" => AcceleratorClass::AmdGpu,
             "HABANA_GAUDI" => AcceleratorClass::HabanaGaudi,
             other => {
-                return Err(PyTypeError::new_err(format!(
-                    "`{other}` is no class of devices"
-                )));
+                return Err(wrong_type(format!("`{other}` is no class of devices")));
             }
         },
         device: text(&device, "device")?,
@@ -236,7 +234,7 @@ fn pod(env: Object<'_, '_>) -> PyResult<Option<PodTemplate>> {
     };
     if declared.is_instance_of::<PyString>() {
         let name: String = field(env, "name")?;
-        return Err(PyTypeError::new_err(format!(
+        return Err(wrong_type(format!(
             "the pod template of `{name}` is a name; apps take a flyte.PodTemplate"
         )));
     }
@@ -249,7 +247,7 @@ fn pod(env: Object<'_, '_>) -> PyResult<Option<PodTemplate>> {
     };
     let spec = serde_json::from_str(&document);
     Ok(Some(PodTemplate {
-        spec: spec.map_err(|error| PyTypeError::new_err(error.to_string()))?,
+        spec: spec.map_err(|error| wrong_type(error.to_string()))?,
         primary_container: field(&declared, "primary_container_name")?,
         labels: labels("labels")?,
         annotations: labels("annotations")?,

@@ -166,33 +166,29 @@ impl App {
 
     /// Lets the app run again; with `wait`, until it serves.
     pub async fn activate(&self, wait: bool) -> Result<(), Error> {
-        let (before, change) = self
-            .client()?
-            .set_desired_state(&self.id(), DesiredState::DESIRED_STATE_ACTIVE, "activated")
+        self.want(DesiredState::DESIRED_STATE_ACTIVE, "activated")
             .await?;
-        self.tried(Some(&before), change);
         if wait {
-            self.wait_until_active(self.options.activate_timeout, |_| {})
-                .await?;
+            Box::pin(self.wait_until_active(self.options.activate_timeout, |_| {})).await?;
         }
         Ok(())
     }
 
     /// Puts the app to rest; with `wait`, until its processes are gone.
     pub async fn deactivate(&self, wait: bool) -> Result<(), Error> {
-        let (before, change) = self
-            .client()?
-            .set_desired_state(
-                &self.id(),
-                DesiredState::DESIRED_STATE_STOPPED,
-                "deactivated",
-            )
+        self.want(DesiredState::DESIRED_STATE_STOPPED, "deactivated")
             .await?;
-        self.tried(Some(&before), change);
         if wait && !status::is_deactivated(self.deployment_status()) {
-            self.wait_until_deactivated(self.options.deactivate_timeout)
-                .await?;
+            Box::pin(self.wait_until_deactivated(self.options.deactivate_timeout)).await?;
         }
+        Ok(())
+    }
+
+    async fn want(&self, state: DesiredState, reason: &str) -> Result<(), Error> {
+        let (client, id) = (self.client()?, self.id());
+        // Whole apps lie in the future that does this.
+        let (before, change) = Box::pin(client.set_desired_state(&id, state, reason)).await?;
+        self.tried(Some(&before), change);
         Ok(())
     }
 

@@ -396,11 +396,10 @@ impl Server {
     /// here is not among it: it is on by default, and apps of this machine answer this machine.
     fn tell_what_is_not_kept_here(&self, plan: &Plan) {
         for spec in plan.apps() {
-            if let Some(accelerator) = &spec.resources.accelerator {
-                let device = accelerator.device.as_deref().unwrap_or("accelerators");
+            if let Some(gpu) = &spec.resources.accelerator {
                 self.report(Progress::Note(format!(
-                    "{}: {device} (gpu={}) are not reserved here; the app sees the devices that this machine has",
-                    spec.name, accelerator.count
+                    "{}: gpu={gpu} is not reserved here; the app sees the devices that this machine has",
+                    spec.name
                 )));
             }
         }

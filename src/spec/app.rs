@@ -81,6 +81,16 @@ pub struct Accelerator {
     pub partition: Option<String>,
 }
 
+impl std::fmt::Display for Accelerator {
+    /// `MODEL:COUNT`, or the count alone where any model will do.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.device {
+            Some(device) => write!(f, "{device}:{}", self.count),
+            None => write!(f, "{}", self.count),
+        }
+    }
+}
+
 /// A pod to run an app in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PodTemplate {
