@@ -37,7 +37,7 @@ pub fn run(
         }
         let app = App::get(client.clone(), console.clone(), &id).await?;
         if activate {
-            app.activate(wait).await?;
+            Box::pin(app.activate(wait)).await?;
         } else {
             app.deactivate(wait).await?;
         }
