@@ -43,7 +43,10 @@ mod registry;
 #[path = "readers/wire.rs"]
 mod wire;
 
-const READERS: &[(&str, fn(&[u8]))] = &[
+/// A target and its reader.
+type Reader = (&'static str, fn(&[u8]));
+
+const READERS: &[Reader] = &[
     ("arguments", arguments::run),
     ("channel", channel::run),
     ("config", config::run),
