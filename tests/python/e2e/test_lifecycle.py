@@ -172,7 +172,7 @@ def test_the_platform_may_open_more_files_than_its_apps(fresh_home, tmp_path):
         from web import serve
 
         env = flyte.app.AppEnvironment(name="modest")
-        env.server(lambda: serve(lambda path: resource.getrlimit(resource.RLIMIT_NOFILE)))
+        env.server(lambda: serve(lambda path: [*resource.getrlimit(resource.RLIMIT_NOFILE)]))
 
         if __name__ == "__main__":
             print(json.dumps(flyte.serve(env).endpoint))

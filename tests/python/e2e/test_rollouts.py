@@ -192,15 +192,16 @@ def name_status(home, name: str, host: str) -> int:
 
 def test_names_go_with_the_revision_that_serves(project, home):
     text = APP.format(name="renamed", word="one", replicas=1)
-    named = text.replace(", scaling=", ", domain=flyte.app.Domain(subdomain='{}'), scaling=")
-    project.write("main.py", named.format("renamed-old"))
+    named = text.replace(", scaling=", ", domain=flyte.app.Domain(subdomain='renamed-old'), scaling=")
+    project.write("main.py", named)
     project.result()
+    renamed = named.replace("renamed-old", "renamed-new")
     # One that fails neither takes the old name away nor gets the new one.
-    project.write("main.py", named.format("renamed-new").replace("serve(lambda", "exit(lambda"))
+    project.write("main.py", renamed.replace("serve(lambda", "exit(lambda"))
     assert project.run().returncode != 0
     assert name_status(home, "renamed", "renamed-old.localhost") == 200
     assert name_status(home, "renamed", "renamed-new.localhost") == 404
-    project.write("main.py", named.format("renamed-new"))
+    project.write("main.py", renamed)
     project.result()
     assert name_status(home, "renamed", "renamed-new.localhost") == 200
     assert name_status(home, "renamed", "renamed-old.localhost") == 404
