@@ -25,11 +25,15 @@ use super::error::Error;
 
 /// Reads a reference such as `ghcr.io/acme/app:v1`.
 pub fn reference(text: &str) -> Result<Reference, Error> {
-    text.parse()
-        .map_err(|error: oci_client::ParseError| Error::Invalid {
-            method: "image",
-            problem: format!("`{text}` is no image reference: {error}"),
-        })
+    let parsed = |form: &str| -> Result<Reference, Error> {
+        form.parse()
+            .map_err(|error: oci_client::ParseError| Error::Invalid {
+                method: "image",
+                problem: format!("`{text}` is no image reference: {error}"),
+            })
+    };
+    // `Acme/app` is read with `Acme` as a host, and then meant below docker.io, where no name has capitals.
+    parsed(&parsed(text)?.whole())
 }
 
 /// Whether the registry holds `reference` for each of `platforms` (all there are, when empty).

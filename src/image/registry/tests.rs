@@ -134,3 +134,13 @@ fn what_a_registry_says_is_shortened_to_its_messages() {
     assert_eq!(said(b"{}"), "");
     assert_eq!(said(&[b'x'; 1000]).len(), 300);
 }
+
+#[test]
+fn a_reference_that_no_registry_would_take_is_refused_at_once() {
+    for text in ["Acme/app", "acme/app:", "a b"] {
+        let refused = super::reference(text).unwrap_err().to_string();
+        assert!(refused.contains(&format!("`{text}`")), "{refused}");
+    }
+    let found = super::reference("localhost:5000/acme/app").unwrap();
+    assert_eq!(found.whole(), "localhost:5000/acme/app:latest");
+}
