@@ -74,12 +74,13 @@ def keep_awake(future: Any) -> None:
         future: what a cell waits for.
     """
     loop = future.get_loop()
+    timer: Any = None
 
     def tick() -> None:
         nonlocal timer
         timer = loop.call_later(_BETWEEN_SECONDS, tick)
 
-    timer = loop.call_later(_BETWEEN_SECONDS, tick)
+    tick()
     future.add_done_callback(lambda _: timer.cancel())
 
 

@@ -1129,7 +1129,7 @@ def _check_header(script: Path) -> None:
         raise mistake(f"`{script}` has {found} `# /// script` block", code=IMAGE)
     if sys.version_info < (3, 11):  # the core reads it when the image is built
         return
-    import tomllib
+    import tomllib  # type: ignore[import-not-found, unused-ignore]  # mypy looks with the eyes of 3.10
 
     text = "\n".join(line[2:] for line in blocks[0]["content"].splitlines())
     try:

@@ -36,7 +36,8 @@ class PodTemplate:
             return "{}"
         if isinstance(self.pod_spec, dict):
             return json.dumps(self.pod_spec)
-        from kubernetes.client import ApiClient  # whoever made a V1PodSpec has it
+        # Whoever made a V1PodSpec has it.
+        from kubernetes.client import ApiClient  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
         return json.dumps(ApiClient().sanitize_for_serialization(self.pod_spec))
 
