@@ -31,6 +31,7 @@ use super::supervisor::launch::{Environments, Setting};
 use super::supervisor::{secrets, sweep};
 use crate::config::{Home, Upkeep};
 use crate::error::{Code, Diagnostic, with_causes};
+use crate::secrets::Vault;
 use crate::{crash, files, sys, tls};
 
 /// Where the console is looked for first; the next free port is taken when it is not free.
@@ -132,6 +133,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let mark = mark(&home);
     let swept = sweep::kill_marked(&mark);
     secrets::sweep(&mark);
+    Vault::at(home.secrets()).tidy();
     if swept > 0 {
         tracing::warn!(swept, "ended processes that an earlier platform left");
     }

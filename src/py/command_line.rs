@@ -41,13 +41,13 @@ fn raised(error: PyErr) -> Failure {
 /// What a user's file raised: a declaration that cannot be used, with its place, or anything else
 /// as the reason why the file cannot be imported, with the lines of the user's own code.
 fn not_loaded(py: Python<'_>, load: &Load, error: &PyErr) -> Failure {
-    let value = error.value(py);
     if error.is_instance_of::<PyKeyboardInterrupt>(py) {
         return Failure::Interrupted;
     }
-    if let Ok(Some(mut told)) = ours(value) {
+    let value = with_traceback(py, error);
+    if let Ok(Some(mut told)) = ours(&value) {
         if let cli::Error::Raised { message, .. } = &mut told
-            && let Some(place) = place(value)
+            && let Some(place) = place(&value)
         {
             message.push_str("\nat ");
             message.push_str(&place);
@@ -96,7 +96,7 @@ impl Told {
     fn of(py: Python<'_>, error: &PyErr) -> Self {
         let told = || -> PyResult<_> {
             py.import("flyte._loading")?
-                .call_method1("told", (error.value(py),))?
+                .call_method1("told", (with_traceback(py, error),))?
                 .extract()
         };
         let (summary, own, whole) =
@@ -107,6 +107,14 @@ impl Told {
             whole,
         }
     }
+}
+
+/// An exception that knows where it was raised: before Python 3.12 it lies beside it until somebody asks.
+fn with_traceback<'py>(
+    py: Python<'py>,
+    error: &PyErr,
+) -> Bound<'py, pyo3::exceptions::PyBaseException> {
+    error.clone_ref(py).into_value(py).into_bound(py)
 }
 
 /// The line of the user's code that led to an exception.

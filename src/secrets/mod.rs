@@ -27,6 +27,8 @@ pub use error::Error;
 /// More than any credential needs; variables of a process are bounded as well.
 const MAX_BYTES: usize = 64 << 10;
 const SUFFIX: &str = "secret";
+/// Begins the names of what is not whole yet.
+const STAGED: &str = ".staged-";
 
 /// A value; wiped when it is dropped.
 pub type Value = Zeroizing<Vec<u8>>;
@@ -132,6 +134,18 @@ impl Vault {
     /// The secrets in `folder`, which need not exist yet.
     pub fn at(folder: PathBuf) -> Self {
         Self { folder }
+    }
+
+    /// Removes what a process that was killed left half written; nobody may write meanwhile.
+    pub fn tidy(&self) {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        for path in entries.map(|entry| entry.path()) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with(STAGED) {
+                // What resists is looked at again by the next platform.
+                let _ = fs::remove_file(path);
+            }
+        }
     }
 
     /// Keeps a new secret.
@@ -279,7 +293,9 @@ impl Vault {
 
     /// Whole or not at all; temporary files have mode 0600 from the beginning.
     fn store(&self, path: &Path, sealed: &Sealed, place: Place) -> io::Result<()> {
-        let mut staged = tempfile::NamedTempFile::new_in(&self.folder)?;
+        let mut staged = tempfile::Builder::new()
+            .prefix(STAGED)
+            .tempfile_in(&self.folder)?;
         serde_json::to_writer(&mut staged, sealed)?;
         staged.flush()?;
         staged.as_file().sync_all()?;
@@ -420,6 +436,17 @@ mod tests {
         }
         let large = vault.create(&id("k"), &vec![0; MAX_BYTES + 1], 0);
         assert!(matches!(large, Err(Error::TooLarge { .. })));
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_is_removed_and_nothing_else() {
+        let (_scratch, vault) = vault();
+        vault.create(&id("k"), b"v", 0).unwrap();
+        let half = vault.folder.join(format!("{STAGED}x"));
+        fs::write(&half, "half").unwrap();
+        vault.tidy();
+        assert!(!half.exists());
+        assert_eq!(vault.reveal(&id("k")).unwrap().as_slice(), b"v");
     }
 
     #[test]

@@ -165,7 +165,7 @@ class App:
         part, _, place = point.partition(".")
         if part in ("serve", "apply", "deploy", "promote", "replica", "start"):
             return None if place == "created" and self.state.exists else self.serve(dice, what="value")
-        if part in ("bundle", "upload"):
+        if part in ("bundle", "upload", "unpack"):
             return self.serve(dice, what="code")
         if part == "image":
             if self.state.exists and dice.random() < 0.4:

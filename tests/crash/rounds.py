@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from faults import CRASH_AT, Blow, Fault, choose, parent, platforms, points, processes, send
+from faults import CRASH_AT, Blow, Fault, choose, is_of_replica, parent, platforms, points, processes, send
 from model import ABSENT, Belief, State, is_as_it_was
 from operations import App, Keeper, Operation
 from support import Home, get, is_alive, refuses, until
@@ -101,6 +101,7 @@ class World:
             self.believe(belief, [one for one in operations if one.about is belief], fault)
         for operation in operations:
             report.told.append(f"{operation.words[0]} {operation.about.name} {operation.code}")
+        self.disarm(fault)
         self.recover()
         self.check()
         report.seconds = time.monotonic() - began
@@ -110,6 +111,8 @@ class World:
     def ended_itself(self, operations: list[Operation], fault: Fault, armed: set[int]) -> bool:
         if fault.client_point:
             return any(operation.code == -signal.SIGKILL for operation in operations)
+        if is_of_replica(fault.point):
+            return any("signal 9" in operation.output for operation in operations)
         # One that ended as it started or ended was never seen running.
         return not armed or not armed & set(platforms(self.home))
 
@@ -194,6 +197,11 @@ class World:
             until(lambda: not orphans(), 2)
             return
         self.violated(f"replicas outlive their platform: {orphans()}")
+
+    def disarm(self, fault: Fault) -> None:
+        """No replica of what follows shall end at the point of this round."""
+        if is_of_replica(fault.point):
+            self.home.flyte("local", "stop")
 
     def recover(self) -> None:
         for pid in processes(self.home):

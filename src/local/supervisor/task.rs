@@ -245,15 +245,18 @@ impl Task {
             None => match self.fallback(revision) {
                 // After a restart of the platform the older revision is not running any more.
                 Some(older) => Box::pin(self.deploy(older)).await,
-                None => {
-                    self.yard.route.set(Target::Unavailable {
-                        status: StatusCode::SERVICE_UNAVAILABLE,
-                        code: failure.code.as_str(),
-                        message: failure.message.clone(),
-                    });
-                }
+                None => self.refuse_all(failure),
             },
         }
+    }
+
+    /// Nothing of the app is left to answer; whoever asks is told why.
+    fn refuse_all(&self, failure: &Failure) {
+        self.yard.route.set(Target::Unavailable {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            code: failure.code.as_str(),
+            message: failure.message.clone(),
+        });
     }
 
     /// Stays with the revision that serves, after a newer one failed.
@@ -277,7 +280,13 @@ impl Task {
                 self.serving = Some(fleet);
                 self.restart_later(cause);
             }
-            Err(failure) => tracing::error!(app = %self.yard.key, ?failure, "cannot be resumed"),
+            // It cannot be read, so no further try will bring it up.
+            Err(failure) => {
+                let message = status::failure_message(failure.code, &failure.message);
+                let state = DeploymentStatus::DEPLOYMENT_STATUS_FAILED;
+                self.note(revision, state, failure.substate, &message);
+                self.refuse_all(&failure);
+            }
         }
     }
 
@@ -387,7 +396,8 @@ impl Task {
             at: jiff::Timestamp::now(),
             revision,
             replica: format!("{}-{revision}-platform", self.yard.key.name()),
-            text: format!("flyte: {}; {when}", cause.message),
+            // A record is one line.
+            text: format!("flyte: {}; {when}", cause.message.replace('\n', ": ")),
         });
         self.started += 1;
         let (yard, folders) = (&self.yard, &mut self.folders);
