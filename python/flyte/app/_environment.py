@@ -100,7 +100,7 @@ class AppEnvironment(Environment):
             raise mistake(
                 f"App name '{self.name}' must consist of lower case alphanumeric characters or '-', "
                 "and must start and end with an alphanumeric character",
-                "for instance `my-app-2`; `flyte serve --name` names one differently for a single serve",
+                "for instance `my-app-2`; `flyte serve --name NAME` names one differently for a single serve",
             )
 
     def _check_fields(self) -> None:

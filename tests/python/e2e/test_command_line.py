@@ -156,7 +156,7 @@ def test_a_declaration_that_cannot_be_used_names_its_line(flyte, files):
     done = flyte("serve", "reserved.py")
     assert done.returncode == 2
     assert "error: port 8022 is not allowed" in done.stderr
-    assert "at `reserved.py`, line 3" in done.stderr
+    assert "at `reserved.py`, line 2" in done.stderr
     assert "hint: take another one" in done.stderr
     assert "Traceback" not in done.stderr
 
