@@ -14,6 +14,8 @@ use pyo3::prelude::*;
 use pyo3_async_runtimes::TaskLocals;
 use pyo3_async_runtimes::generic::{self, ContextExt, JoinError};
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// How often a blocking wait looks for Ctrl-C.
 const SIGNAL_POLL: Duration = Duration::from_millis(50);
@@ -23,14 +25,42 @@ const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
 struct Owned {
     runtime: Runtime,
     pid: u32,
+    waits: Waits,
+}
+
+/// The threads that wait for the runtime. They have to be gone before it is: one that looks at its clock
+/// once more would panic.
+#[derive(Clone, Default)]
+struct Waits {
+    over: CancellationToken,
+    tracker: TaskTracker,
 }
 
 static RUNTIME: Mutex<Option<Owned>> = Mutex::new(None);
 
+impl Owned {
+    fn end(self) {
+        let Waits { over, tracker } = self.waits;
+        over.cancel();
+        tracker.close();
+        let gone = async { tokio::time::timeout(SHUTDOWN_PATIENCE, tracker.wait()).await };
+        if self.runtime.block_on(gone).is_err() {
+            tracing::warn!("a thread still waits for what will not come");
+        }
+        self.runtime.shutdown_timeout(SHUTDOWN_PATIENCE);
+    }
+}
+
 fn handle() -> PyResult<Handle> {
+    Ok(shared()?.0)
+}
+
+fn shared() -> PyResult<(Handle, Waits)> {
     let mut slot = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
     match &*slot {
-        Some(owned) if owned.pid == std::process::id() => Ok(owned.runtime.handle().clone()),
+        Some(owned) if owned.pid == std::process::id() => {
+            Ok((owned.runtime.handle().clone(), owned.waits.clone()))
+        }
         Some(_) => Err(PyRuntimeError::new_err(
             "flyte was used before this process was forked, and its threads are not in the child; \
              use the `spawn` start method, or call flyte only after the fork",
@@ -42,12 +72,13 @@ fn handle() -> PyResult<Handle> {
                 .enable_all()
                 .build()
                 .map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
-            let handle = runtime.handle().clone();
+            let (handle, waits) = (runtime.handle().clone(), Waits::default());
             *slot = Some(Owned {
                 runtime,
                 pid: std::process::id(),
+                waits: waits.clone(),
             });
-            Ok(handle)
+            Ok((handle, waits))
         }
     }
 }
@@ -61,13 +92,17 @@ pub fn block<T: Send>(
     py: Python<'_>,
     future: impl Future<Output = PyResult<T>> + Send,
 ) -> PyResult<T> {
-    let handle = handle()?;
+    let (handle, waits) = shared()?;
     py.detach(move || {
+        let _waiting = waits.tracker.token();
         handle.block_on(async move {
             tokio::pin!(future);
             loop {
                 tokio::select! {
                     result = &mut future => return result,
+                    () = waits.over.cancelled() => {
+                        return Err(PyRuntimeError::new_err("the interpreter is ending"));
+                    }
                     () = tokio::time::sleep(SIGNAL_POLL) => Python::attach(|py| py.check_signals())?,
                 }
             }
@@ -104,7 +139,7 @@ fn shutdown(py: Python<'_>) {
         .take();
     if let Some(owned) = owned {
         if owned.pid == std::process::id() {
-            py.detach(|| owned.runtime.shutdown_timeout(SHUTDOWN_PATIENCE));
+            py.detach(|| owned.end());
         } else {
             // The threads are another process's; joining them would wait for ever.
             std::mem::forget(owned.runtime);

@@ -270,6 +270,27 @@ if __name__ == "__main__":
     assert time.monotonic() - started < 8
 
 
+def test_a_process_ends_cleanly_under_threads_that_wait(waiting):
+    waiting.write(
+        "main.py",
+        WAITING
+        + """
+def wait():
+    while True:
+        flyte.serve(env)
+
+if __name__ == "__main__":
+    for _ in range(6):
+        threading.Thread(target=wait, daemon=True).start()
+    time.sleep(1)
+""",
+    )
+    for _ in range(3):
+        done = waiting.run()
+        assert done.returncode == 0, done.stderr
+        assert "panicked" not in done.stderr, done.stderr
+
+
 def test_after_a_fork_it_is_said_what_is_wrong(project):
     project.write(
         "main.py",
