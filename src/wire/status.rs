@@ -28,7 +28,9 @@ pub fn is_older(said: &app::App, known: &app::App) -> bool {
     let last = |app: &app::App| app.status.conditions.iter().map(moment).max();
     match (last(said), last(known)) {
         (Some(said), Some(known)) => said != (0, 0) && said < known,
-        (_, None) | (None, _) => false,
+        // Nothing was known of it yet when that was said.
+        (None, Some(_)) => true,
+        (_, None) => false,
     }
 }
 
