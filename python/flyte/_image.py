@@ -1096,7 +1096,7 @@ def _name(given: str | None) -> str | None:
 
 def _registry(given: str | None) -> str | None:
     if given and (not isinstance(given, str) or "://" in given or given.split() != [given]):
-        raise mistake(f"{given!r} is no registry", "write it like 'ghcr.io/acme'", code=IMAGE)
+        raise mistake(f"a registry is written like 'ghcr.io/acme', got {given!r}", code=IMAGE)
     return given
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from faults import CRASH_AT, Blow, Fault, choose, is_of_replica, parent, platforms, points, processes, send
-from model import ABSENT, Belief, State, is_as_it_was
+from model import ABSENT, Belief, State, is_active, is_as_it_was
 from operations import App, Keeper, Operation
 from support import Home, get, is_alive, refuses, until
 
@@ -182,6 +182,8 @@ class World:
         if undone:
             belief.may_have_happened(undone)
             if fault.fails_replicas:
+                # What cannot come up makes way for what served before, also where that was at rest.
+                belief.may_have_happened([is_active(True)])
                 belief.may_have_failed()
 
     def check_orphans(self) -> None:

@@ -9,6 +9,8 @@ import time
 import pytest
 from support import get
 
+from flyte import errors
+
 
 def told_by(project, code: str):
     """What a script prints that has `flyte` and an app `env`, which it may serve."""
@@ -131,7 +133,8 @@ def test_modes(project):
     done = told_by(project, "flyte.with_servecontext(mode='remote').serve(env)")
     assert "no endpoint is configured" in done.stderr
     done = told_by(project, "flyte.with_servecontext(mode='hybrid')")
-    assert "ValueError" in done.stderr and "hybrid" in done.stderr
+    assert issubclass(errors.ConfigError, ValueError)
+    assert "flyte.errors.ConfigError" in done.stderr and "hybrid" in done.stderr
 
 
 def test_importing_and_declaring_touch_nothing(project, tmp_path):
