@@ -201,8 +201,8 @@ class World:
         self.violated(f"replicas outlive their platform: {orphans()}")
 
     def disarm(self, fault: Fault) -> None:
-        """No replica of what follows shall end at the point of this round."""
-        if is_of_replica(fault.point):
+        """Nobody shall end at the point of this round in one that follows, because nobody passed it here."""
+        if fault.platform_point:
             self.home.flyte("local", "stop")
 
     def recover(self) -> None:
