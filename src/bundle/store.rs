@@ -72,6 +72,8 @@ impl Store {
             .is_ok()
             && tempfile::tempfile_in(&folder).is_ok()
         {
+            // What is about to be used is not tidied away.
+            files::touch(&folder);
             sweep(&all);
             return Ok(Self {
                 folder,

@@ -67,7 +67,8 @@ impl Found {
             Kind::Environment => {
                 changed(&self.path.join(ENVIRONMENT_MARKER)).or_else(|| changed(&self.path))
             }
-            Kind::Archive => newest(&self.path.join("notes")).or_else(|| changed(&self.path)),
+            // Whoever opens it touches the folder, and writes a note in the end.
+            Kind::Archive => newest(&self.path.join("notes")).max(changed(&self.path)),
             Kind::Parameter => {
                 // Its own time is that of its source; links change this one.
                 let there = fs::symlink_metadata(&self.path).ok()?;
