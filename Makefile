@@ -54,9 +54,6 @@ test-python: install $(VENV)/.dev
 ## threats: the tests of the threat model, and its table with what became of each
 threats: install $(VENV)/.dev
 	PATH=$(BIN):$$PATH $(BIN)/python tests/threats.py
-## test-through: the end-to-end tests once more, over TCP, TLS and HTTP/2 through nginx, as to a cluster
-test-through: install $(VENV)/.dev
-	FLYTE_TEST_THROUGH=nginx $(BIN)/python -m pytest -q tests/python/e2e
 
 ## test-through: the end-to-end tests once more, over TCP, TLS and HTTP/2 through nginx, as to a cluster
 test-through: install $(VENV)/.dev

@@ -72,17 +72,19 @@ class Handler(BaseHTTPRequestHandler):
 ThreadingHTTPServer(("127.0.0.1", 8080), Handler).serve_forever()
 """
 
+# What `soak-code` runs; the others run code that stays.
+CHANGING = "changing.py"
 APPS = ("soak-values", "soak-code", "soak-same", "soak-zero")
 
 
-# Beside the server's file, since `include` starts from the file that declares an app.
+# Beside the server's files, since `include` starts from the file that declares an app.
 DECLARATION = """
 import flyte.app
 
-def declare(name, word):
+def declare(name, word, file):
     scaling = flyte.app.Scaling(replicas=(0, 2) if name.endswith("zero") else 1, scaledown_after=5)
     return flyte.app.AppEnvironment(
-        name=name, args=["python", "server.py"], include=["server.py"],
+        name=name, args=["python", file], include=[file],
         env_vars={"WORD": word}, scaling=scaling,
     )
 """
@@ -132,14 +134,15 @@ class Life:
 
         import flyte
 
-        app = flyte.serve(declaration.declare(name, word))
+        file = CHANGING if name == "soak-code" else "server.py"
+        app = flyte.serve(declaration.declare(name, word, file))
         self.ports[name] = int(app.endpoint.rpartition(":")[2])
 
     def values(self) -> None:
         self.serve("soak-values", str(self.dice.random()))
 
     def code(self) -> None:
-        (self.folder / "server.py").write_text(SERVER.replace("{code}", str(self.dice.random())))
+        (self.folder / CHANGING).write_text(SERVER.replace("{code}", str(self.dice.random())))
         self.serve("soak-code", "code")
 
     def same(self) -> None:
@@ -181,12 +184,13 @@ class Life:
 
     def killed(self) -> None:
         """One replica, as the kernel would do it."""
+        marks = {b"_FLYTE_APP_NAME=soak-same", f"FLYTE_HOME={self.home}".encode()}
         for folder in Path("/proc").iterdir():
             if folder.name.isdigit():
                 with contextlib.suppress(OSError):
                     variables = (folder / "environ").read_bytes().split(b"\0")
                     words = (folder / "cmdline").read_bytes().split(b"\0")
-                    if b"_FLYTE_APP_NAME=soak-same" in variables and b"server.py" in words:
+                    if marks.issubset(variables) and b"server.py" in words:
                         self.killed_at = time.monotonic()
                         os.kill(int(folder.name), signal.SIGKILL)
 
@@ -286,7 +290,8 @@ def main() -> int:
         os.environ.update(quiet(FLYTE_HOME=str(home), PATH=os.defpath, HOME=str(home)))
         life = Life(home)
         life.folder.mkdir()
-        (life.folder / "server.py").write_text(SERVER)
+        for file in ("server.py", CHANGING):
+            (life.folder / file).write_text(SERVER)
         (life.folder / "declaration.py").write_text(DECLARATION)
         sys.path.insert(0, str(life.folder))
         os.chdir(life.folder)
@@ -305,7 +310,7 @@ def main() -> int:
             samples.append({"hour": hour, **look(home, pid)})
             if asked.samples:
                 with asked.samples.open("a") as file:
-                    counts = {"done": life.done, "failed": life.failed, "cut": life.cut}
+                    counts = {"done": life.done, "failed": life.failed, "cut": life.cut, "errors": life.errors}
                     file.write(json.dumps({**samples[-1], **counts}) + "\n")
             time.sleep(min(SAMPLE_SECONDS, asked.hours * 3600 / 20))
         life.end.set()

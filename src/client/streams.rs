@@ -19,6 +19,9 @@ use crate::wire::{app, status};
 
 /// How often in a row a stream may break before anything came over it.
 const FAILURES: u32 = 7;
+/// The same where an app of the local platform is watched. Without that platform nothing happens to
+/// the app, and whoever waits for it can start another one.
+const LOCAL_FAILURES: u32 = 4;
 /// How long a stream may take to begin.
 const BEGIN_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the control plane need not look whether anybody reads.
@@ -52,13 +55,15 @@ struct Line<S> {
     opened: Instant,
     /// Streams in a row that broke before anything came.
     failures: u32,
+    /// How many of them are borne.
+    bears: u32,
     /// Streams in a row that were short.
     pauses: u32,
     renewed: bool,
 }
 
 impl<S> Line<S> {
-    fn new(call: &'static str) -> Self {
+    fn new(call: &'static str, bears: u32) -> Self {
         Self {
             call,
             id: RequestId::new(),
@@ -66,6 +71,7 @@ impl<S> Line<S> {
             proof: Proof::default(),
             opened: Instant::now(),
             failures: 0,
+            bears,
             pauses: 0,
             renewed: false,
         }
@@ -103,7 +109,7 @@ impl<S> Line<S> {
             ErrorCode::Internal | ErrorCode::Unknown | ErrorCode::Canceled
         );
         let may = is_transient(&error) || is_broken_off(&error) || gone;
-        if !may || self.failures > FAILURES {
+        if !may || self.failures > self.bears {
             let id = self.id.as_str();
             return Err(Error::of_stream(&caller.endpoint, self.call, id, error));
         }
@@ -132,10 +138,15 @@ pub struct Watch {
 
 impl Watch {
     pub(super) fn new(client: Client, id: app::Identifier) -> Self {
+        let bears = if client.transport.is_local() {
+            LOCAL_FAILURES
+        } else {
+            FAILURES
+        };
         Self {
             client,
             id,
-            line: Line::new("Watch"),
+            line: Line::new("Watch", bears),
             silence: SILENCE,
             last: None,
         }
@@ -338,7 +349,7 @@ impl LogStream {
             home,
             id,
             follow,
-            line: Line::new("TailLogs"),
+            line: Line::new("TailLogs", FAILURES),
             source: if follow {
                 dataplane::LogsSource::LIVE_OR_PERSISTED
             } else {

@@ -50,6 +50,9 @@ const TIDIED_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// How often the log is looked at: it may grow by a megabyte a second while something goes wrong.
 const LOG_LOOKED_AT_EVERY: Duration = Duration::from_secs(10);
 
+/// How often memory is given back that is not needed any more.
+const MEMORY_RETURNED_EVERY: Duration = Duration::from_secs(60);
+
 /// How long the lock may be held by a client that only looks whether it is free.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -170,6 +173,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let pruner = platform.pruner(options.upkeep);
     let _tidying = AbortOnDropHandle::new(tokio::spawn(keep_tidy(pruner.clone(), started)));
     let _turning = AbortOnDropHandle::new(tokio::spawn(keep_log_short(home.clone())));
+    let _returning = AbortOnDropHandle::new(tokio::spawn(keep_memory_short()));
     let api = Api {
         pruner,
         platform: Arc::clone(&platform),
@@ -227,6 +231,15 @@ async fn keep_log_short(home: Home) {
         if let Err(error) = prune::turn_log(&home.platform_log()) {
             tracing::warn!(%error, "cannot begin a new log");
         }
+    }
+}
+
+/// Gives back what a rollout, a listing or an upload took for a moment.
+async fn keep_memory_short() {
+    loop {
+        tokio::time::sleep(MEMORY_RETURNED_EVERY).await;
+        // Not on a thread that traffic goes through.
+        let _ = tokio::task::spawn_blocking(sys::return_free_memory).await;
     }
 }
 

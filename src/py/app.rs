@@ -16,6 +16,7 @@ use crate::client::{Client, Listing};
 use crate::config::Given;
 use crate::serve::platform::OtherBuild;
 use crate::serve::{self, Server, platform};
+use crate::sys;
 use crate::wire::{identifier, status};
 
 /// How long a question about an app's state may take.
@@ -582,6 +583,7 @@ fn run_platform(py: Python<'_>) -> PyResult<()> {
     let launcher = settings::launcher(py)?;
     let toolchain = settings::toolchain(py, settings.home.path())?;
     printer::log_to_stderr();
+    sys::share_heap();
     py.detach(|| {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)

@@ -351,8 +351,35 @@ impl Server {
         Ok(plan)
     }
 
+    /// Brings the apps of a plan up; where the local platform ends meanwhile, with another one. What
+    /// was done before is not done twice: it is found as it was left.
+    async fn carry_out(&self, plan: Plan) -> Result<BTreeMap<String, App>, Error> {
+        let outcome = Box::pin(self.attempt(plan.clone())).await;
+        let Err(error) = &outcome else { return outcome };
+        if !self.lost_platform(error).await {
+            return outcome;
+        }
+        self.report(Progress::Note(
+            "the local platform ended meanwhile; this goes on with a new one".into(),
+        ));
+        Box::pin(self.attempt(plan)).await
+    }
+
+    /// Whether something failed because the local platform is not there any more.
+    async fn lost_platform(&self, error: &Error) -> bool {
+        match error {
+            _ if self.settings.endpoint != Endpoint::Local => false,
+            Error::Client(client::Error::Unavailable { .. }) => true,
+            // It may also have been refused, which it would be again.
+            Error::Client(client::Error::Upload { .. }) => {
+                matches!(platform::running(&self.settings.home).await, Ok(None))
+            }
+            _ => false,
+        }
+    }
+
     /// Brings the apps of a plan up, those first that others depend on.
-    async fn carry_out(&self, mut plan: Plan) -> Result<BTreeMap<String, App>, Error> {
+    async fn attempt(&self, mut plan: Plan) -> Result<BTreeMap<String, App>, Error> {
         let note = |text: &str| self.report(Progress::Note(text.to_owned()));
         let client = platform::connect(
             &self.settings,

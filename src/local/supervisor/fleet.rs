@@ -64,6 +64,9 @@ pub struct Folders {
 
 impl Folders {
     fn claim(&mut self, yard: &Yard, revision: Revision, number: u64) -> Folder {
+        // An app that is served for years has many revisions, and replicas of two or three.
+        self.claims
+            .retain(|_, claim| claim.available_permits() == 0);
         let claim = self
             .claims
             .entry(revision)

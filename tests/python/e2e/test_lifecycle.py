@@ -88,6 +88,34 @@ def test_apps_end_with_a_killed_platform_at_once(lasting):
     until(lambda: not is_alive(pid), 2, "the app of a platform that is gone is gone")
 
 
+def test_serving_goes_on_with_a_new_platform_where_the_one_it_spoke_to_is_killed(lasting, tmp_path):
+    project = Project(tmp_path / "slow", lasting)
+    project.write(
+        "main.py",
+        """
+        import flyte, flyte.app
+
+        program = "import time; time.sleep(2); import http.server as h; h.test(h.SimpleHTTPRequestHandler, port=8080)"
+        env = flyte.app.AppEnvironment(name="slow", args=["python", "-c", program])
+
+        if __name__ == "__main__":
+            print(flyte.serve(env).endpoint)
+        """,
+    )
+    serving = project.start()
+    platform = lasting.status()["pid"]
+    until(lambda: lasting.replicas("slow"), 20, "the app is started")
+    os.kill(platform, signal.SIGKILL)
+    out, err = serving.communicate(timeout=60)
+    assert serving.returncode == 0, err
+    assert get(out.splitlines()[-1])[0] == 200
+    assert "goes on with a new one" in err
+    assert lasting.status()["pid"] != platform
+    assert lasting.app("slow")["status"] == "ACTIVE"
+    assert lasting.replicas("slow") == [lasting.pid("slow")]
+    assert lasting.app("slow")["revision"] == 1, "what was sent is not sent anew"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_platform_as_stop_does(lasting, number):
     platform = lasting.status()["pid"]
