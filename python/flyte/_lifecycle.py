@@ -8,8 +8,6 @@ functions and ending well when told to.
 from __future__ import annotations
 
 import _thread
-import asyncio
-import gzip
 import importlib
 import inspect
 import os
@@ -19,7 +17,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from types import FrameType
-from typing import Any, final
+
+# `asyncio` takes longer to import than all else here, and not every app needs it.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import asyncio
+    from typing import Any
 
 __all__ = ["Lifecycle", "RuntimeConfigError", "bind", "load_environment", "serve"]
 
@@ -128,6 +131,7 @@ def load_environment(start: Mapping[str, Any]) -> Any:
 
 
 def _unpickled(path: str) -> Any:
+    import gzip
     import pickle
 
     import cloudpickle  # type: ignore[import-untyped]
@@ -232,11 +236,11 @@ def bind(function: Callable[..., Any], parameters: Mapping[str, Any]) -> dict[st
 # --- life of an app -----------------------------------------------------------------------------
 
 
-@final
 class Lifecycle:
     """Startup hook, server, shutdown hook; each sync or async, and a stop at any time.
 
-    Everything runs in the main thread. Async functions share one event loop, which stands still
+    Everything runs in the main thread. Async functions share one event loop, which is there as soon
+    as anything has imported `asyncio`, and stands still
     while a sync function runs: so ``signal.signal``, ``uvicorn.run`` and ``subprocess.run`` work
     in a sync server. A stop signal cancels an async function and raises ``SystemExit`` in a sync
     one; where that is swallowed, as servers do with whatever a request raises, it is raised again.
@@ -248,7 +252,7 @@ class Lifecycle:
     """
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
         self._stopping = False
         self._interruptible = False
@@ -257,7 +261,6 @@ class Lifecycle:
         self._reminder = threading.Lock()  # held while a reminder is on its way
 
     def __enter__(self) -> Lifecycle:
-        asyncio.set_event_loop(self._loop)
         self._listen()
         return self
 
@@ -283,8 +286,8 @@ class Lifecycle:
             if self._stopping:  # between two functions, where nothing could be interrupted
                 return None
             return self._await(function())
-        except (SystemExit, KeyboardInterrupt, asyncio.CancelledError):
-            if not self._stopping:
+        except BaseException as error:
+            if not self._stopping or not _is_stop(error):
                 raise
             return None
         finally:
@@ -310,6 +313,9 @@ class Lifecycle:
             >>> Lifecycle().run(env, {"model": "m"})
             0
         """
+
+        if "asyncio" in sys.modules:
+            self._open_loop()  # for `asyncio.get_event_loop()` in a sync function
 
         def call(hook: str) -> Any:
             function = getattr(env, hook, None)
@@ -341,7 +347,7 @@ class Lifecycle:
         self._stopping = True
         if not self._interruptible:
             return  # the shutdown hook is at work already
-        if self._task is not None and self._loop.is_running():
+        if self._task is not None and self._loop is not None and self._loop.is_running():
             # Not directly: this runs between two arbitrary instructions of the loop.
             self._loop.call_soon_threadsafe(self._task.cancel)
             return
@@ -389,18 +395,40 @@ class Lifecycle:
         async def finish() -> Any:
             return await result
 
-        self._task = self._loop.create_task(finish())
+        loop = self._open_loop()
+        self._task = loop.create_task(finish())
         try:
-            return self._loop.run_until_complete(self._task)
+            return loop.run_until_complete(self._task)
         finally:
             self._task = None
 
+    def _open_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            import asyncio
+
+            self._loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(self._loop)
+        return self._loop
+
     def _close_loop(self) -> None:
-        leftover = asyncio.all_tasks(self._loop)
+        loop = self._loop
+        if loop is None:
+            return
+        import asyncio
+
+        leftover = asyncio.all_tasks(loop)
         for task in leftover:
             task.cancel()
         if leftover:
-            self._loop.run_until_complete(asyncio.gather(*leftover, return_exceptions=True))
-        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            loop.run_until_complete(asyncio.gather(*leftover, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
         asyncio.set_event_loop(None)
-        self._loop.close()  # does not wait for threads: the end of the process does
+        loop.close()  # does not wait for threads: the end of the process does
+
+
+def _is_stop(error: BaseException) -> bool:
+    """Whether this is how a function ends that is told to stop."""
+    # An error of its kind can only come from where it was imported.
+    asyncio = sys.modules.get("asyncio")
+    cancelled = () if asyncio is None else (asyncio.CancelledError,)
+    return isinstance(error, (SystemExit, KeyboardInterrupt, *cancelled))
