@@ -141,8 +141,16 @@ def finish(met: bool) -> NoReturn:
 
 
 def quiet(**more: str) -> dict[str, str]:
-    """The environment without settings of flyte, and with `more`."""
-    own = {name: value for name, value in os.environ.items() if "FLYTE" not in name}
+    """The environment without settings of flyte and of Python, and with `more`.
+
+    Where Python may not keep what it compiled, whoever was installed by `pip` has it all the same, and
+    a comparison is of installers.
+    """
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        if "FLYTE" not in name and not name.startswith("PYTHON")
+    }
     return {**own, **more}
 
 

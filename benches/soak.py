@@ -40,7 +40,8 @@ from _common import quiet, scratch_home
 SAMPLE_SECONDS = 60
 WARM_SHARE = 0.25
 GROWS_ABOVE = 0.01
-NOT_JUDGED = ("home MB", "files of home")
+# What is resident of the program's own file is no more than the file, and the kernel's to drop.
+NOT_JUDGED = ("home MB", "files of home", "with files kB")
 # Whoever asks an app whose replicas are killed may be the one who was being answered.
 MAY_BE_CUT = ("asked", "streamed")
 CUT_SECONDS = 2.0
@@ -235,7 +236,8 @@ def look(home: Path, pid: int) -> dict[str, float]:
     )
     children = sum(len(path.read_text().split()) for path in Path(f"/proc/{pid}/task").glob("*/children"))
     return {
-        "memory kB": float(status["VmRSS"].split()[0]),
+        "memory kB": float(status["RssAnon"].split()[0]),
+        "with files kB": float(status["VmRSS"].split()[0]),
         "descriptors": float(len(os.listdir(f"/proc/{pid}/fd"))),
         "threads": float(status["Threads"]),
         "children": float(children),
@@ -310,7 +312,12 @@ def main() -> int:
             samples.append({"hour": hour, **look(home, pid)})
             if asked.samples:
                 with asked.samples.open("a") as file:
-                    counts = {"done": life.done, "failed": life.failed, "cut": life.cut, "errors": life.errors}
+                    counts = {
+                        "done": life.done,
+                        "failed": life.failed,
+                        "cut": life.cut,
+                        "errors": life.errors,
+                    }
                     file.write(json.dumps({**samples[-1], **counts}) + "\n")
             time.sleep(min(SAMPLE_SECONDS, asked.hours * 3600 / 20))
         life.end.set()
