@@ -83,6 +83,17 @@ def rounds(name: str, once: Callable[[], float]) -> Figure:
     return Figure(name, [once() for _ in range(ROUNDS)])
 
 
+def in_turns(ways: dict[str, Callable[[], float]]) -> list[Figure]:
+    """The same for several ways, one after the other in each round: what else happens falls on all."""
+    values: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(ROUNDS + 1):
+        for name, once in ways.items():
+            took = once()
+            if number:
+                values[name].append(took)
+    return [Figure(name, seconds) for name, seconds in values.items()]
+
+
 def show(title: str, base: Figure, others: list[Figure], limits: dict[str, Limit] | None = None) -> bool:
     """Print all figures, how the others stand to the first, and whether limits (by name) are kept.
 

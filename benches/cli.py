@@ -14,9 +14,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-from _common import ROUNDS, Figure, Limit, finish, peer_python, quiet, scratch_home, show
+from _common import Limit, finish, in_turns, peer_python, quiet, scratch_home, show
 
 EIGHTH = Limit(times=1 / 8)
 # A command that imports no code of a user is there at once.
@@ -34,17 +35,6 @@ def timed(command: list[str], environment: dict[str, str], folder: Path) -> floa
     took = time.perf_counter() - started
     assert done.returncode == 0, (command, done.stderr.decode()[-2000:])
     return took
-
-
-def in_turn(commands: dict[str, list[str]], environment: dict[str, str], folder: Path) -> list[Figure]:
-    """Every command once for the caches, then all of them in turn, so that noise falls on all."""
-    values: dict[str, list[float]] = {name: [] for name in commands}
-    for round_number in range(ROUNDS + 1):
-        for name, command in commands.items():
-            took = timed(command, environment, folder)
-            if round_number:
-                values[name].append(took)
-    return [Figure(name, seconds) for name, seconds in values.items()]
 
 
 @contextmanager
@@ -96,17 +86,18 @@ def main() -> None:
                     f"PyPI SDK: {name}": [str(theirs.with_name("flyte")), *peer],
                     f"flyte-rs: {name}": [str(ours.with_name("flyte")), *own],
                 }
-                sdk, mine = in_turn(commands, environment, home)
+                sdk, mine = in_turns(
+                    {name: partial(timed, words, environment, home) for name, words in commands.items()}
+                )
                 if not show(name, sdk, [mine], {mine.name: START}):
                     failures.append(name)
-        bare, sdk, mine = in_turn(
-            {
-                "bare Python": [str(ours), "-c", "pass"],
-                f"PyPI SDK: {IMPORT}": [str(theirs), "-c", IMPORT],
-                f"flyte-rs: {IMPORT}": [str(ours), "-c", IMPORT],
-            },
-            environment,
-            home,
+        commands = {
+            "bare Python": [str(ours), "-c", "pass"],
+            f"PyPI SDK: {IMPORT}": [str(theirs), "-c", IMPORT],
+            f"flyte-rs: {IMPORT}": [str(ours), "-c", IMPORT],
+        }
+        bare, sdk, mine = in_turns(
+            {name: partial(timed, words, environment, home) for name, words in commands.items()}
         )
         if not show(IMPORT, sdk, [mine], {mine.name: EIGHTH}):
             failures.append(IMPORT)

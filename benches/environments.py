@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from _common import Figure, Limit, finish, peer_python, quiet, rounds, scratch_home, show
+from _common import Figure, Limit, finish, in_turns, peer_python, quiet, rounds, scratch_home, show
 
 # With what they need about thirty distributions, small and large.
 PACKAGES = ["fastapi[standard]", "pandas", "scikit-learn", "requests", "jinja2"]
@@ -84,8 +84,13 @@ def made(home: Path, project: Path) -> bool:
         flyte.build(image, force=True)
         return time.perf_counter() - started
 
-    uv_alone = rounds("uv venv && uv pip install", bare)
-    ours = [rounds("flyte.build(image, force=True)", call), rounds("flyte build --force app.py", command)]
+    uv_alone, *ours = in_turns(
+        {
+            "uv venv && uv pip install": bare,
+            "flyte.build(image, force=True)": call,
+            "flyte build --force app.py": command,
+        }
+    )
     limits = {figure.name: Limit(times=MOST_TIMES_UV) for figure in ours}
     settle()
     held = subprocess.run([uv, "pip", "list", "--python", plain / "bin" / "python"], capture_output=True)
@@ -105,17 +110,19 @@ def found(home: Path, project: Path) -> bool:
     settle()
 
     peer = str(peer_python().with_name("flyte"))
-    config = project / "config.yaml"
+    # Not where ours would find it.
+    config = home / "peer.yaml"
     config.write_text("admin:\n  endpoint: dns:///localhost:1\n  insecure: true\n")
     variables = {"HOME": str(home), "FLYTECTL_CONFIG": str(config)}
-    theirs = rounds(
-        "the PyPI SDK: flyte build, nothing to do",
-        lambda: timed([peer, "build", "peer.py", "env"], project, **variables),
-    )
-    config.unlink()
-    whole = rounds(
-        "flyte build app.py, nothing to do",
-        lambda: timed([flyte, "build", "app.py"], project, FLYTE_HOME=str(home)),
+    theirs, whole = in_turns(
+        {
+            "the PyPI SDK: flyte build, nothing to do": lambda: timed(
+                [peer, "build", "peer.py", "env"], project, **variables
+            ),
+            "flyte build app.py, nothing to do": lambda: timed(
+                [flyte, "build", "app.py"], project, FLYTE_HOME=str(home)
+            ),
+        }
     )
     limits = {whole.name: Limit(most=MOST_COMMAND_MS)}
     met = show("Whole command with nothing to build", theirs, [whole], limits)

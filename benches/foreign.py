@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from _common import Limit, finish, peer_python, quiet, rounds, scratch_home, show
+from _common import Limit, finish, in_turns, peer_python, quiet, scratch_home, show
 
 APP = """
     import sys
@@ -71,8 +71,12 @@ def main() -> None:
         folder = Path(scratch)
         (folder / "app.py").write_text(textwrap.dedent(APP))
         endpoint = listening(home)
-        ours = rounds("flyte-rs", once(sys.executable, folder, endpoint, "ours"))
-        theirs = rounds("PyPI SDK", once(peer_python(), folder, endpoint, "theirs"))
+        ours, theirs = in_turns(
+            {
+                "flyte-rs": once(sys.executable, folder, endpoint, "ours"),
+                "PyPI SDK": once(peer_python(), folder, endpoint, "theirs"),
+            }
+        )
     limits = {ours.name: Limit(times=1 / GOAL)}
     met = show("Serving an unchanged app over TCP, whole process", theirs, [ours], limits)
     print(f"\n{theirs.median / ours.median:.1f} times as fast as the PyPI SDK; the goal is {GOAL}")
