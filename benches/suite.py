@@ -158,6 +158,18 @@ def table(rows: list[Row], stored: dict[tuple[str, str, str], Row], about: list[
     return "\n".join(lines) + "\n"
 
 
+def write(rows: list[Row], stored: dict[tuple[str, str, str], Row], failed: list[str], commit: str) -> str:
+    """Writes the figures, their table and the plots; the table."""
+    about = machine(commit) + [
+        f"**failed, its figures are not all new: `benches/{name}.py`**" for name in failed
+    ]
+    text = table(rows, stored, about, commit)
+    TABLE.write_text(text)
+    STORED.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+    plots.write(rows, HERE)
+    return text
+
+
 def main() -> int:
     asked = sys.argv[1:] or BENCHES
     if unknown := set(asked) - set(BENCHES):
@@ -168,6 +180,7 @@ def main() -> int:
     new: list[Row] = []
     failed: list[str] = []
     whole: set[str] = set()
+    text = ""
     for bench in asked:
         print(f"\n=== {bench}", flush=True)
         rows, seconds, code = run(bench, commit)
@@ -177,14 +190,8 @@ def main() -> int:
             whole.add(bench)
         else:
             failed.append(bench)
-    rows = joined(new, before, whole)
-    about = machine(commit) + [
-        f"**failed, its figures are not all new: `benches/{name}.py`**" for name in failed
-    ]
-    text = table(rows, stored, about, commit)
-    TABLE.write_text(text)
-    STORED.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
-    plots.write(rows, HERE)
+        # After each of them, for whoever breaks off a run of an hour.
+        text = write(joined(new, before, whole), stored, failed, commit)
     print("\n" + text)
     missed = [row for row in new if row.get("met") is False]
     for row in missed:
