@@ -81,6 +81,9 @@ pub struct Load {
     pub copy_style: Option<String>,
     /// Another file was loaded before, and nothing of it may count for this one.
     pub again: bool,
+    /// It will be read again as soon as it is saved. Python tells what it compiled by the second of
+    /// the last change and the size, so it has to compile nothing for later.
+    pub watched: bool,
     /// Whether a failure is told with the whole traceback.
     pub verbose: bool,
 }

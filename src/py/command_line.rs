@@ -179,6 +179,10 @@ impl Host for Interpreter {
                 let begun = || py.import("flyte._loading")?.call_method0("begin");
                 begun().map_err(raised)?;
             }
+            if load.watched {
+                let keep_nothing = || py.import("sys")?.setattr("dont_write_bytecode", true);
+                keep_nothing().map_err(raised)?;
+            }
             let file = python_file(&load.file)?;
             let module = import(py, &file).map_err(|error| not_loaded(py, load, &error))?;
             let envs = choose(py, &module, load)?;

@@ -45,8 +45,18 @@ def _remove(folder: Path) -> None:
     until(is_gone, 30, f"{folder} is gone")
 
 
-# They are about where apps go, which nothing may have decided before.
-DIRECT = ("test_settings", "test_config")
+# They are about where apps go, which nothing may have decided before; or tell what somebody sees who
+# has configured nothing, and stop their platform.
+# Or have the platform listen where they want it to.
+DIRECT = (
+    "test_settings",
+    "test_config",
+    "test_docs",
+    "test_doctor",
+    "test_foreign_client",
+    "test_cluster_replica",
+    "test_cluster_secrets",
+)
 
 
 @pytest.fixture(scope="module")

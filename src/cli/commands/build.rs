@@ -87,6 +87,7 @@ fn requests(
             root_dir: args.choice.root_dir.clone(),
             copy_style: args.choice.copy_style.clone(),
             again: false,
+            watched: false,
             verbose: printer.is_verbose(),
         };
         return Ok(vec![host.load(&load, settings)?]);

@@ -55,6 +55,7 @@ fn of_app(
         root_dir: choice.root_dir,
         copy_style: choice.copy_style,
         again: false,
+        watched: false,
         verbose: printer.is_verbose(),
     };
     let request = host.load(&load, &host.settings(given)?)?;

@@ -21,6 +21,7 @@ pub fn run(host: &impl Host, printer: &Printer, given: Given, args: Deploy) -> R
         root_dir: args.serve.root_dir.clone(),
         copy_style: args.serve.copy_style.clone(),
         again: false,
+        watched: false,
         verbose: printer.is_verbose(),
     };
     let mut request = host.load(&load, &settings)?;
@@ -145,6 +146,7 @@ impl Many {
                 root_dir: self.choice.root_dir.clone(),
                 copy_style: self.choice.copy_style.clone(),
                 again: !is_alone,
+                watched: false,
                 verbose: printer.is_verbose(),
             };
             match host.load(&load, settings) {

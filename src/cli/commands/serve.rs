@@ -20,6 +20,7 @@ pub fn run(host: &impl Host, printer: &Printer, given: Given, args: Serve) -> Re
         root_dir: args.root_dir.clone(),
         copy_style: args.copy_style.clone(),
         again: false,
+        watched: args.watch,
         verbose: printer.is_verbose(),
     };
     let mut request = host.load(&load, &settings)?;

@@ -72,6 +72,8 @@ impl Loader {
         let done = tokio::process::Command::new(&self.program)
             .args(&self.args)
             .env(VARIABLE, asking)
+            // What is saved twice within a second would be taken for the same.
+            .env("PYTHONDONTWRITEBYTECODE", "1")
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output()

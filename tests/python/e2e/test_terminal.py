@@ -97,7 +97,7 @@ def test_colour_is_for_terminals_that_want_it(home):
 @pytest.mark.parametrize("columns", [40, 60, 80, 200])
 def test_tables_fit_the_terminal(files, columns):
     project = Project(files.folder, files.home)
-    project.write("long.py", APP.format(name="a-name-that-is-rather-long"))
+    project.write("long.py", APP.format(name="a-name-that-is-quite-long"))
     assert files.home.flyte("serve", "long.py", cwd=files.folder).returncode == 0
     status, shown = on_terminal(files.home, "get", "app", columns=columns)
     assert status == 0
@@ -108,7 +108,7 @@ def test_tables_fit_the_terminal(files, columns):
     if columns >= 60:
         assert all("http://localhost:" in line for line in lines[1:]), "addresses are cut last"
     # A pipe gets everything.
-    assert "term-a-name-that-is-rather-long" in files.home.flyte("get", "app").stdout
+    assert "term-a-name-that-is-quite-long" in files.home.flyte("get", "app").stdout
 
 
 def test_steps_move_on_a_terminal_and_stand_still_in_ci(files):

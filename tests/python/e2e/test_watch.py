@@ -113,7 +113,8 @@ def app(project: Project, watch: Callable[..., Watch]) -> tuple[Watch, str]:
     project.write("app.py", APP.format(name=name))
     watching = watch("serve", "--watch", "app.py")
     watching.until("note: watching 3 files", seconds=60)
-    return watching, watching.out[0]
+    # It is written to another stream than the note.
+    return watching, until(lambda: watching.out, 5)[0]
 
 
 def word(url: str) -> str:
