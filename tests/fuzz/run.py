@@ -2,6 +2,9 @@
 
     python tests/fuzz/run.py --seconds 600            every target
     python tests/fuzz/run.py --seconds 20 connect     one of them
+    python tests/fuzz/run.py --built 7dac8b0          as they were built from that commit
+
+Building takes a quarter of an hour, which `--built` saves.
 
 New inputs are collected below `target/fuzz-corpus`, so that a later run goes on where this one ended;
 `--keep` adds those that reach something new to the corpus of the repository, which every test run
@@ -26,6 +29,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
 SCRATCH = Path(os.environ.get("CARGO_TARGET_DIR", HERE.parents[1] / "target")) / "fuzz-corpus"
 HEAD = ["Target", "Date", "Commit", "Seconds", "Executions", "Edges", "Found"]
+BUILT = HERE / "target" / "x86_64-unknown-linux-gnu" / "release"
 # The longest that one input may take, in seconds.
 TIMEOUT = 10
 
@@ -65,11 +69,16 @@ def targets() -> list[str]:
     return sorted(path.stem for path in (HERE / "targets").glob("*.rs"))
 
 
-def fuzz(target: str, *words: str) -> tuple[str, int]:
-    """Runs a target with these words for libFuzzer; what it printed, and how it ended."""
-    command = ["cargo", "+nightly", "fuzz", "run", "--fuzz-dir", str(HERE), "--sanitizer", "none"]
+def fuzz(target: str, *words: str, built: bool = False) -> tuple[str, int]:
+    """Runs a target with these folders and options of libFuzzer; what it printed, and how it ended."""
+    command = ["cargo", "+nightly", "fuzz", "run", "--fuzz-dir", str(HERE), "--sanitizer", "none", target]
+    if built:
+        artifacts = HERE / "artifacts" / target
+        artifacts.mkdir(parents=True, exist_ok=True)
+        command = [str(BUILT / target), f"-artifact_prefix={artifacts}/"]
+        words = tuple(word for word in words if word != "--")
     process = subprocess.Popen(
-        [*command, target, *words],
+        [*command, *words],
         cwd=HERE.parents[1],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -84,16 +93,16 @@ def fuzz(target: str, *words: str) -> tuple[str, int]:
     return "".join(lines), process.wait()
 
 
-def run(target: str, seconds: int) -> Outcome:
+def run(target: str, seconds: int, built: bool = False) -> Outcome:
     own, corpus = SCRATCH / target, HERE / "corpus" / target
     own.mkdir(parents=True, exist_ok=True)
     # Built apart from the clock.
-    printed, code = fuzz(target, str(own), "--", "-runs=0")
+    printed, code = fuzz(target, str(own), "--", "-runs=0", built=built)
     if code:
         return read(printed, code, 0)
     limits = [f"-max_total_time={seconds}", f"-timeout={TIMEOUT}", "-print_final_stats=1"]
     started = time.monotonic()
-    printed, code = fuzz(target, str(own), str(corpus), "--", *limits)
+    printed, code = fuzz(target, str(own), str(corpus), "--", *limits, built=built)
     return read(printed, code, time.monotonic() - started)
 
 
@@ -122,6 +131,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("targets", nargs="*", help="all, when none is named")
     parser.add_argument("--seconds", type=int, default=600, help="for each target")
+    parser.add_argument("--built", metavar="COMMIT", help="run what was built from it, and build nothing")
     parser.add_argument("--keep", action="store_true", help="add new inputs to the corpus of the repository")
     given = parser.parse_args()
     if unknown := set(given.targets) - set(targets()):
@@ -129,11 +139,14 @@ def main() -> int:
     words = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--exclude", "*"]
     commit = subprocess.run(words, capture_output=True, text=True).stdout.strip() or "?"
     # The crates that are fuzzed are those that are shipped; what only the targets need is added.
-    shutil.copy(HERE.parents[1] / "Cargo.lock", HERE / "Cargo.lock")
+    if given.built:
+        commit = given.built
+    else:
+        shutil.copy(HERE.parents[1] / "Cargo.lock", HERE / "Cargo.lock")
     failed = []
     for target in given.targets or targets():
         print(f"=== {target}", flush=True)
-        outcome = run(target, given.seconds)
+        outcome = run(target, given.seconds, given.built is not None)
         RESULTS.write_text(noted(RESULTS.read_text(), target, outcome, commit))
         print(
             f"{target}: {outcome.executions:,} executions in {outcome.seconds:.0f} s: {outcome.found}",
