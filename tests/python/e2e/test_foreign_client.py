@@ -60,14 +60,16 @@ def server(**values):
 """
 
 PROLOGUE = """
-import asyncio, json, sys
+import asyncio, json, os, sys
 import flyte
 from flyte.remote import App
 
 flyte.init(endpoint=sys.argv[1], insecure=True, project="local", domain="development", org="")
 
 def answer(value):
-    print(json.dumps(value))
+    print(json.dumps(value), flush=True)
+    # On a busy machine the end of the interpreter aborts now and then: threads of the SDK still run.
+    os._exit(0)
 
 """
 
