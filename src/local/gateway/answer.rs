@@ -420,6 +420,8 @@ impl Framing {
             10 => is("connection") || is("keep-alive"),
             14 => self.coding != Coding::None && is("content-length"),
             16 => is("proxy-connection"),
+            // An empty list is no coding; beside a length it would be a second framing to some.
+            17 => self.coding == Coding::None && is("transfer-encoding"),
             18 => is("proxy-authenticate"),
             19 => is("proxy-authorization"),
             _ => false,

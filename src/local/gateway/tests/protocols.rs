@@ -481,6 +481,19 @@ async fn a_coding_of_chunks_is_passed_on_with_them() {
 }
 
 #[tokio::test]
+async fn a_list_of_no_codings_is_not_passed_on() {
+    let app = recorded(&[
+        "HTTP/1.1 200 OK\r\ndate: then\r\ntransfer-encoding: ,\r\ncontent-length: 2\r\n\r\nzz",
+    ])
+    .await;
+    let listener = listen(app.target()).await;
+    let seen = within(say(&listener, CLOSING)).await;
+    let expected =
+        "HTTP/1.1 200 OK\r\ndate: then\r\ncontent-length: 2\r\nconnection: close\r\n\r\nzz";
+    assert_eq!(seen, expected);
+}
+
+#[tokio::test]
 async fn chunks_that_are_coded_again_are_a_502() {
     let app = recorded(&[
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntransfer-encoding: gzip\r\n\r\nzz",
