@@ -16,7 +16,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -74,6 +77,18 @@ def install(python: str, what: Path, links: Path | None, scratch: Path) -> None:
     print(f"{run(python, '--version').strip():<15} {what.name}: {told}; serves")
 
 
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder that is gone afterwards, also where modules in it are still being compiled."""
+    folder = Path(tempfile.mkdtemp(prefix="fw-", dir="/tmp"))
+    try:
+        yield folder
+    finally:
+        deadline = time.monotonic() + 30
+        while folder.exists():
+            shutil.rmtree(folder, ignore_errors=time.monotonic() < deadline)
+
+
 def main() -> None:
     """Check sizes, then every file with every interpreter."""
     options = {word for word in sys.argv[1:] if word.startswith("--")}
@@ -82,8 +97,7 @@ def main() -> None:
     if "--ends" in options:
         # What the versions between them do besides is done by those that run all other tests.
         pythons = [pythons[0], pythons[-1]]
-    with tempfile.TemporaryDirectory(prefix="fw-", dir="/tmp") as folder:
-        scratch = Path(folder)
+    with scratch_folder() as scratch:
         if "--only-checkout" not in options:
             files(dist, pythons, scratch, with_sdist="--no-sdist" not in options)
         if options & {"--checkout", "--only-checkout"}:
