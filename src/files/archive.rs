@@ -78,7 +78,6 @@ fn extract_new(archive: &Path, dest: &Path, marker: &str, limits: Limits) -> Res
     };
     let written = unpack(archive, staging.path(), marker, limits)?;
     mark(staging.path(), marker, &written)?;
-    crash::point("unpack.marked");
     fs::set_permissions(staging.path(), fs::Permissions::from_mode(0o755))
         .map_err(Error::io("set the mode of", staging.path()))?;
     match fs::rename(staging.path(), dest) {
@@ -190,7 +189,6 @@ fn flush(folder: &Path, written: &[PathBuf]) -> Result<(), Error> {
     #[cfg(target_os = "linux")]
     if written.len() > FLUSHED_ONE_BY_ONE {
         let all = File::open(folder).map_err(Error::io("open", folder))?;
-        crash::point("unpack.flushing");
         return rustix::fs::syncfs(&all).map_err(|errno| Error::io("flush", folder)(errno.into()));
     }
     let mut paths: BTreeSet<PathBuf> = BTreeSet::new();
