@@ -13,10 +13,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-from _common import ROUNDS, Figure, Limit, finish, free_port, quiet, scratch_home, show
+from _common import Limit, finish, free_port, in_turns, quiet, scratch_home, show
 
 TIMEOUT_SECONDS = 60
 # What starting for a request may add to starting by hand.
@@ -115,16 +114,6 @@ def from_zero(port: int, last: list[int]) -> float:
     return taken
 
 
-def in_turns(names: tuple[str, str], runs: tuple[Callable[[], float], Callable[[], float]]) -> list[Figure]:
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for number in range(ROUNDS + 1):
-        for kept, run in zip(seconds, runs, strict=True):
-            taken = run()
-            if number:  # the first is for the caches
-                kept.append(taken)
-    return [Figure(name, kept) for name, kept in zip(names, seconds, strict=True)]
-
-
 def compare(home: Path, name: str, source: str, packages: str) -> bool:
     folder = home / name
     folder.mkdir()
@@ -142,9 +131,12 @@ def compare(home: Path, name: str, source: str, packages: str) -> bool:
     (python,) = set(home.glob("envs/*/bin/python")) - known
     port = int(served.stdout.strip().rpartition(":")[2])
     last = [ask(port)]
-    names = ("by hand: python server.py", "flyte-rs, from zero")
-    runs = (lambda: by_hand(python, folder), lambda: from_zero(port, last))
-    hand, ours = in_turns(names, runs)
+    hand, ours = in_turns(
+        {
+            "by hand: python server.py": lambda: by_hand(python, folder),
+            "flyte-rs, from zero": lambda: from_zero(port, last),
+        }
+    )
     limits = {ours.name: Limit(more=MOST_ADDED_MS)}
     return show(f"From nothing to the first answer, {name}", hand, [ours], limits)
 

@@ -106,10 +106,10 @@ def run(target: str, seconds: int, built: bool = False) -> Outcome:
     return read(printed, code, time.monotonic() - started)
 
 
-def keep(target: str) -> None:
+def keep(target: str, built: bool) -> None:
     """Takes what reaches something new into the repository's corpus."""
     corpus = HERE / "corpus" / target
-    fuzz(target, str(corpus), str(SCRATCH / target), "--", "-merge=1")
+    fuzz(target, str(corpus), str(SCRATCH / target), "--", "-merge=1", built=built)
 
 
 def noted(text: str, target: str, outcome: Outcome, commit: str) -> str:
@@ -137,16 +137,16 @@ def main() -> int:
     if unknown := set(given.targets) - set(targets()):
         parser.error(f"no such target: {', '.join(sorted(unknown))}; there are {', '.join(targets())}")
     words = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--exclude", "*"]
-    commit = subprocess.run(words, capture_output=True, text=True).stdout.strip() or "?"
-    # The crates that are fuzzed are those that are shipped; what only the targets need is added.
-    if given.built:
-        commit = given.built
-    else:
+    told = subprocess.run(words, capture_output=True, text=True).stdout.strip()
+    commit = given.built or told or "?"
+    if not given.built:
+        # The crates that are fuzzed are those that are shipped; what only the targets need is added.
         shutil.copy(HERE.parents[1] / "Cargo.lock", HERE / "Cargo.lock")
+    built = given.built is not None
     failed = []
     for target in given.targets or targets():
         print(f"=== {target}", flush=True)
-        outcome = run(target, given.seconds, given.built is not None)
+        outcome = run(target, given.seconds, built)
         RESULTS.write_text(noted(RESULTS.read_text(), target, outcome, commit))
         print(
             f"{target}: {outcome.executions:,} executions in {outcome.seconds:.0f} s: {outcome.found}",
@@ -155,7 +155,7 @@ def main() -> int:
         if outcome.found != "nothing":
             failed.append(target)
         elif given.keep:
-            keep(target)
+            keep(target, built)
     print("\n" + RESULTS.read_text())
     return int(bool(failed))
 

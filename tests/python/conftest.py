@@ -45,9 +45,8 @@ def _remove(folder: Path) -> None:
     until(is_gone, 30, f"{folder} is gone")
 
 
-# They are about where apps go, which nothing may have decided before; or tell what somebody sees who
-# has configured nothing, and stop their platform.
-# Or have the platform listen where they want it to.
+# What nothing may have decided before for them: where apps go, what somebody sees who has configured
+# nothing and stops the platform, or where it listens for others.
 DIRECT = (
     "test_settings",
     "test_config",
