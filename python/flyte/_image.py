@@ -1,18 +1,38 @@
 """`Image`: what an app needs to be installed, declared layer by layer.
 
 An image is a value: frozen, comparable, and every `with_*` returns a new one. Nothing is built,
-hashed or fetched here. The only look at the disk is whether a file that is named exists, so that a
-slip of the hand is told where it was made; inside a replica even that is left out.
+hashed or fetched here. The layers are values as well (`_image_layers`), and what may be written in
+several forms has one from `_image_values`.
 """
 
 from __future__ import annotations
 
-import os
-import re
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from . import _image_values as checked
+from ._image_layers import (
+    DIST_FOLDER,
+    AptPackages,
+    CodeBundleLayer,
+    Commands,
+    DockerIgnore,
+    Env,
+    Layer,
+    PipPackages,
+    PixiProject,
+    PixiScript,
+    PoetryProject,
+    Requirements,
+    SourceFile,
+    SourceFolder,
+    UVProject,
+    UVScript,
+    Wheels,
+    WorkDir,
+)
+from ._image_layers import PythonWheels as PythonWheels
 from ._mistake import IMAGE, mistake, no_file, no_folder, wrong_type
 from ._replica import in_replica
 from ._secret import Secret, as_secrets
@@ -21,234 +41,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Literal
 
+    from ._image_values import PathLike
     from ._secret import SecretRequest
 
     Architecture = Literal["linux/amd64", "linux/arm64"]
     Platform = Architecture | tuple[Architecture, ...]
     InstallMode = Literal["dependencies_only", "install_project"]
-    PathLike = str | os.PathLike[str]
     PythonVersion = tuple[int, int] | str
-
-DIST_FOLDER = Path(os.path.abspath(__file__)).parents[2] / "dist"
-"""Where a checkout of this project puts the wheels that it builds."""
-
-_PLATFORMS = ("linux/amd64", "linux/arm64")
-# What registries take as a repository; several parts are separated by slashes.
-_NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_{1,2}|-+|/)[a-z0-9]+)*")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
-# The block of PEP 723, which ends at the last mark of an unbroken comment.
-_BLOCK = re.compile(r"^# /// script[ \t]*$\n(?P<content>(?:^#(?:| .*)$\n)*)^# ///[ \t]*$", re.MULTILINE)
-_SPECIFIER = re.compile(r"\s*(?:~=|===?|!=|<=|>=|<|>)\s*[0-9A-Za-z.*+!\-_]+\s*")
-_OLDEST_PYTHON = (3, 10)
-
-
-# ---------------------------------------------------------------------------------------------
-# Layers
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One step of an image; made by the `with_*` methods of `Image`."""
-
-    kind = ""
-
-    def __post_init__(self) -> None:
-        for one in fields(self):
-            value = getattr(self, one.name)
-            if one.name != "values" and isinstance(value, (tuple, list)):
-                _refuse_nested(type(self).__name__, one.name, value)
-
-    def _paths(self) -> tuple[Path, ...]:
-        """The files and folders that must exist for the layer to be built."""
-        values = (getattr(self, one.name) for one in fields(self))
-        return tuple(value for value in values if isinstance(value, Path))
-
-
-def _refuse_nested(layer: str, field: str, items: object) -> None:
-    if isinstance(items, list):
-        raise wrong_type(f"{layer} field '{field}' must be a tuple, got a list", code=IMAGE)
-    for index, item in enumerate(items):  # type: ignore[arg-type, var-annotated]
-        if isinstance(item, (list, tuple)):
-            raise wrong_type(
-                f"{layer} field '{field}' contains a {type(item).__name__} at index {index}: {item!r}. "
-                "Hint: Pass items as separate arguments, e.g., 'vim', 'git' instead of ['vim', 'git']",
-                code=IMAGE,
-            )
-        if not isinstance(item, (str, Secret)):
-            raise wrong_type(
-                f"{layer} field '{field}' must hold str, got {type(item)} at index {index}", code=IMAGE
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class InstallLayer(Layer):
-    """What layers that install packages have in common."""
-
-    index_url: str | None = None
-    extra_index_urls: tuple[str, ...] = ()
-    pre: bool = False
-    extra_args: str | None = None
-    secret_mounts: tuple[Secret, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class PipPackages(InstallLayer):
-    """Packages by requirement."""
-
-    kind = "pip"
-    packages: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Requirements(InstallLayer):
-    """Packages listed in a requirements file."""
-
-    kind = "requirements"
-    file: Path
-
-
-@dataclass(frozen=True, kw_only=True)
-class UVProject(InstallLayer):
-    """A project with a `uv.lock`."""
-
-    kind = "uv_project"
-    pyproject: Path
-    uvlock: Path | None
-    project_install_mode: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class PoetryProject(InstallLayer):
-    """A project with a `poetry.lock`."""
-
-    kind = "poetry_project"
-    pyproject: Path
-    poetry_lock: Path
-    project_install_mode: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class PixiProject(InstallLayer):
-    """A project that pixi manages."""
-
-    kind = "pixi_project"
-    manifest: Path
-    pixi_lock: Path | None
-    environment: str
-    project_install_mode: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class UVScript(InstallLayer):
-    """A script with a PEP 723 block."""
-
-    kind = "uv_script"
-    script: Path
-
-
-@dataclass(frozen=True, kw_only=True)
-class PixiScript(InstallLayer):
-    """A script with a PEP 723 block, installed by pixi."""
-
-    kind = "pixi_script"
-    script: Path
-    environment: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wheels(InstallLayer):
-    """A wheel of one package, found in a folder."""
-
-    kind = "wheels"
-    package: str
-    folder: Path
-
-
-@dataclass(frozen=True, kw_only=True)
-class AptPackages(Layer):
-    """Debian packages."""
-
-    kind = "apt"
-    packages: tuple[str, ...]
-    secret_mounts: tuple[Secret, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Commands(Layer):
-    """Shell commands, run one after the other."""
-
-    kind = "commands"
-    commands: tuple[str, ...]
-    secret_mounts: tuple[Secret, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Env(Layer):
-    """Environment variables, in order."""
-
-    kind = "env_vars"
-    values: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkDir(Layer):
-    """The working directory."""
-
-    kind = "workdir"
-    path: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceFile(Layer):
-    """A file that is copied in."""
-
-    kind = "source_file"
-    src: Path
-    dst: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceFolder(Layer):
-    """A folder whose content is copied to `dst`."""
-
-    kind = "source_folder"
-    src: Path
-    dst: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class CodeBundleLayer(Layer):
-    """The user's code, when no bundle is sent."""
-
-    kind = "code_bundle"
-    copy_style: str
-    dst: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class DockerIgnore(Layer):
-    """The ignore file for what is copied in."""
-
-    kind = "dockerignore"
-    path: Path
-
-
-def PythonWheels(
-    *, wheel_dir: PathLike, package_name: str, wheel_dir_name: str = "", **options: Any
-) -> Wheels:
-    """Return the layer for a wheel in a folder, under the name that existing plugins use.
-
-    Args:
-        wheel_dir: folder that holds the wheel.
-        package_name: name of the package.
-        wheel_dir_name: ignored; there for code that passes it.
-        options: `index_url`, `extra_index_urls`, `pre`, `extra_args`, `secret_mounts`.
-    """
-    return Wheels(package=package_name, folder=Path(wheel_dir), **_install_options(**options))
-
-
-# ---------------------------------------------------------------------------------------------
-# The image
 
 
 @dataclass(frozen=True, init=False)
@@ -369,17 +168,17 @@ class Image:
         name: str,
         platform: Platform | None,
     ) -> Image:
-        version = sys.version_info[:2] if python_version is None else _python_version(python_version)
+        version = sys.version_info[:2] if python_version is None else checked.python_version(python_version)
         return cls._make(
             "debian",
             base_image=_debian(version),
-            name=_name(name),
-            registry=_registry(registry),
-            platform=_platforms(platform) if platform else _PLATFORMS,
+            name=checked.name(name),
+            registry=checked.registry(registry),
+            platform=checked.platforms(platform) if platform else checked.PLATFORMS,
             _platform_is_explicit=bool(platform),
             python_version=version,
             extendable=True,
-            _registry_secret=_secret(registry_secret),
+            _registry_secret=checked.secret(registry_secret),
             _python_is_explicit=python_version is not None,
             _install_flyte=install_flyte,
         )
@@ -419,10 +218,10 @@ class Image:
         """
         return cls._make(
             "dockerfile",
-            dockerfile=_file(file, "Dockerfile"),
-            registry=_registry(registry),
-            name=_name(name),
-            platform=_platforms(platform or "linux/amd64"),
+            dockerfile=checked.file(file, "Dockerfile"),
+            registry=checked.registry(registry),
+            name=checked.name(name),
+            platform=checked.platforms(platform or "linux/amd64"),
             _platform_is_explicit=bool(platform),
         )
 
@@ -477,8 +276,8 @@ class Image:
             ValueError: not a `.py` file, or one without a valid block.
         """
         layer = UVScript(
-            script=_script(script),
-            **_install_options(index_url, extra_index_urls, pre, extra_args, secret_mounts),
+            script=checked.script(script),
+            **checked.install_options(index_url, extra_index_urls, pre, extra_args, secret_mounts),
         )
         image = cls._recipe(python_version, False, registry, registry_secret, name, platform)
         return image.clone(addl_layer=layer)
@@ -513,9 +312,9 @@ class Image:
             ValueError: not a `.py` file, or one without a valid block.
         """
         layer = PixiScript(
-            script=_script(script),
+            script=checked.script(script),
             environment=environment,
-            **_install_options(extra_args=extra_args, secret_mounts=secret_mounts),
+            **checked.install_options(extra_args=extra_args, secret_mounts=secret_mounts),
         )
         return cls._recipe(None, False, registry, registry_secret, name, platform).clone(addl_layer=layer)
 
@@ -550,18 +349,18 @@ class Image:
         """
         values = {one.name: getattr(self, one.name) for one in fields(self)}
         given = {
-            "registry": _registry(registry),
-            "name": _name(name),
-            "_registry_secret": _secret(registry_secret),
+            "registry": checked.registry(registry),
+            "name": checked.name(name),
+            "_registry_secret": checked.secret(registry_secret),
         }
         values.update({field: value for field, value in given.items() if value})
         values["_is_cloned"] = True
         if extendable is not None:
             values["extendable"] = extendable
         if platform:
-            values.update(platform=_platforms(platform), _platform_is_explicit=True)
+            values.update(platform=checked.platforms(platform), _platform_is_explicit=True)
         if python_version:
-            version = _python_version(python_version)
+            version = checked.python_version(python_version)
             values.update(python_version=version, _python_is_explicit=True)
             if self._base_kind == "debian":
                 values["base_image"] = _debian(version)
@@ -598,7 +397,7 @@ class Image:
             >>> Image.from_debian_base().with_pip_packages("fastapi", "uvicorn")._layers[0].packages
             ('fastapi', 'uvicorn')
         """
-        options = _install_options(index_url, extra_index_urls, pre, extra_args, secret_mounts)
+        options = checked.install_options(index_url, extra_index_urls, pre, extra_args, secret_mounts)
         return self.clone(addl_layer=PipPackages(packages=packages, **options))
 
     def with_requirements(
@@ -624,8 +423,8 @@ class Image:
             FileNotFoundError: there is no such file.
             ValueError: not a `.txt` file.
         """
-        options = _install_options(index_url, extra_index_urls, pre, extra_args, secret_mounts)
-        layer = Requirements(file=_file(file, "requirements file", ".txt"), **options)
+        options = checked.install_options(index_url, extra_index_urls, pre, extra_args, secret_mounts)
+        layer = Requirements(file=checked.file(file, "requirements file", ".txt"), **options)
         return self.clone(addl_layer=layer)
 
     def with_uv_project(
@@ -655,12 +454,12 @@ class Image:
             FileNotFoundError: there is no such project.
             ValueError: there is no such lock, or the mode is unknown.
         """
-        pyproject = _file(pyproject_file, "pyproject file")
+        pyproject = checked.file(pyproject_file, "pyproject file")
         layer = UVProject(
             pyproject=pyproject,
-            uvlock=_lock(uvlock, pyproject, "uv.lock"),
-            project_install_mode=_install_mode(project_install_mode),
-            **_install_options(index_url, extra_index_urls, pre, extra_args, secret_mounts),
+            uvlock=checked.lock(uvlock, pyproject, "uv.lock"),
+            project_install_mode=checked.install_mode(project_install_mode),
+            **checked.install_options(index_url, extra_index_urls, pre, extra_args, secret_mounts),
         )
         return self.clone(addl_layer=layer)
 
@@ -685,14 +484,14 @@ class Image:
             FileNotFoundError: there is no such project.
             ValueError: there is no lock, or the mode is unknown.
         """
-        pyproject = _file(pyproject_file, "pyproject file")
-        lock = _lock(poetry_lock, pyproject, "poetry.lock", required=True)
+        pyproject = checked.file(pyproject_file, "pyproject file")
+        lock = checked.lock(poetry_lock, pyproject, "poetry.lock", required=True)
         assert lock is not None
         layer = PoetryProject(
             pyproject=pyproject,
             poetry_lock=lock,
-            project_install_mode=_install_mode(project_install_mode),
-            **_install_options(extra_args=extra_args, secret_mounts=secret_mounts),
+            project_install_mode=checked.install_mode(project_install_mode),
+            **checked.install_options(extra_args=extra_args, secret_mounts=secret_mounts),
         )
         return self.clone(addl_layer=layer)
 
@@ -719,13 +518,13 @@ class Image:
             FileNotFoundError: there is no such manifest.
             ValueError: a manifest of another name, no such lock, or an unknown mode.
         """
-        manifest = _pixi_manifest(manifest_file)
+        manifest = checked.pixi_manifest(manifest_file)
         layer = PixiProject(
             manifest=manifest,
-            pixi_lock=_lock(pixi_lock, manifest, "pixi.lock"),
+            pixi_lock=checked.lock(pixi_lock, manifest, "pixi.lock"),
             environment=environment,
-            project_install_mode=_install_mode(project_install_mode),
-            **_install_options(extra_args=extra_args, secret_mounts=secret_mounts),
+            project_install_mode=checked.install_mode(project_install_mode),
+            **checked.install_options(extra_args=extra_args, secret_mounts=secret_mounts),
         )
         return self.clone(addl_layer=layer)
 
@@ -787,7 +586,7 @@ class Image:
                     'write `with_env_vars({"MODE": "fast"})`',
                     code=IMAGE,
                 )
-            if not _VARIABLE.fullmatch(name):
+            if not checked.VARIABLE.fullmatch(name):
                 raise mistake(f"the name of a variable is letters, digits and `_`, got {name!r}", code=IMAGE)
             if set(str(env_vars[name])) & set("\n\r\0"):
                 raise mistake(
@@ -811,7 +610,7 @@ class Image:
             TypeError: a `dst` that is no text.
             ValueError: two files of one name, which would overwrite each other.
         """
-        sources = [_source_file(one) for one in (src if isinstance(src, list) else [src])]
+        sources = [checked.source_file(one) for one in (src if isinstance(src, list) else [src])]
         names = [source.name for source in sources]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -822,7 +621,7 @@ class Image:
             )
         image = self
         for source in sources:
-            image = image.clone(addl_layer=SourceFile(src=source, dst=_place(dst, "dst")))
+            image = image.clone(addl_layer=SourceFile(src=source, dst=checked.place(dst, "dst")))
         return image
 
     def with_source_folder(self, src: PathLike, dst: str = ".", copy_contents_only: bool = False) -> Image:
@@ -837,7 +636,7 @@ class Image:
             FileNotFoundError: there is no such folder.
             NotADirectoryError: it is a file.
         """
-        folder = _absolute(src)
+        folder = checked.absolute(src)
         if not in_replica():
             if not folder.exists():
                 raise no_file(
@@ -849,7 +648,7 @@ class Image:
                 raise no_folder(f"`{folder}` is not a folder; use `with_source_file`", code=IMAGE)
         if dst == "." and not copy_contents_only:
             dst = f"./{folder.name}"
-        return self.clone(addl_layer=SourceFolder(src=folder, dst=_place(dst, "dst")))
+        return self.clone(addl_layer=SourceFolder(src=folder, dst=checked.place(dst, "dst")))
 
     def with_code_bundle(
         self, copy_style: Literal["loaded_modules", "all"] = "loaded_modules", dst: str = "."
@@ -874,7 +673,7 @@ class Image:
             TypeError: no text.
             ValueError: empty, or of several lines.
         """
-        return self.clone(addl_layer=WorkDir(path=_place(workdir, "workdir")))
+        return self.clone(addl_layer=WorkDir(path=checked.place(workdir, "workdir")))
 
     def with_dockerignore(self, path: PathLike) -> Image:
         """Return the image with an ignore file for what is copied in; the last one counts.
@@ -882,7 +681,7 @@ class Image:
         Raises:
             FileNotFoundError: there is no such file.
         """
-        return self.clone(addl_layer=DockerIgnore(path=_file(path, "ignore file")))
+        return self.clone(addl_layer=DockerIgnore(path=checked.file(path, "ignore file")))
 
     def with_local_v2(self) -> Image:
         """Return a clone: images carry the flyte that declares them, released or not."""
@@ -969,10 +768,6 @@ class Image:
                 )
 
 
-# ---------------------------------------------------------------------------------------------
-# One form for what may be written in several
-
-
 def _check_takes_layers(layer: Layer, values: dict[str, Any]) -> None:
     if not values["extendable"]:
         raise mistake(
@@ -998,203 +793,3 @@ def _check_takes_layers(layer: Layer, values: dict[str, Any]) -> None:
 
 def _debian(version: tuple[int, ...]) -> str:
     return f"python:{version[0]}.{version[1]}-slim-bookworm"
-
-
-def _python_version(given: object) -> tuple[int, int]:
-    parts: tuple[object, ...]
-    if isinstance(given, str):
-        words = given.split(".")
-        if not all(word.isdecimal() for word in words):
-            raise mistake(f"python_version must look like '3.12', got {given!r}", code=IMAGE)
-        parts = tuple(int(word) for word in words)
-    elif isinstance(given, (tuple, list)):
-        parts = tuple(given)
-    else:
-        # A float cannot be told from another: 3.1 and 3.10 are the same number.
-        raise wrong_type(
-            f"python_version must be a tuple such as (3, 12) or a str, got {given!r}",
-            "write `python_version=(3, 12)`",
-            code=IMAGE,
-        )
-    if len(parts) != 2 or not all(isinstance(part, int) for part in parts):
-        raise mistake(
-            f"python_version must be major and minor version, such as (3, 12), got {given!r}", code=IMAGE
-        )
-    if parts[0] != 3 or parts < _OLDEST_PYTHON:
-        raise mistake(
-            f"python_version must be 3.10 or later, got {given!r}",
-            "leave it out for the Python that runs this",
-            code=IMAGE,
-        )
-    return parts  # type: ignore[return-value]
-
-
-def _platforms(given: object) -> tuple[str, ...]:
-    platforms = (given,) if isinstance(given, str) else tuple(given)  # type: ignore[arg-type]
-    for platform in platforms:
-        if platform not in _PLATFORMS:
-            raise mistake(f"platform must be among {', '.join(_PLATFORMS)}, got {platform!r}", code=IMAGE)
-    return platforms
-
-
-def _secret(given: str | Secret | None) -> Secret | None:
-    secrets = as_secrets(given or None, "registry_secret")
-    if secrets:
-        import warnings
-
-        warnings.warn(
-            f"registry_secret={given!r} is not used: images are pushed and pulled with the credentials "
-            "of `docker login`",
-            UserWarning,
-            stacklevel=4,
-        )
-    return secrets[0] if secrets else None
-
-
-def _install_options(
-    index_url: str | None = None,
-    extra_index_urls: str | list[str] | tuple[str, ...] | None = None,
-    pre: bool = False,
-    extra_args: str | None = None,
-    secret_mounts: SecretRequest | tuple[Secret, ...] | None = None,
-) -> dict[str, Any]:
-    urls = (extra_index_urls,) if isinstance(extra_index_urls, str) else tuple(extra_index_urls or ())
-    mounts = list(secret_mounts) if isinstance(secret_mounts, tuple) else secret_mounts
-    for name, text in {"index_url": index_url, "extra_args": extra_args}.items():
-        if text is not None and not isinstance(text, str):
-            raise wrong_type(f"{name} must be a str, got {text!r}", code=IMAGE)
-    if not isinstance(pre, bool):
-        raise wrong_type(f"pre must be a bool, got {pre!r}", code=IMAGE)
-    _check_words(extra_args)
-    return {
-        "index_url": index_url,
-        "extra_index_urls": urls,
-        "pre": pre,
-        "extra_args": extra_args,
-        "secret_mounts": as_secrets(mounts, "secret_mounts"),
-    }
-
-
-def _check_words(extra_args: str | None) -> None:
-    import shlex
-
-    try:
-        shlex.split(extra_args or "")
-    except ValueError as error:
-        raise mistake(f"extra_args has a quote that is not closed: {extra_args!r}", code=IMAGE) from error
-
-
-def _name(given: str | None) -> str | None:
-    if given and not (isinstance(given, str) and _NAME.fullmatch(given)):
-        raise mistake(
-            f"the name of an image is lower case, without spaces and tag, got {given!r}",
-            "write it like 'my-app'",
-            code=IMAGE,
-        )
-    return given
-
-
-def _registry(given: str | None) -> str | None:
-    if given and (not isinstance(given, str) or "://" in given or given.split() != [given]):
-        raise mistake(f"a registry is written like 'ghcr.io/acme', got {given!r}", code=IMAGE)
-    return given
-
-
-def _place(given: object, what: str) -> str:
-    place = os.fspath(given) if isinstance(given, os.PathLike) else given
-    if not isinstance(place, str):
-        raise wrong_type(f"{what} must be a str, got {given!r}", code=IMAGE)
-    if not place.strip() or set(place) & set("\n\r\0"):
-        raise mistake(f"{what} must be the path of one place, got {given!r}", code=IMAGE)
-    return place
-
-
-def _source_file(given: PathLike) -> Path:
-    if not in_replica() and _absolute(given).is_dir():
-        raise IsADirectoryError(f"`{_absolute(given)}` is a folder; use `with_source_folder`")
-    return _file(given, "source file")
-
-
-def _script(given: PathLike) -> Path:
-    script = _file(given, "script", ".py")
-    if not in_replica():
-        _check_header(script)
-    return script
-
-
-def _check_header(script: Path) -> None:
-    blocks = list(_BLOCK.finditer(script.read_text(encoding="utf-8")))
-    if len(blocks) != 1:
-        found = "no" if not blocks else "more than one"
-        raise mistake(f"`{script}` has {found} `# /// script` block", code=IMAGE)
-    if sys.version_info < (3, 11):  # the core reads it when the image is built
-        return
-    import tomllib  # type: ignore[import-not-found, unused-ignore]  # mypy looks with the eyes of 3.10
-
-    text = "\n".join(line[2:] for line in blocks[0]["content"].splitlines())
-    try:
-        header = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise mistake(f"the block of `{script}` is not valid TOML: {error}", code=IMAGE) from error
-    wanted = header.get("requires-python", "")
-    if not isinstance(wanted, str) or not all(_SPECIFIER.fullmatch(one) for one in wanted.split(",") if one):
-        raise mistake(f"`{script}` has a `requires-python` that is not valid: {wanted!r}", code=IMAGE)
-
-
-def _install_mode(given: object) -> str:
-    if given not in ("dependencies_only", "install_project"):
-        raise mistake(
-            f"project_install_mode must be 'dependencies_only' or 'install_project', got {given!r}",
-            code=IMAGE,
-        )
-    return given
-
-
-def _absolute(path: PathLike) -> Path:
-    # The working directory may be another one when the image is built.
-    return Path(os.path.abspath(os.fspath(path)))
-
-
-def _file(path: PathLike, what: str, suffix: str | None = None) -> Path:
-    file = _absolute(path)
-    if suffix is not None and file.suffix != suffix:
-        raise mistake(
-            f"the {what} must be a `{suffix}` file, got `{file}`",
-            "rename the file, or name another one",
-            code=IMAGE,
-        )
-    if not in_replica() and not file.is_file():
-        raise no_file(
-            f"no {what} at `{file}`",
-            "paths are relative to the folder that the program was started from",
-            code=IMAGE,
-        )
-    return file
-
-
-def _lock(given: PathLike | None, project: Path, name: str, required: bool = False) -> Path | None:
-    lock = project.parent / name if given is None else _absolute(given)
-    if lock.is_file():
-        return lock
-    if given is None and not required:
-        return None
-    if in_replica():
-        return lock
-    raise mistake(
-        f"no lock file at `{lock}`",
-        "make it with the tool that the project uses, such as `uv lock`",
-        code=IMAGE,
-    )
-
-
-def _pixi_manifest(given: PathLike) -> Path:
-    manifest = _absolute(given)
-    names = ("pixi.toml", "pyproject.toml")
-    if not in_replica() and manifest.is_dir():
-        inside = [manifest / name for name in names if (manifest / name).is_file()]
-        if not inside:
-            raise no_file(f"no {' or '.join(names)} in `{manifest}`", code=IMAGE)
-        return inside[0]
-    if manifest.name not in names and not in_replica():
-        raise mistake(f"the manifest must be called {' or '.join(names)}, got `{manifest}`", code=IMAGE)
-    return _file(manifest, "pixi manifest")
