@@ -173,7 +173,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let pruner = platform.pruner(options.upkeep);
     let _tidying = AbortOnDropHandle::new(tokio::spawn(keep_tidy(pruner.clone(), started)));
     let _turning = AbortOnDropHandle::new(tokio::spawn(keep_log_short(home.clone())));
-    let _returning = AbortOnDropHandle::new(tokio::spawn(keep_memory_short()));
+    let _returning = AbortOnDropHandle::new(tokio::spawn(keep_memory_short(Arc::clone(&pruner.store))));
     let api = Api {
         pruner,
         platform: Arc::clone(&platform),
@@ -235,11 +235,18 @@ async fn keep_log_short(home: Home) {
 }
 
 /// Gives back what a rollout, a listing or an upload took for a moment.
-async fn keep_memory_short() {
+async fn keep_memory_short(store: Arc<Store>) {
     loop {
         tokio::time::sleep(MEMORY_RETURNED_EVERY).await;
+        let store = Arc::clone(&store);
+        let give_back = move || {
+            if let Err(error) = store.return_memory() {
+                tracing::warn!(error = %with_causes(&error), "the database keeps its memory");
+            }
+            sys::return_free_memory();
+        };
         // Not on a thread that traffic goes through.
-        let _ = tokio::task::spawn_blocking(sys::return_free_memory).await;
+        let _ = tokio::task::spawn_blocking(give_back).await;
     }
 }
 

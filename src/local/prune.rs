@@ -151,7 +151,7 @@ impl Pruner {
         // The newest revision of an app may not serve yet; nothing is filed while this looks.
         let _closed = self.gate.blocking_write();
         for app in self.store.apps()? {
-            let rows = self.store.revisions(&app.key)?;
+            let rows = used::past(&self.store, &app.key)?;
             let outdated = used::outdated(&app, &rows, now);
             let kept = (rows.len() - outdated.len()) as u64;
             report.kept.entry(Kind::Revision).or_default().count += kept;

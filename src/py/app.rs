@@ -576,6 +576,7 @@ fn app_endpoint(py: Python<'_>, name: String) -> PyResult<String> {
 ///     >>> run_platform()      # doctest: +SKIP
 #[pyfunction]
 fn run_platform(py: Python<'_>) -> PyResult<()> {
+    sys::share_heap();
     let settings = settings::resolve(&Given {
         endpoint: Some(String::new()),
         ..Given::default()
@@ -583,7 +584,6 @@ fn run_platform(py: Python<'_>) -> PyResult<()> {
     let launcher = settings::launcher(py)?;
     let toolchain = settings::toolchain(py, settings.home.path())?;
     printer::log_to_stderr();
-    sys::share_heap();
     py.detach(|| {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)

@@ -19,6 +19,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::routing::{get, post};
+use connectrpc::{CompressionPolicy, ConnectRpcService};
 use tokio::sync::Notify;
 
 use super::platform::{Platform, Refused, summary};
@@ -69,6 +70,9 @@ impl Api {
     }
 
     fn with_services(&self, own: Router<Self>) -> Router {
+        // Nobody who asks is further away than this machine, or a proxy that packs if it is to.
+        let services = ConnectRpcService::new(self.services())
+            .with_compression_policy(CompressionPolicy::disabled());
         own.route("/healthz", get(async || "ok"))
             .route("/local/about", get(about))
             .route("/local/status", get(status))
@@ -76,7 +80,7 @@ impl Api {
             .merge(details::router())
             .merge(uploads::router())
             .with_state(self.clone())
-            .fallback_service(self.services().into_axum_service())
+            .fallback_service(services)
     }
 
     fn services(&self) -> connectrpc::Router {

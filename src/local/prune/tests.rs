@@ -278,14 +278,12 @@ fn folders_of_apps_and_revisions_that_are_gone_go() {
     assert!(there[0].exists() && !there[1].exists() && there[2].exists());
 }
 
-fn row(revision: Revision, age: Duration, failed: bool) -> store::RevisionRow {
+fn row(revision: Revision, age: Duration, failed: bool) -> used::Past {
     let made = SystemTime::now() - age;
     let since = made.duration_since(SystemTime::UNIX_EPOCH).unwrap();
-    store::RevisionRow {
+    used::Past {
         revision,
-        app: app::App::default(),
         failed,
-        overtaken: false,
         created_at: i64::try_from(since.as_millis()).unwrap(),
     }
 }
@@ -305,7 +303,7 @@ fn old_revisions_go_but_not_the_newest_nor_the_way_back() {
     let rows: Vec<_> = (1..=40)
         .map(|number| row(number, 3 * DAY, number > 5 || number == 4))
         .collect();
-    let gone = |rows: &[store::RevisionRow]| -> Vec<Revision> {
+    let gone = |rows: &[used::Past]| -> Vec<Revision> {
         let outdated = used::outdated(&app, rows, SystemTime::now());
         outdated.iter().map(|row| row.revision).collect()
     };

@@ -11,7 +11,7 @@ use buffa::Message;
 
 use super::Kind;
 use super::found::Found;
-use crate::local::store::{self, AppKey, AppRow, Revision, RevisionRow, Store};
+use crate::local::store::{self, AppKey, AppRow, Revision, Store};
 use crate::local::supervisor::launch::{self, Environments};
 use crate::wire::app;
 
@@ -40,34 +40,35 @@ impl Used {
         without: &BTreeMap<AppKey, Vec<Revision>>,
     ) -> Result<Self, store::Error> {
         let mut used = Self::default();
+        let mut images = BTreeSet::new();
         for row in store.apps()? {
             used.apps.insert(row.key.as_str().to_owned());
-            for revision in store.revisions(&row.key)? {
-                let gone = without.get(&row.key);
-                if gone.is_some_and(|gone| gone.contains(&revision.revision)) {
-                    continue;
+            let gone = without.get(&row.key);
+            store.each_revision(&row.key, |revision| {
+                if !gone.is_some_and(|gone| gone.contains(&revision.revision)) {
+                    used.apps
+                        .insert(format!("{}/{}", row.key, revision.revision));
+                    images.extend(used.take(&revision.app));
                 }
-                used.apps
-                    .insert(format!("{}/{}", row.key, revision.revision));
-                used.take(&revision.app, environments);
-            }
+            })?;
         }
+        let located = images.iter().map(|image| environments.locate(image));
+        used.environments = located
+            .filter_map(|found| Some(found.ok()??.path))
+            .collect();
         Ok(used)
     }
 
-    fn take(&mut self, app: &app::App, environments: &dyn Environments) {
+    /// Takes note of the bundles that an app names; tells its image.
+    fn take(&mut self, app: &app::App) -> Option<String> {
         self.take_digests(&app.encode_to_vec());
-        let Ok(container) = launch::container(app) else {
-            return;
-        };
+        let container = launch::container(app).ok()?;
         for word in container.command.iter().chain(&container.args) {
             if let Some(text) = unpacked(word) {
                 self.take_digests(&text);
             }
         }
-        if let Ok(Some(environment)) = environments.locate(&container.image) {
-            self.environments.insert(environment.path);
-        }
+        Some(container.image.clone())
     }
 
     /// Every word that could name a bundle: a message may hold its address anywhere.
@@ -120,12 +121,30 @@ fn unpacked(word: &str) -> Option<Vec<u8>> {
     Some(text)
 }
 
-/// Revisions that nobody will come back to.
-pub(super) fn outdated<'a>(
-    app: &AppRow,
-    rows: &'a [RevisionRow],
-    now: SystemTime,
-) -> Vec<&'a RevisionRow> {
+/// What decides whether a revision stays.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Past {
+    pub revision: Revision,
+    pub failed: bool,
+    /// Milliseconds since 1970.
+    pub created_at: i64,
+}
+
+/// An app's revisions, oldest first.
+pub(super) fn past(store: &Store, key: &AppKey) -> Result<Vec<Past>, store::Error> {
+    let mut rows = Vec::new();
+    store.each_revision(key, |row| {
+        rows.push(Past {
+            revision: row.revision,
+            failed: row.failed,
+            created_at: row.created_at,
+        });
+    })?;
+    Ok(rows)
+}
+
+/// Revisions that nobody will come back to, of those that an app has.
+pub(super) fn outdated(app: &AppRow, rows: &[Past], now: SystemTime) -> Vec<Past> {
     let in_force = app.serving.unwrap_or(app.latest);
     let before = rows.iter().rev();
     // Where going back leads to.
@@ -136,7 +155,7 @@ pub(super) fn outdated<'a>(
     let newest_first = rows.iter().rev().enumerate();
     newest_first
         .filter(|(place, row)| *place >= KEPT_REVISIONS && age_of(row.created_at, now) >= KEPT_FOR)
-        .map(|(_, row)| row)
+        .map(|(_, row)| *row)
         .filter(|row| ![Some(app.latest), app.serving, way_back].contains(&Some(row.revision)))
         .collect()
 }

@@ -176,6 +176,12 @@ impl Store {
         self.set_aside.as_ref()
     }
 
+    /// Gives back the memory that pages were kept in, which are read again when they are needed:
+    /// otherwise it grows for hours, up to two megabytes.
+    pub fn return_memory(&self) -> Result<(), Error> {
+        Ok(self.connection().execute_batch("PRAGMA shrink_memory")?)
+    }
+
     fn connection(&self) -> MutexGuard<'_, Connection> {
         // A panic while the lock was held rolled its transaction back; the connection is sound.
         self.connection
@@ -268,13 +274,28 @@ impl Store {
 
     /// All revisions, oldest first.
     pub fn revisions(&self, key: &AppKey) -> Result<Vec<RevisionRow>, Error> {
+        let mut all = Vec::new();
+        self.each_revision(key, |row| all.push(row))?;
+        Ok(all)
+    }
+
+    /// Shows all revisions, oldest first, one at a time: together they may take megabytes.
+    ///
+    /// `look` must not ask the store for anything, which is not open to anyone meanwhile.
+    pub fn each_revision(
+        &self,
+        key: &AppKey,
+        mut look: impl FnMut(RevisionRow),
+    ) -> Result<(), Error> {
         let connection = self.connection();
         let mut statement = connection.prepare_cached(
             "SELECT revision, app, failed, created_at FROM revisions
              WHERE key = ?1 ORDER BY revision",
         )?;
-        let rows = statement.query_map([key.as_str()], stored_revision)?;
-        readable(key, rows)
+        for row in statement.query_map([key.as_str()], stored_revision)? {
+            row?.read(key).into_iter().for_each(&mut look);
+        }
+        Ok(())
     }
 
     /// The newest `count` revisions, newest first.
@@ -285,7 +306,8 @@ impl Store {
              WHERE key = ?1 ORDER BY revision DESC LIMIT ?2",
         )?;
         let rows = statement.query_map(params![key.as_str(), count], stored_revision)?;
-        readable(key, rows)
+        let all = rows.collect::<Result<Vec<_>, _>>()?.into_iter();
+        Ok(all.filter_map(|row| row.read(key)).collect())
     }
 
     /// Forgets revisions of an app; those that are not there are forgotten already.
@@ -493,14 +515,6 @@ impl StoredRevision {
             created_at: self.created_at,
         })
     }
-}
-
-fn readable(
-    key: &AppKey,
-    rows: impl Iterator<Item = rusqlite::Result<StoredRevision>>,
-) -> Result<Vec<RevisionRow>, Error> {
-    let all = rows.collect::<Result<Vec<_>, _>>()?.into_iter();
-    Ok(all.filter_map(|row| row.read(key)).collect())
 }
 
 fn condition(key: &AppKey, bytes: &[u8]) -> Option<app::Condition> {
