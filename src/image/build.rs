@@ -286,21 +286,8 @@ impl<'a> Build<'a> {
     }
 
     async fn poetry(&self, number: usize, step: &Step, folder: &Path) -> Result<(), Error> {
-        let poetry = find_poetry()?;
         let list = self.scratch.path().join("poetry.txt");
-        let mut command = uv::clean(&poetry);
-        command
-            .args([
-                "export",
-                "--without-hashes",
-                "--format",
-                "requirements.txt",
-                "--output",
-            ])
-            .arg(&list)
-            .args(&step.flags)
-            .current_dir(folder)
-            .secrets(&self.secrets.only(&step.secrets));
+        let command = poetry_export(step, folder, &list, &self.secrets)?;
         let result = self.run(step.text(), "poetry", command).await;
         if let Err(Error::Install { tail, .. }) = &result
             && tail
@@ -355,6 +342,29 @@ fn no_poetry(hint: &str) -> Error {
 pub(super) fn find_poetry() -> Result<PathBuf, Error> {
     let hint = "install it, for example by `uv tool install poetry --with poetry-plugin-export`";
     system::find_on_path("poetry").ok_or_else(|| no_poetry(hint))
+}
+
+/// The call that writes what a project's lock holds into `list`, as requirements.
+pub(super) fn poetry_export(
+    step: &Step,
+    folder: &Path,
+    list: &Path,
+    secrets: &Secrets,
+) -> Result<uv::Call, Error> {
+    let mut command = uv::clean(&find_poetry()?);
+    command
+        .args([
+            "export",
+            "--without-hashes",
+            "--format",
+            "requirements.txt",
+            "--output",
+        ])
+        .arg(list)
+        .args(&step.flags)
+        .current_dir(folder)
+        .secrets(&secrets.only(&step.secrets));
+    Ok(command)
 }
 
 /// Arguments that users pass to `uv sync` and that would now come twice.

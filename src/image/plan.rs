@@ -706,24 +706,7 @@ pub(super) fn project_name(manifest: &toml::Table) -> Option<String> {
 mod tests {
     use super::*;
     use crate::error::{Code, Diagnostic};
-    use crate::spec::PythonVersion;
-
-    fn image(layers: Vec<Layer>) -> Image {
-        Image {
-            name: None,
-            registry: None,
-            base: Base::Debian {
-                install_flyte: true,
-            },
-            python: PythonVersion {
-                major: 3,
-                minor: 12,
-            },
-            python_is_explicit: false,
-            platforms: vec![],
-            layers,
-        }
-    }
+    use crate::image::hash::tests::image;
 
     fn pip(packages: &[&str], pre: bool) -> Layer {
         Layer::PipPackages {

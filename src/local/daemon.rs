@@ -173,7 +173,8 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let pruner = platform.pruner(options.upkeep);
     let _tidying = AbortOnDropHandle::new(tokio::spawn(keep_tidy(pruner.clone(), started)));
     let _turning = AbortOnDropHandle::new(tokio::spawn(keep_log_short(home.clone())));
-    let _returning = AbortOnDropHandle::new(tokio::spawn(keep_memory_short(Arc::clone(&pruner.store))));
+    let _returning =
+        AbortOnDropHandle::new(tokio::spawn(keep_memory_short(Arc::clone(&pruner.store))));
     let api = Api {
         pruner,
         platform: Arc::clone(&platform),

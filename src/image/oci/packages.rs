@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use super::cache::{Cache, key};
 use super::stage::{self, Unpacked, Venv};
 use crate::image::Error;
-use crate::image::build::{find_poetry, is_set_by_us, off_thread, open_repositories};
+use crate::image::build::{is_set_by_us, off_thread, open_repositories, poetry_export};
 use crate::image::env::{Progress, Sink, Toolchain};
 use crate::image::hash::{file_name, folder_of};
 use crate::image::plan::{Step, Work};
@@ -365,19 +365,7 @@ impl<'a> Installer<'a> {
 
     async fn poetry(&self, step: &Step, folder: &Path) -> Result<String, Error> {
         let list = self.scratch.path().join("poetry.txt");
-        let mut command = uv::clean(&find_poetry()?);
-        command
-            .args([
-                "export",
-                "--without-hashes",
-                "--format",
-                "requirements.txt",
-                "--output",
-            ])
-            .arg(&list)
-            .args(&step.flags)
-            .current_dir(folder);
-        command.secrets(&self.secrets.only(&step.secrets));
+        let command = poetry_export(step, folder, &list, &self.secrets)?;
         self.run(step.text(), "poetry", command).await?;
         Ok(list.display().to_string())
     }
