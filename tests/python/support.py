@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import importlib.util
 import json
 import os
 import subprocess
@@ -257,6 +258,8 @@ class Project:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(textwrap.dedent(text).lstrip("\n"))
+        # Python tells versions apart by their size and second, and a test writes several within one.
+        Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
         return path
 
     def start(self, name: str = "main.py", *words: str, **more: str) -> subprocess.Popen[str]:

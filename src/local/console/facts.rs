@@ -28,7 +28,10 @@ fn group(title: &str, facts: &[Fact]) -> Html {
     }
     let list: Html = facts
         .iter()
-        .map(|(name, value)| html!("<div><dt>{}</dt><dd>{}</dd></div>", name, value))
+        .map(|(name, value)| {
+            let name = words::breakable(name);
+            html!("<div><dt>{}</dt><dd>{}</dd></div>", name, value)
+        })
         .collect();
     html!("<section><h2>{}</h2><dl>{}</dl></section>", title, list)
 }

@@ -103,7 +103,7 @@ pub fn prose(text: &str) -> Html {
 
 /// A long name that may be broken behind a separator, rather than within a word or a number.
 pub fn breakable(name: &str) -> Html {
-    name.split_inclusive(['/', '.', '-', '@'])
+    name.split_inclusive(['/', '.', '-', '@', '_'])
         .map(|part| html!("{}<wbr>", part))
         .collect()
 }
@@ -148,7 +148,7 @@ mod tests {
         let digest = "0123456789abcdef".repeat(2);
         assert_eq!(shortened(&format!("a.b/c:{digest}")), "a.b/c:0123456789ab…");
         assert_eq!(shortened("a.b/c:1.0"), "a.b/c:1.0");
-        assert_eq!(breakable("a.b").into_string(), "a.<wbr>b<wbr>");
+        assert_eq!(breakable("a.b_c").into_string(), "a.<wbr>b_<wbr>c<wbr>");
     }
 
     #[test]
