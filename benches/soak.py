@@ -3,8 +3,10 @@
 Apps are served again with other values, with other code and with nothing changed; deleted and made
 anew; scaled to zero and woken; their processes are killed; their logs, states and pages are read by
 clients that come, go and break off. Meanwhile requests go through the gateway, short ones and an
-event stream. Every minute the platform's memory, descriptors, threads and children, its database
-and its folder are looked at.
+event stream. All the while the platform's memory, descriptors, threads and children are looked at,
+and every minute its database and its folder. A sample is the mean of a minute: the platform gives
+memory back once a minute, and single looks, which drift against that by a second in an hour, would
+meet it earlier or later and show that as growth.
 
 The first part of the time (a quarter) is for caches to fill. Over the rest a line is fitted through
 each figure; what it rises by in an hour is printed with the uncertainty of the fit. A figure grows
@@ -38,6 +40,7 @@ from pathlib import Path
 from _common import quiet, scratch_home
 
 SAMPLE_SECONDS = 60
+LOOK_SECONDS = 1
 WARM_SHARE = 0.25
 GROWS_ABOVE = 0.01
 # What is resident of the program's own file is no more than the file, and the kernel's to drop.
@@ -221,11 +224,36 @@ def platform(home: Path) -> int:
     return int(json.loads(done.stdout)["pid"])
 
 
-def look(home: Path, pid: int) -> dict[str, float]:
-    """One sample."""
+def sample(home: Path, pid: int, seconds: float) -> dict[str, float]:
+    """What the process holds, on average over that time, and what lies on the disk after it."""
+    looks, end = [held(pid)], time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(LOOK_SECONDS, left))
+        looks.append(held(pid))
+    return {name: statistics.fmean(look[name] for look in looks) for name in looks[0]} | kept(home)
+
+
+def held(pid: int) -> dict[str, float]:
+    """What a process holds."""
     status = dict(
         line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
     )
+    children = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        # A thread may end meanwhile.
+        with contextlib.suppress(OSError):
+            children += len((task / "children").read_text().split())
+    return {
+        "memory kB": float(status["RssAnon"].split()[0]),
+        "with files kB": float(status["VmRSS"].split()[0]),
+        "descriptors": float(len(os.listdir(f"/proc/{pid}/fd"))),
+        "threads": float(status["Threads"]),
+        "children": float(children),
+    }
+
+
+def kept(home: Path) -> dict[str, float]:
+    """What a home holds."""
     files, size = 0, 0
     for folder, _, names in os.walk(home):
         for name in names:
@@ -234,17 +262,7 @@ def look(home: Path, pid: int) -> dict[str, float]:
     database = sum(path.stat().st_size for path in home.glob("platform.db*")) or sum(
         path.stat().st_size for path in home.rglob("*.db*")
     )
-    children = sum(len(path.read_text().split()) for path in Path(f"/proc/{pid}/task").glob("*/children"))
-    return {
-        "memory kB": float(status["RssAnon"].split()[0]),
-        "with files kB": float(status["VmRSS"].split()[0]),
-        "descriptors": float(len(os.listdir(f"/proc/{pid}/fd"))),
-        "threads": float(status["Threads"]),
-        "children": float(children),
-        "database kB": database / 1024,
-        "home MB": size / 1e6,
-        "files of home": float(files),
-    }
+    return {"database kB": database / 1024, "home MB": size / 1e6, "files of home": float(files)}
 
 
 def slope(hours: list[float], values: list[float]) -> tuple[float, float]:
@@ -309,7 +327,7 @@ def main() -> int:
         samples: list[dict[str, float]] = []
         started = time.monotonic()
         while (hour := (time.monotonic() - started) / 3600) < asked.hours:
-            samples.append({"hour": hour, **look(home, pid)})
+            samples.append({"hour": hour, **sample(home, pid, min(SAMPLE_SECONDS, asked.hours * 3600 / 20))})
             if asked.samples:
                 with asked.samples.open("a") as file:
                     counts = {
@@ -319,7 +337,6 @@ def main() -> int:
                         "errors": life.errors,
                     }
                     file.write(json.dumps({**samples[-1], **counts}) + "\n")
-            time.sleep(min(SAMPLE_SECONDS, asked.hours * 3600 / 20))
         life.end.set()
         assert platform(home) == pid, "the platform was replaced"
         with sqlite3.connect(f"file:{next(home.rglob('*.db'))}?mode=ro", uri=True) as database:
