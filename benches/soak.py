@@ -8,10 +8,11 @@ and every minute its database and its folder. A sample is the mean of a minute: 
 memory back once a minute, and single looks, which drift against that by a second in an hour, would
 meet it earlier or later and show that as growth.
 
-The first part of the time (a quarter) is for caches to fill. Over the rest a line is fitted through
-each figure; what it rises by in an hour is printed with the uncertainty of the fit. A figure grows
-if that is above zero beyond doubt (95 %) and more than 1 % of its mean. The home is tidied by `flyte
-local prune` all the while; what it leaves of bundles that were used a moment ago is shown, not judged.
+Before that, apps are served so often that there are as many revisions as are kept; the first quarter
+of the time is for caches to fill. Over the rest a line is fitted through each figure; what it rises
+by in an hour is printed with the uncertainty of the fit. A figure grows if that is above zero beyond
+doubt (95 %) and more than 1 % of its mean. The home is tidied by `flyte local prune` all the while;
+what it leaves of bundles that were used a moment ago is shown, not judged.
 
 Exit code 1 if a figure grows, or if an operation fails that had no reason to: a request may while the
 replica that answers it is being killed, and nothing else.
@@ -42,6 +43,8 @@ from _common import quiet, scratch_home
 SAMPLE_SECONDS = 60
 LOOK_SECONDS = 1
 WARM_SHARE = 0.25
+# As many as the platform keeps of an app: `REVISIONS_KEPT` of src/local/store.
+REVISIONS = 100
 GROWS_ABOVE = 0.01
 # What is resident of the program's own file is no more than the file, and the kernel's to drop.
 NOT_JUDGED = ("home MB", "files of home", "with files kB")
@@ -317,6 +320,9 @@ def main() -> int:
         os.chdir(life.folder)
         for name in APPS:
             life.serve(name, "first")
+        for _ in range(REVISIONS):
+            life.values()
+            life.code()
         pid = platform(home)
         for seconds, name in [(15, "values"), (20, "code"), (10, "same"), (30, "renewed")]:
             life.every(seconds, name, getattr(life, name))
