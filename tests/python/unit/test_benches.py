@@ -112,6 +112,8 @@ def test_what_is_worse_by_more_than_its_spread_is_pointed_out(bench: Any) -> Non
     assert worsened(row(ratio=0.5, higher=True, **still), row(ratio=1.0, **still)) == pytest.approx(0.5)
     heavier = row(values=[9.0, 9.0, 9.0], limit="<= 80")
     assert worsened(heavier, row(values=[6.0, 6.0, 6.0], limit="<= 80")) == pytest.approx(0.5)
+    of_others = row(name="PyPI SDK: serve", ratio=1.5, **still)
+    assert worsened(of_others, row(name="PyPI SDK: serve", ratio=1.0, **still)) is None
 
 
 def test_plots_can_be_drawn_and_read(bench: Any, tmp_path: Path) -> None:
