@@ -4,9 +4,9 @@ Apps are served again with other values, with other code and with nothing change
 anew; scaled to zero and woken; their processes are killed; their logs, states and pages are read by
 clients that come, go and break off. Meanwhile requests go through the gateway, short ones and an
 event stream. All the while the platform's memory, descriptors, threads and children are looked at,
-and every minute its database and its folder. A sample is the mean of a minute: the platform gives
-memory back once a minute, and single looks, which drift against that by a second in an hour, would
-meet it earlier or later and show that as growth.
+and every minute its database and its folder. A sample is the least that was held within a minute:
+what goes up and down in it is use, and the platform gives memory back once in that time; single looks
+would meet that earlier or later, and show the difference as growth.
 
 Before that, apps are served so often that there are as many revisions as are kept; the first quarter
 of the time is for caches to fill. Over the rest a line is fitted through each figure; what it rises
@@ -228,12 +228,12 @@ def platform(home: Path) -> int:
 
 
 def sample(home: Path, pid: int, seconds: float) -> dict[str, float]:
-    """What the process holds, on average over that time, and what lies on the disk after it."""
+    """The least that the process holds within that time, and what lies on the disk after it."""
     looks, end = [held(pid)], time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         time.sleep(min(LOOK_SECONDS, left))
         looks.append(held(pid))
-    return {name: statistics.fmean(look[name] for look in looks) for name in looks[0]} | kept(home)
+    return {name: min(look[name] for look in looks) for name in looks[0]} | kept(home)
 
 
 def held(pid: int) -> dict[str, float]:
