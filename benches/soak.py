@@ -12,7 +12,8 @@ Before that, apps are served so often that there are as many revisions as are ke
 of the time is for caches to fill. Over the rest a line is fitted through each figure; what it rises
 by in an hour is printed with the uncertainty of the fit. A figure grows if that is above zero beyond
 doubt (95 %) and more than 1 % of its mean. The home is tidied by `flyte local prune` all the while;
-what it leaves of bundles that were used a moment ago is shown, not judged.
+what it leaves of bundles that were used a moment ago is shown, not judged, and so is what apps log
+of requests, up to 24 MB each.
 
 Exit code 1 if a figure grows, or if an operation fails that had no reason to: a request may while the
 replica that answers it is being killed, and nothing else.
