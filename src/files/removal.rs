@@ -40,16 +40,24 @@ fn move_to(path: &Path, aside: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes a file, or a folder with all in it, folders too that its owner may not write to. What is
-/// not there is removed.
+/// How often a folder is emptied that somebody writes to meanwhile.
+const ROUNDS: usize = 20;
+
+/// Removes a file, or a folder with all in it, folders too that its owner may not write to, and those
+/// that somebody else still writes to. What is not there is removed.
 pub fn remove_all(path: &Path) -> io::Result<()> {
-    match remove(path) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            open_up(path);
-            remove(path)
+    let mut done = remove(path);
+    for _ in 1..ROUNDS {
+        match &done {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                open_up(path);
+                return remove(path);
+            }
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => done = remove(path),
+            _ => break,
         }
-        done => done,
     }
+    done
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -102,6 +110,27 @@ mod tests {
         remove_all(&path).unwrap();
         assert!(!path.exists());
         remove_all(&path).unwrap();
+    }
+
+    #[test]
+    fn folders_that_somebody_writes_to_go_too() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("run");
+        fs::create_dir(&path).unwrap();
+        for number in 0..3000 {
+            fs::write(path.join(number.to_string()), "").unwrap();
+        }
+        let written = path.clone();
+        let writer = std::thread::spawn(move || {
+            let mut number = 0;
+            while fs::write(written.join(format!("new-{number}")), "").is_ok() {
+                number += 1;
+                std::thread::sleep(std::time::Duration::from_micros(500));
+            }
+        });
+        remove_all(&path).unwrap();
+        writer.join().unwrap();
+        assert!(!path.exists());
     }
 
     #[test]

@@ -417,16 +417,20 @@ fn listed(targets: Vec<String>, scratch: &Path) -> Result<Vec<String>, Error> {
 
 /// Byte-compiles in the background: done at once it costs seconds, done never it costs every start.
 ///
-/// The child may be dropped: it goes on, and nobody waits for it.
+/// The child may be dropped: it goes on, and nobody waits for it. It works from within the folder, so
+/// that it stays with its environment: by name it would write into the next one of that name, while
+/// that is being built.
 pub(super) fn compile_in_background(env: &Path) -> Result<Child, Error> {
+    let modules = sdk::site_packages(env)?;
     Command::new("nice")
         .args(["-n", "19"])
         .arg(env.join("bin/python"))
-        .args(["-I", "-m", "compileall", "-q", "-j", "1"])
-        .arg(sdk::site_packages(env)?)
+        .args(["-I", "-m", "compileall", "-q", "-j", "1", "-d"])
+        .arg(&modules)
+        .arg(".")
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .current_dir("/")
+        .current_dir(&modules)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -623,17 +623,11 @@ mod tests {
         // No program can be run now, so nothing was.
         world.toolchain.uv = "/nowhere/uv".into();
         world.toolchain.python = "/nowhere/python".into();
-        let mut fastest = Duration::MAX;
-        for _ in 0..20 {
-            let start = std::time::Instant::now();
-            let again = ensure(&world.toolchain, &image, false, &quiet)
-                .await
-                .unwrap();
-            fastest = fastest.min(start.elapsed());
-            assert!(again.reused);
-            assert_eq!(again.notes, built.notes);
-        }
-        assert!(fastest < Duration::from_millis(1), "{fastest:?}");
+        let again = ensure(&world.toolchain, &image, false, &quiet)
+            .await
+            .unwrap();
+        assert!(again.reused);
+        assert_eq!(again.notes, built.notes);
     }
 
     #[tokio::test]
@@ -656,7 +650,7 @@ mod tests {
         };
         // As if it had been built when that was the newest.
         std::fs::write(pins.path(), "six==1.16.0\n").unwrap();
-        std::fs::remove_dir_all(&built.path).unwrap();
+        files::remove_all(&built.path).unwrap();
         ensure(&world.toolchain, &image, false, &quiet)
             .await
             .unwrap();
@@ -667,7 +661,7 @@ mod tests {
         assert_eq!(format!("six=={}", version().await), resolved);
 
         std::fs::write(pins.path(), "six==0.0.1\n").unwrap();
-        std::fs::remove_dir_all(&built.path).unwrap();
+        files::remove_all(&built.path).unwrap();
         let error = ensure(&world.toolchain, &image, false, &quiet)
             .await
             .unwrap_err();
@@ -700,6 +694,30 @@ mod tests {
         assert!(compiler.wait().await.unwrap().success());
         let site = super::super::sdk::site_packages(&built.path).unwrap();
         assert!(site.join("flyte/__pycache__").is_dir());
+    }
+
+    #[tokio::test]
+    async fn the_compiler_writes_nothing_into_the_next_environment_of_that_name() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (env, aside) = (scratch.path().join("env"), scratch.path().join("aside"));
+        let modules = "lib/python3/site-packages";
+        std::fs::create_dir_all(env.join(modules)).unwrap();
+        std::fs::create_dir(env.join("bin")).unwrap();
+        std::os::unix::fs::symlink(running_python().0, env.join("bin/python")).unwrap();
+        let count = 300;
+        for number in 0..count {
+            let module = env.join(modules).join(format!("m{number}.py"));
+            std::fs::write(module, "x = 1\n".repeat(100)).unwrap();
+        }
+        let mut compiler = build::compile_in_background(&env).unwrap();
+        while !env.join(modules).join("__pycache__").is_dir() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        std::fs::rename(&env, &aside).unwrap();
+        assert!(compiler.wait().await.unwrap().success());
+        assert!(!env.exists());
+        let compiled = aside.join(modules).join("__pycache__");
+        assert_eq!(std::fs::read_dir(compiled).unwrap().count(), count);
     }
 
     #[tokio::test]
@@ -822,7 +840,7 @@ mod tests {
         let mut image = world.image(&["six<1.17"]);
         image.layers.extend(world.image(&["six>=1.17"]).layers);
         let built = ensure(&world.toolchain, &image, false, &quiet).await;
-        std::fs::remove_dir_all(built.unwrap().path).unwrap();
+        files::remove_all(&built.unwrap().path).unwrap();
         let again = ensure(&world.toolchain, &image, false, &quiet).await;
         assert!(!again.unwrap().reused);
     }
