@@ -138,7 +138,7 @@ class Image:
             flyte_version: ignored with a warning; an image carries the version that declares it.
             install_flyte: whether this package is installed.
             registry: registry to push to.
-            registry_secret: credential of the registry.
+            registry_secret: ignored with a warning; the cluster itself has to be given what it pulls with.
             name: last part of the repository; `flyte` by default.
             platform: one platform or several; both known ones by default.
 
@@ -262,7 +262,7 @@ class Image:
             script: a `.py` file, often `__file__`.
             name: last part of the repository.
             registry: registry to push to.
-            registry_secret: credential of the registry.
+            registry_secret: ignored with a warning; the cluster itself has to be given what it pulls with.
             python_version: narrows the script's `requires-python`.
             index_url: index to use instead of PyPI.
             extra_index_urls: more indexes.
@@ -301,7 +301,7 @@ class Image:
             script: a `.py` file, often `__file__`.
             name: last part of the repository.
             registry: registry to push to.
-            registry_secret: credential of the registry.
+            registry_secret: ignored with a warning; the cluster itself has to be given what it pulls with.
             environment: environment of pixi.
             extra_args: raw text for pixi.
             platform: one platform or several; both known ones by default.
@@ -335,7 +335,7 @@ class Image:
 
         Args:
             registry: registry to push to.
-            registry_secret: credential of the registry.
+            registry_secret: ignored with a warning; the cluster itself has to be given what it pulls with.
             name: last part of the repository.
             base_image: URI to start from.
             python_version: `(3, 12)` or `"3.12"`.

@@ -108,7 +108,9 @@ def load_environment(start: Mapping[str, Any]) -> Any:
     sys.path[:] = folders + [entry for entry in sys.path if entry not in folders]
     if start.get("pkl"):
         return _unpickled(str(start["pkl"]))
-    app = start.get("app") or os.environ.get("_FLYTE_APP_NAME") or None
+    served_as = start.get("app") or os.environ.get("_FLYTE_APP_NAME") or None
+    # An app may be served under another name than it declares, which may be that of its neighbour.
+    app = os.environ.get("_FLYTE_DECLARED_NAME") or served_as
     module_name, separator, variable = (start.get("loader") or "").partition(":")
     if not separator or not module_name or not variable or module_name == "__main__":
         raise RuntimeConfigError(f"`{start.get('loader')}` names no app: `module:variable` is expected")

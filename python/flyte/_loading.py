@@ -11,6 +11,8 @@ import sys
 import sysconfig
 import traceback
 
+from ._environment import _REGISTRY
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
@@ -30,6 +32,8 @@ def begin() -> None:
     if _before is None:
         _before = frozenset(sys.modules)
         return
+    # Environments of modules that are run again are made again.
+    _REGISTRY.clear()
     for name in set(sys.modules) - _before:
         file = getattr(sys.modules[name], "__file__", None)
         if file and _is_own(file):

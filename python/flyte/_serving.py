@@ -68,18 +68,26 @@ def _plan(envs: tuple[AppEnvironment, ...], options: dict[str, Any]) -> tuple[li
         options["dry_run"] = True
     if not envs:
         raise ConfigError("deploy takes one environment or more", "config.invalid")
-    # An app that another one of the list depends on comes up with that one.
-    covered: set[int] = set()
-    for env in envs:
-        _cover(env, covered)
-    return [env for env in envs if id(env) not in covered], with_servecontext(**options)
+    below = {id(env): _below(env) for env in envs}
+
+    def comes_with(env: AppEnvironment, other: AppEnvironment) -> bool:
+        # In a circle each would come with the next: none is left out, and serving one tells.
+        return id(env) in below[id(other)] and id(other) not in below[id(env)]
+
+    planned = [env for env in envs if not any(comes_with(env, other) for other in envs)]
+    return planned, with_servecontext(**options)
 
 
-def _cover(env: Environment, covered: set[int]) -> None:
-    for dependency in env.depends_on:
-        if id(dependency) not in covered:
-            covered.add(id(dependency))
-            _cover(dependency, covered)
+def _below(env: Environment) -> dict[int, Environment]:
+    """All environments that one depends on, each once, by its identity."""
+    found: dict[int, Environment] = {}
+    waiting: list[Environment] = list(env.depends_on)
+    while waiting:
+        one = waiting.pop(0)
+        if id(one) not in found:
+            found[id(one)] = one
+            waiting.extend(one.depends_on)
+    return found
 
 
 def _deploy(
@@ -148,14 +156,7 @@ def _dependencies(env: AppEnvironment) -> list[AppEnvironment]:
     """All apps that one depends on, each once."""
     from flyte.app import AppEnvironment
 
-    found: dict[int, Environment] = {}
-    waiting: list[Environment] = list(env.depends_on)
-    while waiting:
-        one = waiting.pop(0)
-        if id(one) not in found:
-            found[id(one)] = one
-            waiting.extend(one.depends_on)
-    return [one for one in found.values() if isinstance(one, AppEnvironment)]
+    return [one for one in _below(env).values() if isinstance(one, AppEnvironment)]
 
 
 deploy = Dual(_deploy, _deploy_async, "flyte:deploy")

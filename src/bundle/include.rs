@@ -153,22 +153,19 @@ pub(super) fn why_not(
     Ok(from(root, &start, levels).explain(name)?)
 }
 
-/// The leading folders without glob characters, and the rest.
+/// The leading folders, and the rest from where it is a glob on: what exists is a name, whatever
+/// characters are in it.
 fn split(path: &Path) -> (PathBuf, String) {
-    let is_glob = |part: &Component| {
-        part.as_os_str()
-            .to_string_lossy()
-            .contains(['*', '?', '[', '{'])
-    };
     let parts: Vec<Component> = path.components().collect();
-    match parts.iter().position(is_glob) {
+    let joined = |parts: &[Component]| parts.iter().collect::<PathBuf>();
+    let is_glob = |&index: &usize| {
+        let part = parts[index].as_os_str().to_string_lossy();
+        part.contains(['*', '?', '[', '{']) && !joined(&parts[..=index]).exists()
+    };
+    match (0..parts.len()).find(is_glob) {
         Some(first) => (
-            parts[..first].iter().collect(),
-            parts[first..]
-                .iter()
-                .collect::<PathBuf>()
-                .to_string_lossy()
-                .into_owned(),
+            joined(&parts[..first]),
+            joined(&parts[first..]).to_string_lossy().into_owned(),
         ),
         None => (path.to_path_buf(), String::new()),
     }

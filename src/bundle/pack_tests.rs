@@ -33,7 +33,11 @@ impl Project {
     }
 
     fn store(&self) -> Store {
-        Store::open(&self.beside.join("cache"), &self.root, "all").unwrap()
+        self.store_of("all")
+    }
+
+    fn store_of(&self, scope: &str) -> Store {
+        Store::open(&self.beside.join("cache"), &self.root, scope).unwrap()
     }
 
     /// Packs with what is kept of earlier archives.
@@ -331,6 +335,27 @@ fn only_the_last_archives_are_kept() {
         "those of four archives, and the end that all share"
     );
     assert_eq!(project.pack().made_bytes, 0);
+}
+
+#[test]
+fn a_store_that_was_long_unused_is_swept_unless_it_is_opened() {
+    let project = Project::new(&["a.py"]);
+    project.settle();
+    let (used, unused) = (project.store(), project.store_of("unused"));
+    let long_ago = SystemTime::now() - Duration::from_secs(31 * 24 * 3600);
+    let age = |path: &Path| {
+        let file = fs::File::open(path).unwrap();
+        file.set_modified(long_ago).unwrap();
+    };
+    for note in fs::read_dir(used.folder().join("notes")).unwrap() {
+        age(&note.unwrap().path());
+    }
+    age(used.folder());
+    age(unused.folder());
+    // The next one to be opened sweeps again.
+    fs::remove_file(used.folder().with_file_name(".swept")).unwrap();
+    assert_eq!(project.pack().made_bytes, 0);
+    assert!(!unused.folder().exists());
 }
 
 #[test]

@@ -239,11 +239,11 @@ fn sweep(all: &Path) {
     let mut stores: Vec<(PathBuf, SystemTime)> = listed(all)
         .into_iter()
         .filter(|(path, _)| path.join("notes").is_dir())
-        .map(|(path, made)| {
-            let used = listed(&path.join("notes"))
-                .into_iter()
-                .map(|(_, used)| used);
-            let used = used.max().unwrap_or(made);
+        .map(|(path, opened)| {
+            let notes = listed(&path.join("notes"));
+            let used = notes.into_iter().map(|(_, used)| used).max();
+            // One that is packed into has no note of that yet.
+            let used = used.map_or(opened, |used| used.max(opened));
             (path, used)
         })
         .collect();

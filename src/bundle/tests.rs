@@ -249,6 +249,41 @@ fn include_takes_files_folders_and_globs() {
 }
 
 #[test]
+fn a_folder_with_the_characters_of_a_glob_is_no_glob() {
+    let project = Project::new(&[
+        "app/data/a.txt",
+        "app/data/a.map",
+        "app/[1] {x}*?/b.txt",
+        "app/[1] {x}*?/c.md",
+    ]);
+    project.put(".gitignore", "*.map\n");
+    // As the project's own folder may be called.
+    let moved = Project {
+        root: project.beside.join("{my} [project]"),
+        ..project
+    };
+    fs::rename(moved.beside.join("project"), &moved.root).unwrap();
+    let included = |pattern: &str| names(&moved.included(&[pattern]).unwrap());
+    assert_eq!(included("data/*.txt"), ["app/data/a.txt"]);
+    assert_eq!(included("[1] {x}*?/*.txt"), ["app/[1] {x}*?/b.txt"]);
+    let both = ["app/[1] {x}*?/b.txt", "app/data/a.txt"];
+    assert_eq!(included("**/*.txt"), both);
+    let include = |pattern: &str| Include {
+        pattern: pattern.to_owned(),
+        base: moved.root.join("app"),
+    };
+    let selection = Selection {
+        include: vec![include("data/*")],
+        ..moved.selection(CopyStyle::None)
+    };
+    let answer = explain(&selection, &moved.root.join("app/data/a.map")).unwrap();
+    assert_eq!(
+        answer.to_string(),
+        "left out: `*.map` in `.gitignore`, line 1 (though `include` entry `data/*` is around it)"
+    );
+}
+
+#[test]
 fn a_linked_include_keeps_its_name() {
     let project = Project::new(&["app/real/a.txt"]);
     fs::write(project.beside.join("weights.bin"), "1").unwrap();

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::TypedValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Given;
@@ -257,7 +258,11 @@ pub struct Serve {
     #[arg(long, value_name = "NAME=VALUE", alias = "input")]
     pub param: Vec<String>,
     /// Port that the app listens on, instead of the declared one
-    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(
+        long,
+        value_name = "PORT",
+        value_parser = clap::value_parser!(u16).range(1..).try_map(not_reserved)
+    )]
     pub port: Option<u16>,
     /// Cluster pool to run on
     #[arg(long)]
@@ -280,6 +285,19 @@ pub struct Serve {
     /// Do not make folders of `sys.path` below the root importable in the app
     #[arg(long)]
     pub no_sync_local_sys_paths: bool,
+}
+
+/// The ports that platforms use themselves, as `flyte.app.Port` has them.
+const RESERVED_PORTS: [u16; 5] = [8012, 8022, 8112, 9090, 9091];
+
+fn not_reserved(port: u16) -> Result<u16, String> {
+    if RESERVED_PORTS.contains(&port) {
+        let reserved = RESERVED_PORTS.map(|port| port.to_string()).join(", ");
+        return Err(format!(
+            "port {port} is not allowed; the platform reserves {reserved}"
+        ));
+    }
+    Ok(port)
 }
 
 /// What `serve` takes, of which `help` hides what would make the app another one, and which files.
@@ -646,5 +664,15 @@ mod tests {
             let arguments = Arguments::try_parse_from(words).unwrap();
             assert_eq!(arguments.global.output, Output::Json);
         }
+    }
+
+    #[test]
+    fn a_port_is_one_that_an_app_may_declare() {
+        let parse = |port| Arguments::try_parse_from(["flyte", "serve", "app.py", "--port", port]);
+        assert!(parse("9000").is_ok());
+        assert!(parse("0").is_err());
+        let error = parse("9090").unwrap_err().to_string();
+        let told = "port 9090 is not allowed; the platform reserves 8012, 8022, 8112, 9090, 9091";
+        assert!(error.contains(told), "{error}");
     }
 }

@@ -16,10 +16,11 @@ use connectrpc::client::{ClientBody, ClientTransport, full_body};
 use futures::stream::{self, Stream, TryStreamExt};
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited, StreamBody};
-use tokio::io::AsyncSeekExt;
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 use super::call::{Repeat, wait_of};
 use super::{Client, Error, Operation, Resource, project_id};
+use crate::storage::percent_decoded;
 use crate::wire::dataproxy;
 
 /// Tries before a failing upload is given up.
@@ -113,7 +114,7 @@ impl Client {
         let mut location = Location {
             signed_url: response.signed_url,
             headers: response.headers.into_iter().collect(),
-            native_url: response.native_url,
+            native_url: plain(response.native_url, upload.filename),
             exists: false,
         };
         location.exists = self.head(&location).await == There::Whole;
@@ -235,6 +236,18 @@ impl Location {
     fn told(&self) -> &str {
         let end = self.signed_url.find(['?', '#']);
         &self.signed_url[..end.unwrap_or(self.signed_url.len())]
+    }
+}
+
+/// The address of a file, with its name as it is in the key. The open-source control plane
+/// writes it percent-encoded, which no store undoes.
+fn plain(native_url: String, filename: &str) -> String {
+    if native_url.ends_with(filename) || native_url.starts_with("file://") {
+        return native_url;
+    }
+    match percent_decoded(&native_url) {
+        Some(decoded) if decoded.ends_with(filename) => decoded,
+        Some(_) | None => native_url,
     }
 }
 
@@ -407,8 +420,9 @@ fn content(
         .and_then(|(piece, begin)| async move {
             let mut file = tokio::fs::File::open(&piece.path).await?;
             file.seek(std::io::SeekFrom::Start(begin)).await?;
+            // One that has grown since has more than was announced.
             Ok(tokio_util::io::ReaderStream::with_capacity(
-                file,
+                file.take(piece.bytes - begin),
                 CHUNK_BYTES,
             ))
         })
@@ -536,7 +550,6 @@ mod tests {
     }
 
     async fn pass(client: &mut TcpStream, server: &mut TcpStream, bytes: usize) {
-        use tokio::io::AsyncReadExt;
         let mut begin = vec![0; bytes];
         client.read_exact(&mut begin).await.unwrap();
         server.write_all(&begin).await.unwrap();
@@ -550,6 +563,38 @@ mod tests {
         assert!(!progress.stands_still(1, Duration::from_millis(10)));
         std::thread::sleep(Duration::from_millis(20));
         assert!(progress.stands_still(1, Duration::from_millis(10)));
+    }
+
+    #[tokio::test]
+    async fn what_a_file_has_grown_by_is_not_sent() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        std::fs::write(&path, "hashed, and more").unwrap();
+        let piece = Piece { path, bytes: 6 };
+        for (offset, rest) in [(0, "hashed"), (2, "shed")] {
+            let on_its_way = Arc::new(AtomicU64::new(offset));
+            let body = StreamBody::new(content(vec![piece.clone()], offset, &on_its_way));
+            let sent = body.collect().await.unwrap().to_bytes();
+            assert_eq!(&sent[..], rest.as_bytes());
+            assert_eq!(on_its_way.load(Ordering::Relaxed), 6);
+        }
+    }
+
+    #[test]
+    fn an_address_has_the_name_of_the_file_in_it() {
+        for (given, name, kept) in [
+            ("s3://b/k/a.txt", "a.txt", "s3://b/k/a.txt"),
+            (
+                "s3://b/k/d/%C3%BC%20b+c.txt",
+                "d/ü b+c.txt",
+                "s3://b/k/d/ü b+c.txt",
+            ),
+            ("s3://b/k/50%25.txt", "50%25.txt", "s3://b/k/50%25.txt"),
+            ("s3://b/k/other%20one", "a b", "s3://b/k/other%20one"),
+            ("file:///k/a%20b", "a b", "file:///k/a%20b"),
+        ] {
+            assert_eq!(plain(given.to_owned(), name), kept);
+        }
     }
 
     const BYTES: usize = 3_000_000;

@@ -44,7 +44,7 @@ pub(super) fn search(home: &Home) -> Result<Option<PathBuf>, Error> {
         variable("HOME").map(|user| user.join(".union/config.yaml")),
         Some(home.path().join("config.yaml")),
     ];
-    let there = |path: &PathBuf| path.is_file() && speaks_of_flyte(path);
+    let there = |path: &PathBuf| path.is_file() && speaks_of_flyte(path, home);
     if let Some(found) = near.into_iter().flatten().find(there) {
         return trusted(found).map(Some);
     }
@@ -69,22 +69,32 @@ fn trusted(path: PathBuf) -> Result<PathBuf, Error> {
     Err(Error::NotOwned { path, owner })
 }
 
-/// A `config.yaml` of some other program in the current folder is not ours. One that is no YAML
-/// cannot be told, and is ours to complain about only below a folder of ours.
-fn speaks_of_flyte(path: &Path) -> bool {
-    let ours = path
-        .parent()
-        .and_then(Path::file_name)
-        .is_some_and(|folder| folder == ".flyte" || folder == ".union");
+/// A `config.yaml` of some other program in the current folder is not ours, even if it has a section of
+/// the same name: `task: detect` and `image: {size: 640}` are of a training. What cannot be told, or is
+/// wrong, is ours to complain about only below a folder of ours.
+fn speaks_of_flyte(path: &Path, home: &Home) -> bool {
+    let ours = path.parent().is_some_and(|folder| {
+        let name = folder.file_name().unwrap_or_default();
+        folder == home.path() || name == ".flyte" || name == ".union"
+    });
     let Ok(text) = std::fs::read_to_string(path) else {
         return ours;
     };
     match serde_norway::from_str::<Yaml>(&text) {
         Ok(value) => keys::SECTIONS
             .iter()
-            .any(|section| value.get(section).is_some()),
+            .filter_map(|section| Some((section, value.get(section)?)))
+            .any(|(section, entries)| ours || has_setting(section, entries)),
         Err(_) => ours,
     }
+}
+
+/// Whether a section holds a setting of ours, or a slip of one.
+fn has_setting(section: &str, entries: &Yaml) -> bool {
+    let entries = entries.as_mapping().into_iter().flatten();
+    entries
+        .filter_map(|(key, _)| key.as_str())
+        .any(|key| keys::nearly(&format!("{section}.{key}")).is_some())
 }
 
 /// Reads a file in full; whatever cannot be used is an error that names it.
@@ -301,7 +311,25 @@ mod tests {
     fn another_programs_file_is_not_taken() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.yaml");
-        std::fs::write(&path, "server:\n  port: 1\n").unwrap();
-        assert!(!speaks_of_flyte(&path));
+        let mut own = folder.path().join(".flyte");
+        std::fs::create_dir(&own).unwrap();
+        own.push("config.yaml");
+        for (text, is_flytes) in [
+            ("server:\n  port: 1\n", false),
+            ("task: detect\nimage: 640\nlocal: true\n", false),
+            ("image:\n  size: 640\ntask:\nlocal: [1]\n", false),
+            ("task: detect\nadmin:\n  endpoint: dns:///h\n", true),
+            ("admin:\n  endpont: dns:///h\n", true),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let home = Home::at("/elsewhere".into());
+            assert_eq!(speaks_of_flyte(&path, &home), is_flytes, "{text}");
+        }
+        // What lies in a folder of ours is complained about.
+        let home = Home::at(folder.path().to_path_buf());
+        for path in [path, own] {
+            std::fs::write(&path, "task: detect\n").unwrap();
+            assert!(speaks_of_flyte(&path, &home));
+        }
     }
 }

@@ -17,7 +17,7 @@ use super::private;
 use super::released::Released;
 use super::secret::Secrets;
 use super::workspace::Workspace;
-use super::{pins, python, sdk, system, uv};
+use super::{local_packages, pins, python, sdk, system, uv};
 use crate::files::Scratch;
 
 /// Makes a requirement of `flyte` by another package hold nothing: ours is put in afterwards.
@@ -33,8 +33,7 @@ pub(super) struct Place<'a> {
 /// One build in progress.
 struct Build<'a> {
     toolchain: &'a Toolchain,
-    env: &'a Path,
-    lock: &'a File,
+    place: Place<'a>,
     pins: Option<&'a Pins>,
     secrets: Secrets,
     progress: &'a Sink<'a>,
@@ -50,16 +49,15 @@ pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Sen
     }
 }
 
-/// Builds at `env`, which must not exist, and says what the marker should hold.
-///
-/// Held to the versions of `pins`; where there are none yet, they are made.
+/// Builds at `env`, which must not exist; says what the marker should hold, and where `pins` has no
+/// versions yet to be held to, what the environment held after each step.
 pub(super) async fn build(
     toolchain: &Toolchain,
     plan: Plan,
     pins: &Pins,
     place: Place<'_>,
     progress: &Sink<'_>,
-) -> Result<Manifest, Error> {
+) -> Result<(Manifest, Vec<String>), Error> {
     let (secrets, missing) = Secrets::find_for_installers(&plan.secrets())?;
     for note in &missing {
         progress(Progress::Note(note));
@@ -91,21 +89,29 @@ pub(super) async fn build(
             states.push(pins::state(place.env)?);
         }
     }
-    if !pins.are_known() {
-        pins.keep(&states)?;
-    }
     let (payload, copies, ignore) = (toolchain.sdk.clone(), plan.copies, plan.ignore);
     let target = place.env.to_path_buf();
+    // Whoever waits may give up; the thread goes on, and nobody else builds here before it has ended.
+    let lock = shared(place)?;
     let sources = off_thread(move || {
-        sdk::place(&payload, &target)?;
-        snapshot(copies, &Sight::new(ignore), &target)
+        let placed = sdk::place(&payload, &target);
+        let sources = placed.and_then(|()| snapshot(copies, &Sight::new(ignore), &target));
+        drop(lock);
+        sources
     });
-    Ok(Manifest {
+    let manifest = Manifest {
         env_vars: plan.env_vars,
         workdir: plan.workdir,
         sources: sources.await?,
         notes,
-    })
+    };
+    Ok((manifest, states))
+}
+
+/// The lock once more: it is free when everybody who has it has let go.
+fn shared(place: Place<'_>) -> Result<File, Error> {
+    let lock = place.lock.try_clone();
+    lock.map_err(Error::store("share the lock of", place.env))
 }
 
 /// Builds the environment of a released image at `env`: their SDK, and not ours.
@@ -156,21 +162,20 @@ fn snapshot(
 impl<'a> Build<'a> {
     fn new(
         toolchain: &'a Toolchain,
-        Place { env, lock }: Place<'a>,
+        place: Place<'a>,
         pins: Option<&'a Pins>,
         secrets: Secrets,
         progress: &'a Sink<'a>,
     ) -> Result<Self, Error> {
         // In the home, where the next build removes what a killed one left.
-        let place = toolchain.home.join("tmp");
-        let scratch = Scratch::under(&place)
-            .map_err(|error| Error::store("write to", &place)(io::Error::other(error)))?;
+        let folder = toolchain.home.join("tmp");
+        let scratch = Scratch::under(&folder)
+            .map_err(|error| Error::store("write to", &folder)(io::Error::other(error)))?;
         let overrides = scratch.path().join("overrides.txt");
         std::fs::write(&overrides, OVERRIDES).map_err(Error::store("write", &overrides))?;
         Ok(Self {
             toolchain,
-            env,
-            lock,
+            place,
             pins,
             secrets,
             progress,
@@ -180,7 +185,7 @@ impl<'a> Build<'a> {
     }
 
     fn python(&self) -> PathBuf {
-        self.env.join("bin/python")
+        self.place.env.join("bin/python")
     }
 
     async fn venv(&self, interpreter: &Path) -> Result<(), Error> {
@@ -188,7 +193,7 @@ impl<'a> Build<'a> {
             &self.toolchain.uv,
             ["venv", "--no-project", "--quiet", "--python"],
         );
-        command.arg(interpreter).arg(self.env);
+        command.arg(interpreter).arg(self.place.env);
         self.run("uv venv".to_owned(), "uv", command).await
     }
 
@@ -199,11 +204,7 @@ impl<'a> Build<'a> {
                 self.pip(number, step, targets, folder.as_deref(), flags)
                     .await
             }
-            Work::Sync {
-                pyproject,
-                lock,
-                siblings,
-            } => self.sync(step, pyproject, lock, siblings).await,
+            Work::Sync { pyproject, lock } => self.sync(step, pyproject, lock).await,
             Work::Poetry { folder } => self.poetry(number, step, folder).await,
         }
     }
@@ -226,7 +227,9 @@ impl<'a> Build<'a> {
             std::fs::write(&file, known).map_err(Error::store("write", &file))?;
             command.arg("--constraints").arg(file);
         }
-        command.args(flags);
+        command
+            .args(flags)
+            .args(local_packages::refreshed(&step.local, flags));
         if let Some(folder) = folder {
             command.current_dir(folder);
         }
@@ -239,13 +242,7 @@ impl<'a> Build<'a> {
 
     /// `uv sync` rather than an exported list: only it honours the indexes that a lock names for
     /// single packages, and `extra_args` are its arguments.
-    async fn sync(
-        &self,
-        step: &Step,
-        pyproject: &Path,
-        lock: &Path,
-        siblings: &[String],
-    ) -> Result<(), Error> {
+    async fn sync(&self, step: &Step, pyproject: &Path, lock: &Path) -> Result<(), Error> {
         let project = self.project_folder(pyproject, lock)?;
         let mut command = uv::uv(
             &self.toolchain.uv,
@@ -263,10 +260,9 @@ impl<'a> Build<'a> {
             .arg("--project")
             .arg(&project)
             .args(step.flags.iter().filter(|flag| !is_set_by_us(flag)))
-            // uv keys its build of a folder on the manifest's time stamp and would miss edited code.
-            .args(siblings.iter().flat_map(|name| ["--refresh-package", name]))
+            .args(local_packages::refreshed(&step.local, &step.flags))
             .current_dir(&project)
-            .env("UV_PROJECT_ENVIRONMENT", self.env)
+            .env("UV_PROJECT_ENVIRONMENT", self.place.env)
             .secrets(&self.secrets.only(&step.secrets));
         self.run(step.text(), "uv", command).await
     }
@@ -311,8 +307,7 @@ impl<'a> Build<'a> {
     ) -> Result<(), Error> {
         // It shares the lock: where this process is killed and the installer is not, nobody else
         // builds here before it has ended as well.
-        let lock = self.lock.try_clone();
-        command.stdin(lock.map_err(Error::store("share the lock of", self.env))?);
+        command.stdin(shared(self.place)?);
         let program = command.program().to_path_buf();
         let outcome = uv::run(command, |line| (self.progress)(Progress::Line(line)))
             .await

@@ -10,10 +10,11 @@ use std::sync::Mutex;
 use rayon::prelude::*;
 
 use super::error::Error;
+use super::hash::folder_of;
 use super::ignore::Ignore;
-use crate::files::Digest;
 use crate::files::stat_cache::{StatCache, State, is_settled, now_ns};
 use crate::files::walk::Stamp;
+use crate::files::{self, Digest};
 
 /// Never part of an image: history, environments and caches change without the project changing.
 const LEFT_OUT: [&str; 3] = [".git", ".venv", "__pycache__"];
@@ -39,10 +40,20 @@ pub(super) struct Entry {
     pub kind: Kind,
 }
 
+/// What becomes of the folders that packages are built from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Projects {
+    #[default]
+    Seen,
+    /// Not looked into: whoever builds them writes into them.
+    LeftOut,
+}
+
 /// How the files of an image are looked at: which of them count, and what is known of them.
 #[derive(Default)]
 pub(super) struct Sight {
     ignore: Ignore,
+    projects: Projects,
     known: StatCache,
     seen: Mutex<Seen>,
 }
@@ -63,6 +74,11 @@ impl Sight {
         }
     }
 
+    /// Sees or leaves out the folders that packages are built from.
+    pub(super) fn with_projects(self, projects: Projects) -> Self {
+        Self { projects, ..self }
+    }
+
     /// Believes what was remembered at `cache` of files that have not changed since.
     pub(super) fn remembering(self, cache: &Path) -> Self {
         Self {
@@ -81,7 +97,11 @@ impl Sight {
             .files
             .iter()
             .map(|(state, digest)| (*state, &digest[..]));
-        if let Err(error) = StatCache::save(cache, files) {
+        let folder = folder_of(cache);
+        let saved = std::fs::create_dir_all(&folder)
+            .map_err(files::Error::io("create", &folder))
+            .and_then(|()| StatCache::save(cache, files));
+        if let Err(error) = saved {
             tracing::debug!(%error, "what the files of an image hold is not remembered");
         }
     }
@@ -179,6 +199,14 @@ impl Sight {
             self.tree(path)
         } else {
             file(path)
+        }
+    }
+
+    /// Digest of a folder or archive that a package is built from.
+    pub(super) fn package(&self, path: &Path) -> Result<String, Error> {
+        match self.projects {
+            Projects::LeftOut if path.is_dir() => Ok(String::new()),
+            Projects::Seen | Projects::LeftOut => self.any(path),
         }
     }
 

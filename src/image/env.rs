@@ -28,6 +28,8 @@ pub const REGISTRY: &str = "env.flyte.local";
 /// Raised whenever the same image would be built differently.
 const RECIPE: u32 = 2;
 const MARKER: &str = "flyte-env.json";
+/// How often an image is looked at anew that was edited while its build waited for its turn.
+const LOOKS: u32 = 3;
 /// Says that not all of an environment is on the disk yet, and since which start of the machine:
 /// after the next one it does not count as complete.
 const UNFLUSHED: &str = ".flyte-env.unflushed";
@@ -405,9 +407,9 @@ pub fn locate(home: &Path, uri: &str) -> Option<PathBuf> {
 }
 
 /// The URI of the environment for `image`, and whether it is there; nothing is built.
-pub fn peek(toolchain: &Toolchain, image: &Image) -> Result<(String, bool), Error> {
+pub async fn peek(toolchain: &Toolchain, image: &Image) -> Result<(String, bool), Error> {
     plan::refuse(image)?;
-    let slot = Slot::new(toolchain, image, &remembered_hash(image, &toolchain.home)?);
+    let slot = Slot::new(toolchain, image, &content(toolchain, image).await?);
     let environment = slot.environment(true, Vec::new());
     Ok((environment.uri, slot.finished().is_some()))
 }
@@ -422,33 +424,54 @@ pub async fn ensure(
     progress: &(dyn Fn(Progress<'_>) + Send + Sync),
 ) -> Result<Environment, Error> {
     plan::refuse(image)?;
+    for _ in 0..LOOKS {
+        let content = content(toolchain, image).await?;
+        let slot = Slot::new(toolchain, image, &content);
+        if let (false, Some(environment)) = (force, slot.finished()) {
+            return Ok(environment);
+        }
+        let lock = slot.lock(progress).await?;
+        // Waiting takes a while: what is built must be what the image holds from here on.
+        let held = held(toolchain, image).await?;
+        if held.content != content {
+            continue;
+        }
+        // Whoever held the lock may have built it.
+        if let (false, Some(environment)) = (force, slot.finished()) {
+            return Ok(environment);
+        }
+        let plan = Plan::new(image)?;
+        let pins = Pins::of(&toolchain.home, &content, force);
+        slot.clear()?;
+        crash::point("image.cleared");
+        let place = slot.place(&lock);
+        let built = build_held(toolchain, image, &held, plan, &pins, place, progress).await;
+        return settle(&slot, built);
+    }
+    Err(Error::Changed)
+}
+
+/// Builds, and keeps the versions that were decided, unless the image holds something else by now.
+async fn build_held(
+    toolchain: &Toolchain,
+    image: &Image,
+    held: &Held,
+    plan: Plan,
+    pins: &Pins,
+    place: Place<'_>,
+    progress: &Sink<'_>,
+) -> Result<Manifest, Error> {
+    let (manifest, states) = build::build(toolchain, plan, pins, place, progress).await?;
+    refuse_changed(toolchain, image, held).await?;
+    if !pins.are_known() {
+        pins.keep(&states)?;
+    }
+    Ok(manifest)
+}
+
+async fn content(toolchain: &Toolchain, image: &Image) -> Result<ImageHash, Error> {
     let (declared, home) = (image.clone(), toolchain.home.clone());
-    let content = build::off_thread(move || remembered_hash(&declared, &home)).await?;
-    let slot = Slot::new(toolchain, image, &content);
-    if let (false, Some(environment)) = (force, slot.finished()) {
-        return Ok(environment);
-    }
-    // Looked at once more, for a build takes a while: what is read of it must be of this moment.
-    let held = held(toolchain, image).await?;
-    let content = &held.content;
-    let slot = Slot::new(toolchain, image, content);
-    let lock = slot.lock(progress).await?;
-    // Whoever held the lock may have built it.
-    if let (false, Some(environment)) = (force, slot.finished()) {
-        return Ok(environment);
-    }
-    let plan = Plan::new(image)?;
-    let pins = Pins::of(&toolchain.home, content, force);
-    slot.clear()?;
-    crash::point("image.cleared");
-    let built = build::build(toolchain, plan, &pins, slot.place(&lock), progress).await;
-    let built = match built {
-        Ok(manifest) => refuse_changed(toolchain, image, &held)
-            .await
-            .map(|()| manifest),
-        Err(error) => Err(error),
-    };
-    settle(&slot, built)
+    build::off_thread(move || remembered_hash(&declared, &home)).await
 }
 
 /// Refuses what was built of other files than its name was made of.
@@ -822,15 +845,83 @@ mod tests {
         let mut image = world.image(&["six"]);
         image.layers.push(layer);
         let edit = |_: Progress<'_>| std::fs::write(&file, "two").unwrap();
+        let pins = Pins::of(&world.toolchain.home, &content_hash(&image).unwrap(), false);
         let error = ensure(&world.toolchain, &image, false, &edit).await;
         let error = error.unwrap_err();
         assert!(matches!(error, Error::Changed), "{error}");
         assert_eq!(error.retry(), crate::error::Retry::Maybe);
+        assert!(!pins.path().exists());
         let built = ensure(&world.toolchain, &image, false, &quiet).await;
         let built = built.unwrap();
         let kept =
             std::fs::read_to_string(built.path.join("files/0").join(file.file_name().unwrap()));
         assert_eq!(kept.unwrap(), "two");
+    }
+
+    #[tokio::test]
+    async fn what_is_edited_while_a_build_waits_is_built_as_it_is_then() {
+        let Some(world) = World::new() else { return };
+        let file = world.dir.path().join("data.txt");
+        std::fs::write(&file, "one").unwrap();
+        let mut image = world.image(&[]);
+        image.layers.push(Layer::SourceFile {
+            src: file.clone(),
+            dst: ".".into(),
+        });
+        let before = Slot::new(&world.toolchain, &image, &content_hash(&image).unwrap());
+        let other = Mutex::new(Some(before.lock(&quiet).await.unwrap()));
+        // Told that it waits: the other one is done, and the file is another one.
+        let edit = |_: Progress<'_>| {
+            std::fs::write(&file, "two").unwrap();
+            drop(other.lock().unwrap().take());
+        };
+        let built = ensure(&world.toolchain, &image, false, &edit).await;
+        let built = built.unwrap();
+        assert_ne!(built.path, before.path);
+        assert!(!before.path.exists());
+        assert_eq!(
+            std::fs::read_to_string(built.path.join("files/0/data.txt")).unwrap(),
+            "two"
+        );
+    }
+
+    /// What writes into the environment does so on a thread, which nobody can stop.
+    #[tokio::test]
+    async fn a_build_that_is_given_up_has_its_place_until_it_writes_no_more() {
+        let Some(world) = World::new() else { return };
+        let file = world.dir.path().join("data.txt");
+        std::fs::write(&file, "data").unwrap();
+        let mut image = world.image(&["six"]);
+        image.layers.push(Layer::SourceFile {
+            src: file.clone(),
+            dst: ".".into(),
+        });
+        let slot = Slot::new(&world.toolchain, &image, &content_hash(&image).unwrap());
+        // Whoever reads a pipe waits for a writer.
+        let swap = |_: Progress<'_>| {
+            let _ = std::fs::remove_file(&file);
+            let made = std::process::Command::new("mkfifo").arg(&file).status();
+            assert!(made.unwrap().success());
+        };
+        let writes = async {
+            while !slot.path.join("files/0").is_dir() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            built = ensure(&world.toolchain, &image, false, &swap) => panic!("{built:?}"),
+            () = writes => {}
+        }
+        let lock = slot.path.with_extension("lock");
+        assert!(files::try_lock_exclusive(&lock).unwrap().is_none());
+        std::fs::write(&file, "").unwrap();
+        let free = async {
+            while files::try_lock_exclusive(&lock).unwrap().is_none() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let bound = Duration::from_secs(60);
+        tokio::time::timeout(bound, free).await.unwrap();
     }
 
     /// The second step asks for another version than the first: each is held to its own.
@@ -995,6 +1086,48 @@ mod tests {
             assert_eq!(printed(&world, layers, code).await, expected);
         }
         assert!(!root.join(".venv").exists());
+    }
+
+    #[tokio::test]
+    async fn projects_beside_a_project_are_installed_as_they_are_now() {
+        let Some(world) = World::new() else { return };
+        let at = |name: &str| world.dir.path().join(name);
+        let write = |name: &str, text: &str| {
+            std::fs::create_dir_all(at(name).parent().unwrap()).unwrap();
+            std::fs::write(at(name), text).unwrap();
+        };
+        write(
+            "library/pyproject.toml",
+            "[project]\nname = \"library\"\nversion = \"1\"\nrequires-python = \">=3.9\"\n[build-system]\nrequires = [\"setuptools\"]\nbuild-backend = \"setuptools.build_meta\"\n[tool.setuptools]\npy-modules = [\"library_module\"]\n",
+        );
+        write(
+            "front/pyproject.toml",
+            "[project]\nname = \"front\"\nversion = \"1\"\nrequires-python = \">=3.9\"\ndependencies = [\"library\"]\n[tool.uv.sources]\nlibrary = { path = \"../library\" }\n",
+        );
+        write("list.txt", "./library\n");
+        let mut uv = std::process::Command::new(&world.toolchain.uv);
+        uv.args(["lock", "--quiet", "--project"]).arg(at("front"));
+        assert!(uv.status().unwrap().success());
+        let project = |lock: Option<PathBuf>| Layer::UvProject {
+            pyproject: at("front/pyproject.toml"),
+            lock,
+            mode: InstallMode::DependenciesOnly,
+            options: InstallOptions::default(),
+        };
+        let layers = [
+            project(Some(at("front/uv.lock"))),
+            project(None),
+            Layer::Requirements {
+                file: at("list.txt"),
+                options: InstallOptions::default(),
+            },
+        ];
+        let code = "import library_module; print(library_module.VALUE)";
+        for (value, layer) in layers.iter().chain(&layers).enumerate() {
+            write("library/library_module.py", &format!("VALUE = {value}\n"));
+            let installed = printed(&world, vec![layer.clone()], code).await;
+            assert_eq!(installed, value.to_string(), "{layer:?}");
+        }
     }
 
     #[tokio::test]

@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::digest::{self, Sight};
+use super::digest::{self, Projects, Sight};
 use super::error::Error;
 use super::ignore::Ignore;
-use super::requirement::{self, Line};
+use super::local_packages;
+use super::requirement;
 use super::script;
 use super::workspace::Workspace;
 use crate::spec::image::Base;
@@ -146,51 +147,45 @@ fn rules(image: &Image) -> Result<Ignore, Error> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
     pub content: ImageHash,
-    /// Of what is copied as it is. Projects are not in it: who builds them writes into their folders.
-    copied: ImageHash,
+    /// The same without the folders that packages are built from: whoever builds them writes into them.
+    settled: ImageHash,
 }
 
 impl Held {
     /// What `image` holds now.
     pub fn now(image: &Image, home: &Path) -> Result<Self, Error> {
         // First, so that an edit between the two is a difference later on.
-        let copied = remembered_hash(&only_copied(image), home)?;
-        let content = remembered_hash(image, home)?;
-        Ok(Self { content, copied })
+        let settled = look(image, home, Projects::LeftOut)?;
+        let content = look(image, home, Projects::Seen)?;
+        Ok(Self { content, settled })
     }
 
     /// Refuses what was made of `image` when its files are other ones by now.
     pub(super) fn refuse_changed(&self, image: &Image, home: &Path) -> Result<(), Error> {
-        if remembered_hash(&only_copied(image), home)? == self.copied {
+        if look(image, home, Projects::LeftOut)? == self.settled {
             return Ok(());
         }
         Err(Error::Changed)
     }
 }
 
-fn only_copied(image: &Image) -> Image {
-    let is_copied = |layer: &Layer| {
-        matches!(
-            layer,
-            Layer::SourceFile { .. } | Layer::SourceFolder { .. } | Layer::DockerIgnore(_)
-        )
-    };
-    let mut image = image.clone();
-    image.layers.retain(is_copied);
-    image
-}
-
 /// As [`content_hash`]; files that have not changed since the last look are not read again.
 ///
 /// What was seen is kept below `home`.
 pub fn remembered_hash(image: &Image, home: &Path) -> Result<ImageHash, Error> {
+    look(image, home, Projects::Seen)
+}
+
+fn look(image: &Image, home: &Path, projects: Projects) -> Result<ImageHash, Error> {
+    let sight = Sight::new(rules(image)?).with_projects(projects);
     let is_folder = matches!(image.base, Base::Dockerfile(_));
     if !is_folder && !image.layers.iter().any(may_name_a_folder) {
-        return content_hash(image);
+        return hash_with(image, &sight);
     }
-    let key = ImageHash::of(format!("{image:?}").as_bytes());
+    // Each has its own: one that saw less would forget what the other knew.
+    let key = ImageHash::of(format!("{projects:?} {image:?}").as_bytes());
     let cache = home.join("cache/images/seen").join(key.tag());
-    let sight = Sight::new(rules(image)?).remembering(&cache);
+    let sight = sight.remembering(&cache);
     let hash = hash_with(image, &sight)?;
     sight.remember(&cache);
     Ok(hash)
@@ -500,32 +495,19 @@ fn local_digests<'a>(
     base: &Path,
     sight: &Sight,
 ) -> Result<Vec<String>, Error> {
-    requirements
-        .filter_map(|text| requirement::local_path(text, base))
-        .map(|path| sight.any(&path))
+    let packages = local_packages::of_requirements(requirements, base).into_iter();
+    packages
+        .map(|package| sight.package(&package.path))
         .collect()
 }
 
 /// Digests of a requirements file, the files it includes and the local packages it names.
 fn requirement_digests(file: &Path, sight: &Sight) -> Result<Vec<String>, Error> {
     let mut digests = Vec::new();
-    let mut seen = BTreeSet::new();
-    let mut waiting = vec![file.to_path_buf()];
-    while let Some(file) = waiting.pop() {
-        if !seen.insert(file.clone()) {
-            continue;
-        }
-        let text = std::fs::read_to_string(&file).map_err(Error::unreadable(&file))?;
-        let folder = folder_of(&file);
+    for (file, text) in local_packages::lists(file)? {
         digests.push(digest::file(&file)?);
-        for line in requirement::lines(&text) {
-            match line {
-                Line::Include(url) if url.contains("://") => {}
-                Line::Include(other) => waiting.push(folder.join(other)),
-                Line::Requirement(text) => {
-                    digests.extend(local_digests(std::iter::once(text), &folder, sight)?);
-                }
-            }
+        for package in local_packages::of_list(&file, &text) {
+            digests.push(sight.package(&package.path)?);
         }
     }
     Ok(digests)
@@ -548,36 +530,19 @@ fn project_digests(
             .transpose()?
             .unwrap_or_default(),
     );
-    let needed = workspace.map(|found| found.needed_by(manifest));
+    let needed = workspace.as_ref().map(|found| found.needed_by(manifest));
     for member in needed.into_iter().flatten() {
-        digests.push(sight.tree(&member)?);
+        digests.push(sight.package(&member)?);
     }
     match mode {
         InstallMode::DependenciesOnly => {}
-        InstallMode::InstallProject => digests.push(sight.tree(&folder_of(manifest))?),
+        InstallMode::InstallProject => digests.push(sight.package(&folder_of(manifest))?),
     }
-    let text = std::fs::read_to_string(manifest).map_err(Error::unreadable(manifest))?;
-    for path in source_paths(&text) {
-        digests.push(sight.any(&folder_of(manifest).join(path))?);
+    let local = local_packages::of_project(manifest, lock.as_deref(), workspace.as_ref());
+    for package in local {
+        digests.push(sight.package(&package.path)?);
     }
     Ok(digests)
-}
-
-/// The `path` of each entry of `[tool.uv.sources]`: other projects that are built along.
-pub(super) fn source_paths(manifest: &str) -> Vec<String> {
-    let Ok(manifest) = manifest.parse::<toml::Table>() else {
-        return Vec::new(); // the installer explains it better
-    };
-    let sources = manifest
-        .get("tool")
-        .and_then(|tool| tool.get("uv"))
-        .and_then(|uv| uv.get("sources"))
-        .and_then(toml::Value::as_table);
-    sources
-        .into_iter()
-        .flat_map(|table| table.values())
-        .filter_map(|source| source.get("path")?.as_str().map(str::to_owned))
-        .collect()
 }
 
 fn script_digest(path: &Path, sight: &Sight) -> Result<String, Error> {
@@ -836,6 +801,188 @@ pub(super) mod tests {
         assert_eq!(tag(), before);
         write("libs/two/two.py", "1");
         assert_ne!(tag(), before);
+    }
+
+    /// Files below `dir`, of which the last one is returned.
+    fn write(dir: &Path, files: &[(&str, &str)]) -> PathBuf {
+        let mut last = PathBuf::new();
+        for (name, text) in files {
+            last = dir.join(name);
+            std::fs::create_dir_all(last.parent().unwrap()).unwrap();
+            std::fs::write(&last, text).unwrap();
+        }
+        last
+    }
+
+    fn uv_project(pyproject: PathBuf, lock: Option<PathBuf>) -> Layer {
+        Layer::UvProject {
+            pyproject,
+            lock,
+            mode: InstallMode::DependenciesOnly,
+            options: InstallOptions::default(),
+        }
+    }
+
+    #[test]
+    fn folders_that_packages_are_built_from_count_wherever_they_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path();
+        let address = format!(
+            "[project]\nname = \"app\"\ndependencies = [\"lib @ file://{}\"]\n",
+            at.join("libs/mylib").display()
+        );
+        let poetry_lock = write(at, &[("poetry/poetry.lock", "")]);
+        let sources = |entry: &str| format!("[tool.uv.sources]\nlib = {entry}\n");
+        let poetry = "[tool.poetry.dependencies]\nlib = { path = \"../libs/mylib\" }\n";
+        let locked = "[[package]]\nname = \"lib\"\nsource = { directory = \"../libs/mylib\" }\n";
+        write(
+            at,
+            &[
+                (
+                    "root/pyproject.toml",
+                    "[tool.uv.workspace]\nmembers = [\"app\"]\n[tool.uv.sources]\nlib = { path = \"../libs/mylib\" }\n",
+                ),
+                ("locked/uv.lock", locked),
+                (
+                    "between/pyproject.toml",
+                    sources("{ path = \"../libs/mylib\" }").as_str(),
+                ),
+            ],
+        );
+        let project = |name: &str, text: &str| write(at, &[(name, text)]);
+        let layers = [
+            Layer::PoetryProject {
+                pyproject: project("poetry/pyproject.toml", poetry),
+                lock: poetry_lock,
+                mode: InstallMode::DependenciesOnly,
+                options: InstallOptions::default(),
+            },
+            uv_project(
+                project(
+                    "list/pyproject.toml",
+                    &sources("[{ path = \"../libs/mylib\" }]"),
+                ),
+                None,
+            ),
+            uv_project(
+                project(
+                    "behind/pyproject.toml",
+                    &sources("{ path = \"../between\" }"),
+                ),
+                None,
+            ),
+            uv_project(project("address/pyproject.toml", &address), None),
+            uv_project(
+                project("root/app/pyproject.toml", "[project]\nname = \"app\"\n"),
+                None,
+            ),
+            uv_project(
+                project("locked/pyproject.toml", "[project]\nname = \"app\"\n"),
+                Some(at.join("locked/uv.lock")),
+            ),
+            Layer::Requirements {
+                file: project("requirements.txt", "libs/mylib\n"),
+                options: InstallOptions::default(),
+            },
+        ];
+        let tags = || {
+            let images = layers.iter().map(|layer| image(vec![layer.clone()]));
+            images.map(|image| hash(&image)).collect::<Vec<_>>()
+        };
+        write(at, &[("libs/mylib/lib.py", "1")]);
+        let before = tags();
+        assert_eq!(tags(), before);
+        write(at, &[("libs/mylib/lib.py", "2")]);
+        for ((before, after), layer) in before.iter().zip(tags()).zip(&layers) {
+            assert_ne!(*before, after, "{layer:?}");
+        }
+    }
+
+    /// What was built meanwhile may be of either; whoever builds projects writes into their folders.
+    #[test]
+    fn edits_of_what_is_read_are_noticed_and_not_those_of_builders() {
+        let (dir, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let at = dir.path();
+        let list = write(
+            at,
+            &[("more.txt", "six\n"), ("list.txt", "-r more.txt\n./app\n")],
+        );
+        let lock = write(at, &[("app/uv.lock", "")]);
+        let pyproject = write(at, &[("app/pyproject.toml", "[project]\nname = \"app\"\n")]);
+        let script = write(
+            at,
+            &[("s.py", "# /// script\n# dependencies = []\n# ///\n")],
+        );
+        write(at, &[("dist/own-1-py3-none-any.whl", "1")]);
+        let options = InstallOptions::default();
+        let image = image(vec![
+            Layer::Requirements {
+                file: list,
+                options: options.clone(),
+            },
+            Layer::UvProject {
+                pyproject,
+                lock: Some(lock),
+                mode: InstallMode::InstallProject,
+                options: options.clone(),
+            },
+            Layer::UvScript {
+                script,
+                options: options.clone(),
+            },
+            Layer::Wheels {
+                package: "own".into(),
+                folder: at.join("dist"),
+                options,
+            },
+        ]);
+        for (name, text) in [
+            ("more.txt", "six<2\n"),
+            ("app/uv.lock", "version = 1\n"),
+            ("app/pyproject.toml", "[project]\nname = \"other\"\n"),
+            ("s.py", "# /// script\n# dependencies = [\"six\"]\n# ///\n"),
+            ("dist/own-1-py3-none-any.whl", "2"),
+        ] {
+            let before = Held::now(&image, home.path()).unwrap();
+            before.refuse_changed(&image, home.path()).unwrap();
+            write(at, &[(name, text)]);
+            let error = before.refuse_changed(&image, home.path()).unwrap_err();
+            assert!(matches!(error, Error::Changed), "{name}: {error}");
+        }
+        let before = Held::now(&image, home.path()).unwrap();
+        write(at, &[("app/build/lib/app.py", "1")]);
+        before.refuse_changed(&image, home.path()).unwrap();
+        assert_ne!(
+            Held::now(&image, home.path()).unwrap().content,
+            before.content
+        );
+    }
+
+    #[test]
+    fn what_was_seen_once_is_not_read_again() {
+        use std::os::unix::fs::MetadataExt;
+        let (dir, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        write(dir.path(), &[("app/main.py", "1")]);
+        let image = image(vec![Layer::SourceFolder {
+            src: dir.path().join("app"),
+            dst: ".".into(),
+        }]);
+        // Nothing that was changed just now is believed.
+        std::thread::sleep(std::time::Duration::from_millis(40));
+        let inodes = || {
+            let entries = std::fs::read_dir(home.path().join("cache/images/seen")).unwrap();
+            let inodes = entries.map(|entry| entry.unwrap().metadata().unwrap().ino());
+            inodes.collect::<Vec<_>>()
+        };
+        let first = remembered_hash(&image, home.path()).unwrap();
+        assert_eq!(first, content_hash(&image).unwrap());
+        // It is written anew whenever a file had to be read.
+        let before = inodes();
+        assert_eq!(before.len(), 1);
+        assert_eq!(remembered_hash(&image, home.path()).unwrap(), first);
+        assert_eq!(inodes(), before);
+        write(dir.path(), &[("app/main.py", "2")]);
+        assert_ne!(remembered_hash(&image, home.path()).unwrap(), first);
     }
 
     #[test]

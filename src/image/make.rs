@@ -163,7 +163,7 @@ impl Workshop {
     pub async fn peek(&self, image: &Image) -> Result<Made, Error> {
         let choice = self.choose(image, None).await?;
         if choice.builder == Builder::Environment {
-            let (uri, reused) = env::peek(&self.toolchain, image)?;
+            let (uri, reused) = env::peek(&self.toolchain, image).await?;
             return Ok(Made::by(choice, uri, reused));
         }
         let image = self.for_container(image);
@@ -304,7 +304,7 @@ impl Workshop {
             )
         };
         // What this machine has mattered when the environment was made, and costs a process to see.
-        if !image.layers.iter().any(needs_a_look) || env::peek(&self.toolchain, image)?.1 {
+        if !image.layers.iter().any(needs_a_look) || env::peek(&self.toolchain, image).await?.1 {
             return Ok(());
         }
         for layer in &image.layers {

@@ -11,6 +11,7 @@ pub mod env;
 mod error;
 mod hash;
 mod ignore;
+mod local_packages;
 mod lock;
 pub mod make;
 pub mod oci;

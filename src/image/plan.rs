@@ -8,6 +8,7 @@ use super::env::Source;
 use super::error::Error;
 use super::hash::{file_name, folder_of, wheels};
 use super::ignore::Ignore;
+use super::local_packages::{self, LocalPackage};
 use super::private;
 use super::python::Asked;
 use super::requirement::{self, Line};
@@ -25,12 +26,7 @@ pub(super) enum Work {
         folder: Option<PathBuf>,
     },
     /// `uv sync` of the dependencies that a lock file names.
-    Sync {
-        pyproject: PathBuf,
-        lock: PathBuf,
-        /// Names of the other projects of its workspace, which are built from their folders.
-        siblings: Vec<String>,
-    },
+    Sync { pyproject: PathBuf, lock: PathBuf },
     /// `poetry export`, then as `Pip`.
     Poetry { folder: PathBuf },
 }
@@ -44,6 +40,8 @@ pub(super) struct Step {
     pub flags: Vec<String>,
     /// Those that the installer may see, as variables.
     pub secrets: Vec<SecretRef>,
+    /// What it may build from folders of this machine.
+    pub local: Vec<LocalPackage>,
     pub work: Work,
 }
 
@@ -351,6 +349,7 @@ impl Plan {
             arguments: wanted.clone(),
             flags: flags(method, options)?,
             secrets: options.secret_mounts.clone(),
+            local: local_packages::of_requirements(wanted.iter().map(String::as_str), &here),
             work: Work::Pip {
                 targets: wanted
                     .iter()
@@ -392,6 +391,7 @@ impl Plan {
         {
             before.extend_from_slice(targets);
             last.arguments.extend_from_slice(&step.arguments);
+            last.local.extend_from_slice(&step.local);
             return;
         }
         self.steps.push(step);
@@ -418,20 +418,25 @@ impl Plan {
         file: &Path,
         options: &InstallOptions,
     ) -> Result<(), Error> {
-        let text = std::fs::read_to_string(file).map_err(Error::unreadable(file))?;
-        let named: Vec<String> = requirement::lines(&text)
+        let file = absolute(file);
+        let lists = local_packages::lists(&file)?;
+        let text = lists.first().map_or("", |(_, text)| text.as_str());
+        let named: Vec<String> = requirement::lines(text)
             .filter_map(|line| match line {
                 Line::Requirement(text) => Some(text.to_owned()),
                 Line::Include(_) => None,
             })
             .collect();
         self.without_sdk(method, &named);
-        let file = absolute(file);
+        let local = lists
+            .iter()
+            .flat_map(|(file, text)| local_packages::of_list(file, text));
         self.steps.push(Step {
             method,
             arguments: vec![file.display().to_string()],
             flags: flags(method, options)?,
             secrets: options.secret_mounts.clone(),
+            local: local.collect(),
             work: Work::Pip {
                 targets: vec!["-r".to_owned(), file.display().to_string()],
                 folder: Some(folder_of(&file)),
@@ -454,9 +459,9 @@ impl Plan {
         let workspace = Workspace::of(&pyproject)?;
         let shared = workspace.as_ref().map(Workspace::lock);
         let lock = lock.map(absolute).or(shared.filter(|lock| lock.is_file()));
+        let local = local_packages::with_siblings(&pyproject, lock.as_deref(), workspace.as_ref());
         let work = match lock {
             Some(lock) => Work::Sync {
-                siblings: names_of(method, workspace.map(|found| found.members))?,
                 pyproject: pyproject.clone(),
                 lock,
             },
@@ -470,6 +475,7 @@ impl Plan {
             arguments: vec![pyproject.display().to_string()],
             flags: flags(method, options)?,
             secrets: options.secret_mounts.clone(),
+            local,
             work,
         });
         Ok(())
@@ -499,6 +505,7 @@ impl Plan {
             arguments: vec![pyproject.display().to_string()],
             flags: flags(method, options)?,
             secrets: options.secret_mounts.clone(),
+            local: local_packages::of_project(&pyproject, Some(&absolute(lock)), None),
             work: Work::Poetry {
                 folder: folder_of(&pyproject),
             },
@@ -525,16 +532,12 @@ impl Plan {
         };
         let mut flags = flags(method, &plain)?;
         flags.push("--no-deps".to_owned());
-        // uv keys its build of a folder on the manifest's time stamp and would miss edited code.
-        match project_name(&manifest_of(method, pyproject)?) {
-            Some(name) => flags.extend(["--refresh-package".to_owned(), name]),
-            None => flags.push("--refresh".to_owned()),
-        }
         self.steps.push(Step {
             method,
             arguments: vec![folder.display().to_string()],
             flags,
             secrets: options.secret_mounts.clone(),
+            local: vec![LocalPackage::at(&folder)],
             work: Work::Pip {
                 targets: vec![folder.display().to_string()],
                 folder: Some(folder),
@@ -564,6 +567,7 @@ impl Plan {
             arguments: wanted.clone(),
             flags: all_flags,
             secrets: options.secret_mounts.clone(),
+            local: local_packages::of_requirements(wanted.iter().map(String::as_str), &base),
             work: Work::Pip {
                 targets: wanted
                     .iter()
@@ -597,6 +601,7 @@ impl Plan {
             arguments: wheels.iter().map(|wheel| file_name(wheel)).collect(),
             flags,
             secrets: options.secret_mounts.clone(),
+            local: Vec::new(),
             work: Work::Pip {
                 targets: wheels
                     .iter()
@@ -683,18 +688,6 @@ pub(super) fn dependencies(manifest: &toml::Table) -> Vec<String> {
         .flatten()
         .filter_map(|text| text.as_str().map(str::to_owned))
         .collect()
-}
-
-/// The names of the projects in these folders.
-fn names_of(method: &'static str, folders: Option<Vec<PathBuf>>) -> Result<Vec<String>, Error> {
-    let mut names = Vec::new();
-    for folder in folders.unwrap_or_default() {
-        names.extend(project_name(&manifest_of(
-            method,
-            &folder.join("pyproject.toml"),
-        )?));
-    }
-    Ok(names)
 }
 
 pub(super) fn project_name(manifest: &toml::Table) -> Option<String> {

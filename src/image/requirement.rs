@@ -60,8 +60,13 @@ pub(super) fn local_path(requirement: &str, base: &Path) -> Option<PathBuf> {
         || text.starts_with("./")
         || text.starts_with("../")
         || matches!(text, "." | "..")
-        || (is_archive(text) && !text.contains("://"));
+        || (!text.contains("://") && (is_archive(text) || is_there_below(text, base)));
     is_path.then(|| base.join(text))
+}
+
+/// Whether the text is a path without `./` in front, which no name of a package holds.
+fn is_there_below(text: &str, base: &Path) -> bool {
+    text.contains('/') && base.join(text).exists()
 }
 
 /// The requirement without `-e`, extras, marker and comment.
@@ -198,9 +203,14 @@ mod tests {
             Some("/p/dist/x-1-py3-none-any.whl")
         );
         assert_eq!(path("six[a]"), None);
+        assert_eq!(path("libs/mylib"), None);
         assert_eq!(path("https://h/x.whl"), None);
         assert_eq!(absolute("./x[extra]", base), "/p/./x[extra]");
         assert_eq!(absolute("six", base), "six");
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("libs/mylib")).unwrap();
+        let found = local_path("libs/mylib[extra]", dir.path());
+        assert_eq!(found, Some(dir.path().join("libs/mylib")));
     }
 
     #[test]

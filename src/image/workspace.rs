@@ -58,7 +58,8 @@ impl Workspace {
         while let Some(folder) = waiting.pop() {
             for name in manifest(&folder.join("pyproject.toml"))
                 .iter()
-                .flat_map(wanted)
+                .flat_map(requirements)
+                .filter_map(|text| requirement::name(&text))
             {
                 if let Some(member) = known.remove(&name) {
                     needed.push(member.clone());
@@ -76,7 +77,7 @@ impl Workspace {
     }
 }
 
-fn manifest(pyproject: &Path) -> Option<toml::Table> {
+pub(super) fn manifest(pyproject: &Path) -> Option<toml::Table> {
     std::fs::read_to_string(pyproject).ok()?.parse().ok()
 }
 
@@ -85,8 +86,8 @@ fn name_of(manifest: &toml::Table) -> Option<String> {
     Some(requirement::normalise(name))
 }
 
-/// The names of all that a project may have installed: its dependencies, extras and groups.
-fn wanted(manifest: &toml::Table) -> Vec<String> {
+/// All that a project may have installed: its dependencies, extras and groups.
+pub(super) fn requirements(manifest: &toml::Table) -> Vec<String> {
     let project = manifest.get("project");
     let lists = [
         project.and_then(|project| project.get("dependencies")),
@@ -96,11 +97,11 @@ fn wanted(manifest: &toml::Table) -> Vec<String> {
             .get("tool")
             .and_then(|tool| tool.get("uv")?.get("dev-dependencies")),
     ];
-    let mut names = Vec::new();
+    let mut texts = Vec::new();
     let mut waiting: Vec<&toml::Value> = lists.into_iter().flatten().collect();
     while let Some(value) = waiting.pop() {
         match value {
-            toml::Value::String(text) => names.extend(requirement::name(text)),
+            toml::Value::String(text) => texts.push(text.clone()),
             toml::Value::Array(values) => waiting.extend(values),
             toml::Value::Table(table) => waiting.extend(table.values()),
             toml::Value::Integer(_)
@@ -109,7 +110,7 @@ fn wanted(manifest: &toml::Table) -> Vec<String> {
             | toml::Value::Datetime(_) => {}
         }
     }
-    names
+    texts
 }
 
 /// `None` as well for a manifest that cannot be read: the installer explains it better.

@@ -12,7 +12,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use jiff::ToSpan;
 use rcgen::{
@@ -33,7 +33,8 @@ use crate::tls;
 const AUTHORITY_DAYS: i64 = 3650;
 /// Lifetime of a host's certificate, in days; some clients believe none of more than 398.
 const HOST_DAYS: i64 = 90;
-/// After this time a host's certificate is made anew.
+/// After this time a host's certificate is made anew. Calendars count, as for those who look at its
+/// dates: a machine that sleeps grows older too.
 const RENEWED_AFTER: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Hosts that certificates are kept for; a client may ask for any number below `localhost`.
 const MOST_HOSTS: usize = 500;
@@ -277,7 +278,7 @@ struct Hosts {
     own: KeyPair,
     signing: Arc<dyn rustls::sign::SigningKey>,
     domains: Vec<String>,
-    made: Mutex<HashMap<String, (Instant, Arc<CertifiedKey>)>>,
+    made: Mutex<HashMap<String, (SystemTime, Arc<CertifiedKey>)>>,
 }
 
 impl std::fmt::Debug for Hosts {
@@ -301,9 +302,10 @@ impl Hosts {
     fn certificate(&self, host: Option<&str>) -> Result<Arc<CertifiedKey>, rcgen::Error> {
         let key = host.unwrap_or_default();
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        // One of a time to come is not valid yet.
         if let Some((_, known)) = made
             .get(key)
-            .filter(|(since, _)| since.elapsed() < RENEWED_AFTER)
+            .filter(|(since, _)| since.elapsed().is_ok_and(|age| age < RENEWED_AFTER))
         {
             return Ok(Arc::clone(known));
         }
@@ -326,7 +328,7 @@ impl Hosts {
         if made.len() >= MOST_HOSTS {
             made.clear();
         }
-        made.insert(key.to_owned(), (Instant::now(), Arc::clone(&certified)));
+        made.insert(key.to_owned(), (SystemTime::now(), Arc::clone(&certified)));
         Ok(certified)
     }
 }
@@ -460,6 +462,24 @@ mod tests {
             assert!(matches!(error, Error::BadDomain { .. }), "{name}");
         }
         assert!(!authority.exists());
+    }
+
+    #[test]
+    fn a_certificate_is_renewed_by_the_calendar() {
+        let (_folder, authority) = made(&[]);
+        let hosts = hosts(&authority, &[]);
+        let mut before = hosts.certificate(Some("a.localhost")).unwrap();
+        let made_at = |time| {
+            let mut made = hosts.made.lock().unwrap();
+            made.get_mut("a.localhost").unwrap().0 = time;
+        };
+        let now = SystemTime::now();
+        for time in [now - RENEWED_AFTER, now + RENEWED_AFTER] {
+            made_at(time);
+            let anew = hosts.certificate(Some("a.localhost")).unwrap();
+            assert!(!Arc::ptr_eq(&before, &anew));
+            before = anew;
+        }
     }
 
     #[test]

@@ -262,11 +262,12 @@ async fn keep_tidy(pruner: Pruner, started: SystemTime) {
     }
     loop {
         tokio::time::sleep_until(next).await;
-        next += TIDIED_EVERY;
         if clock.jumped() {
-            tracing::warn!("the clock was set; what is unused is looked for next time");
+            tracing::warn!("the clock was set; what is unused is looked for a little later");
+            next += prune::GRACE;
             continue;
         }
+        next += TIDIED_EVERY;
         let pruner = pruner.clone();
         let tidy = move || pruner.run(prune::Order::default());
         match tokio::task::spawn_blocking(tidy).await {

@@ -37,7 +37,7 @@ pub use clock::Clock;
 pub use left::{empty_trash, remove_left_behind, set_aside_left_behind};
 
 /// What was touched later than this stays, whatever the bounds say.
-const GRACE: Duration = Duration::from_secs(3600);
+pub const GRACE: Duration = Duration::from_secs(3600);
 
 /// What is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

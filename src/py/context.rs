@@ -114,8 +114,8 @@ fn check_words(mode: Option<&str>, log_format: Option<&str>) -> PyResult<()> {
 ///     dry_run: report what would be done and do nothing; the app that is returned serves nothing.
 ///     project: where the app goes, instead of the configured project.
 ///     domain: where the app goes, instead of the configured domain.
-///     env_vars: environment variables of the app, over those that it declares; those of apps it
-///         depends on stay as declared.
+///     env_vars: environment variables of the app, over those that it declares and over the options
+///         of logs below; those of apps it depends on stay as declared.
 ///     input_values: old name of `parameter_values`.
 ///     parameter_values: app name to parameter name to value, for the app and for apps it
 ///         depends on: strings, `flyte.io.File`, `flyte.io.Dir` and what `Parameter` takes else.
@@ -233,7 +233,7 @@ fn with_servecontext(
                 project,
                 domain,
                 env_vars: match env_vars {
-                    Some(variables) => convert::pairs(&variables)?,
+                    Some(variables) => convert::env_vars_given(&variables)?,
                     None => Vec::new(),
                 },
                 parameters,

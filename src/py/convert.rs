@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
+use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString};
 
 use super::error::{mistake, wrong_type};
 use crate::spec::image::{Base, Image, InstallMode, InstallOptions, Layer, PythonVersion};
@@ -128,8 +128,14 @@ fn env_vars(env: Object<'_, '_>) -> PyResult<Vec<(String, String)>> {
     }
 }
 
+/// Variables that are given when serving, of which the same is asked as of declared ones.
+pub fn env_vars_given(variables: Object<'_, '_>) -> PyResult<Vec<(String, String)>> {
+    let check = variables.py().import("flyte._environment")?;
+    pairs(&check.call_method1("_env_vars", (variables,))?)
+}
+
 /// The items of a mapping, as text, in its order.
-pub fn pairs(mapping: Object<'_, '_>) -> PyResult<Vec<(String, String)>> {
+fn pairs(mapping: Object<'_, '_>) -> PyResult<Vec<(String, String)>> {
     mapping
         .call_method0("items")?
         .try_iter()?
@@ -164,7 +170,12 @@ fn subdomain(env: Object<'_, '_>, project: &str, domain: &str) -> PyResult<Optio
     if let Ok(text) = subdomain.extract::<String>() {
         return Ok(Some(text));
     }
-    let resolved = subdomain.call_method1("resolve", (env, project, domain))?;
+    let scope = PyDict::new(env.py());
+    scope.set_item("project", project)?;
+    scope.set_item("domain", domain)?;
+    let namespace = env.py().import("types")?.getattr("SimpleNamespace")?;
+    let context = namespace.call((), Some(&scope))?;
+    let resolved = subdomain.call_method1("resolve", (env, context))?;
     Ok(Some(resolved.str()?.to_string()))
 }
 

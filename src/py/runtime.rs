@@ -93,6 +93,8 @@ pub fn block<T: Send>(
     future: impl Future<Output = PyResult<T>> + Send,
 ) -> PyResult<T> {
     let (handle, waits) = shared()?;
+    // What ends before the first look would hide a Ctrl-C that came before it.
+    py.check_signals()?;
     py.detach(move || {
         let _waiting = waits.tracker.token();
         handle.block_on(async move {

@@ -16,7 +16,7 @@ use super::Error;
 use super::payload::{EndpointValue, ScalarKind, SerializedParameter, WireType};
 use super::place::{Ignored, Target};
 use super::stores::Stores;
-use crate::storage::{self, Location};
+use crate::storage::{self, Location, percent_decoded};
 
 /// Folder for copies that have no `mount`: one folder per parameter, so equal names never meet.
 const UNMOUNTED: &str = "flyte-parameters";
@@ -352,24 +352,10 @@ pub(super) fn local_path(value: &str) -> Option<PathBuf> {
         .map_or(rest.to_owned(), |path| format!("/{path}"));
     // Some writers escape (`Path.as_uri`), others do not (fsspec): what is there decides.
     let literal = PathBuf::from(&rest);
-    match percent_decoded(&rest) {
+    match percent_decoded(&rest).map(PathBuf::from) {
         Some(decoded) if !literal.exists() && decoded.exists() => Some(decoded),
         _ => Some(literal),
     }
-}
-
-fn percent_decoded(text: &str) -> Option<PathBuf> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte == b'%' {
-            let digits = [rest.next()?, rest.next()?];
-            bytes.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
-        } else {
-            bytes.push(byte);
-        }
-    }
-    String::from_utf8(bytes).ok().map(PathBuf::from)
 }
 
 fn refuse_shared_files(parameters: &[SerializedParameter], plans: &[Plan]) -> Result<(), Error> {

@@ -328,17 +328,23 @@ impl Server {
         Ok(app)
     }
 
-    /// The same for all apps of the request, none of which is the one that was asked for.
-    pub async fn serve_all(&self, request: Request) -> Result<Vec<App>, Error> {
-        let plan = self.plan(request)?;
-        if plan.options.dry_run {
-            return Ok(vec![Box::pin(self.rehearse(&plan)).await?]);
+    /// The same for all apps of the requests, none of which is the one that was asked for. Every plan is
+    /// made before the first one is carried out, so that one that is wrong changes nothing.
+    pub async fn serve_all(&self, requests: Vec<Request>) -> Result<Vec<App>, Error> {
+        let plans = requests.into_iter().map(|request| self.plan(request));
+        let plans: Vec<Plan> = plans.collect::<Result<_, _>>()?;
+        let mut apps = Vec::new();
+        for plan in plans {
+            if plan.options.dry_run {
+                apps.push(Box::pin(self.rehearse(&plan)).await?);
+                continue;
+            }
+            let served = Box::pin(self.carry_out(plan)).await?;
+            let endpoints: Vec<String> = served.values().map(App::endpoint).collect();
+            self.report(Progress::Started(Step::Url));
+            self.finished(Step::Url, endpoints.join(", "), Instant::now());
+            apps.extend(served.into_values());
         }
-        let served = Box::pin(self.carry_out(plan)).await?;
-        let apps: Vec<App> = served.into_values().collect();
-        let endpoints: Vec<String> = apps.iter().map(App::endpoint).collect();
-        self.report(Progress::Started(Step::Url));
-        self.finished(Step::Url, endpoints.join(", "), Instant::now());
         Ok(apps)
     }
 

@@ -125,8 +125,15 @@ fn variables(plan: &Plan, spec: &AppSpec) -> Vec<(String, String)> {
             set(&mut variables, key, value);
         }
     }
+    let given = variables.len();
+    let named = |key: &str| (options.overrides.env_vars.iter()).any(|(named, _)| named == key);
     for (key, value) in &spec.env_vars {
-        set(&mut variables, key, value);
+        // What the call says counts more than what the app declares, and a variable that the call
+        // names more than an option; apps that the one asked for depends on keep what they declare.
+        let is_option = variables[..given].iter().any(|(option, _)| option == key);
+        if !is_option || spec.name != plan.target || named(key) {
+            set(&mut variables, key, value);
+        }
     }
     let roots: Vec<String> = plan
         .source

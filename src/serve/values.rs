@@ -7,15 +7,18 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::{FutureExt, TryFutureExt};
 use md5::{Digest, Md5};
 
 use super::bundling::{size, upload};
 use super::{Error, Plan, Server, Step, plan};
 use crate::client::{self, Client, Piece, Upload};
+use crate::error::{Code, Diagnostic};
 use crate::files::read_in_pieces;
+use crate::files::stat_cache::State;
+use crate::files::walk::Stamp;
 use crate::spec::{AppSpec, Parameter, ParameterValue};
 
 /// Files that are hashed and sent at a time.
@@ -31,6 +34,19 @@ struct Outgoing {
     name: String,
     bytes: u64,
     md5: [u8; 16],
+    /// As it was before it was read.
+    state: State,
+}
+
+impl Outgoing {
+    /// What there is to say where it is not what was announced any more.
+    fn change(&self) -> Option<std::io::Error> {
+        if state_of(&self.path).is_ok_and(|state| state == self.state) {
+            return None;
+        }
+        let text = format!("`{}` changed while it was sent", self.path.display());
+        Some(std::io::Error::other(text))
+    }
 }
 
 /// The app with the addresses of what was sent instead of where it lies here.
@@ -139,7 +155,15 @@ impl Server {
         // Listed first: a stream that borrows while it maps cannot be told to be `Send`.
         let jobs: Vec<BoxFuture<'_, _>> = files
             .iter()
-            .map(|file| self.send_file(client, plan, file, &folder).boxed())
+            .map(|file| {
+                let explained = move |error: Error| match file.change() {
+                    // Whoever receives it sees that it is not what was announced, and no more.
+                    Some(change) if error.code() == Code::ClientUpload => unreadable(change).into(),
+                    Some(_) | None => error,
+                };
+                let sending = self.send_file(client, plan, file, &folder);
+                sending.map_err(explained).boxed()
+            })
             .collect();
         let sent: Vec<(String, bool)> = stream::iter(jobs).buffered(AT_ONCE).try_collect().await?;
         let missing = sent.iter().filter(|(_, was_there)| !was_there).count();
@@ -219,7 +243,16 @@ fn listed(path: &Path, is_folder: bool) -> std::io::Result<Vec<(PathBuf, String)
     Ok(found)
 }
 
+fn state_of(path: &Path) -> std::io::Result<State> {
+    let metadata = path.metadata()?;
+    Ok(State {
+        size: metadata.len(),
+        stamp: Stamp::of(&metadata),
+    })
+}
+
 fn outgoing(path: PathBuf, name: String) -> std::io::Result<Outgoing> {
+    let state = state_of(&path)?;
     let (mut hash, mut bytes) = (Md5::new(), 0);
     read_in_pieces(&path, |piece| {
         hash.update(piece);
@@ -230,6 +263,7 @@ fn outgoing(path: PathBuf, name: String) -> std::io::Result<Outgoing> {
         name,
         bytes,
         md5: hash.finalize().into(),
+        state,
     })
 }
 
@@ -275,6 +309,26 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_was_written_to_has_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        for change in ["of the same size", "gone"] {
+            std::fs::write(&path, "of another size!").unwrap();
+            let file = outgoing(path.clone(), "log".to_owned()).unwrap();
+            assert!(file.change().is_none());
+            // Behind the tick of the file system's clock.
+            std::thread::sleep(std::time::Duration::from_millis(30));
+            if change == "gone" {
+                std::fs::remove_file(&path).unwrap();
+            } else {
+                std::fs::write(&path, change).unwrap();
+            }
+            let told = file.change().unwrap().to_string();
+            assert!(told.ends_with("log` changed while it was sent"), "{told}");
+        }
+    }
+
+    #[test]
     fn a_cluster_is_given_no_files_of_this_machine() {
         let here = format!("file://{}", env!("CARGO_MANIFEST_DIR"));
         let refused = ParameterValue::Dir(here.clone());
@@ -295,6 +349,7 @@ mod tests {
             name: name.to_owned(),
             bytes: 0,
             md5: [0; 16],
+            state: state_of(Path::new("/")).unwrap(),
         };
         let files = [file("d/a"), file("d/s/b")];
         let at = |uris: [&str; 2]| {

@@ -16,6 +16,7 @@ const FLYTE_AWS: &[(&str, &str)] = &[
     ("FLYTE_AWS_ENDPOINT", "aws_endpoint_url"),
     ("FLYTE_AWS_ACCESS_KEY_ID", "aws_access_key_id"),
     ("FLYTE_AWS_SECRET_ACCESS_KEY", "aws_secret_access_key"),
+    ("FLYTE_AWS_SESSION_TOKEN", "aws_session_token"),
 ];
 
 /// Settings of a store, under the names that `object_store` knows.
@@ -68,6 +69,12 @@ pub fn aws(variables: &Variables) -> Settings {
         values: with_prefix(variables, "AWS_"),
         ..Settings::default()
     };
+    // A session's token is good beside the key of that session, and refused beside another one.
+    let session_key = given(variables, "AWS_ACCESS_KEY_ID");
+    let key = given(variables, "FLYTE_AWS_ACCESS_KEY_ID").or(session_key);
+    if session_key.is_some() && key != session_key {
+        settings.values.remove("aws_session_token");
+    }
     for (name, setting) in FLYTE_AWS {
         if let Some(value) = given(variables, name) {
             settings
@@ -246,6 +253,25 @@ mod tests {
         assert_eq!(settings.get("aws_endpoint_url"), Some("http://h:1"));
         assert_eq!(settings.get("aws_region"), None);
         assert!(!settings.anonymous);
+    }
+
+    #[test]
+    fn a_token_of_another_session_is_not_taken() {
+        let token = |more: &[(&str, &str)]| {
+            let mut given = variables(&[("AWS_ACCESS_KEY_ID", "a"), ("AWS_SESSION_TOKEN", "t")]);
+            given.extend(variables(more));
+            aws(&given).values.remove("aws_session_token")
+        };
+        assert_eq!(token(&[]).as_deref(), Some("t"));
+        let same = token(&[("FLYTE_AWS_ACCESS_KEY_ID", "a")]);
+        assert_eq!(same.as_deref(), Some("t"));
+        let other = ("FLYTE_AWS_ACCESS_KEY_ID", "f");
+        assert_eq!(token(&[other]), None);
+        let own = token(&[other, ("FLYTE_AWS_SESSION_TOKEN", "o")]);
+        assert_eq!(own.as_deref(), Some("o"));
+        // One that stands beside no other key is meant for this one.
+        let alone = token(&[other, ("AWS_ACCESS_KEY_ID", "")]);
+        assert_eq!(alone.as_deref(), Some("t"));
     }
 
     #[test]

@@ -289,6 +289,8 @@ impl Fetcher {
         sink: &mut Sink<'_>,
         into: &Path,
     ) -> Result<(), Error> {
+        // The rest of something can be asked for only where its end is known.
+        let resumes = object.ranges && sink.end.is_some();
         let mut in_vain = 0;
         loop {
             let before = sink.at;
@@ -307,7 +309,7 @@ impl Fetcher {
                 }
             };
             in_vain = if sink.at > before { 0 } else { in_vain + 1 };
-            if in_vain == ATTEMPTS || (!object.ranges && sink.restarts == ATTEMPTS) {
+            if in_vain == ATTEMPTS || (!resumes && sink.restarts == ATTEMPTS) {
                 return Err(Error::Broken {
                     url: source.shown(object),
                     received: sink.at - sink.begin,
@@ -317,7 +319,7 @@ impl Fetcher {
             }
             tracing::debug!(at = sink.at, reason, "a download goes on");
             tokio::time::sleep(FIRST_PAUSE * 2u32.pow(in_vain)).await;
-            if !object.ranges {
+            if !resumes {
                 self.progress.take_back(sink.at - sink.begin);
                 sink.restart().map_err(|source| Error::Local {
                     path: into.to_owned(),
@@ -437,7 +439,7 @@ impl<'a> Sink<'a> {
         Ok(())
     }
 
-    /// Begins anew, where a server cannot go on in the middle. What is sent now may be shorter than
+    /// Begins anew, where it cannot go on in the middle. What is sent now may be shorter than
     /// what had arrived.
     fn restart(&mut self) -> io::Result<()> {
         self.restarts += 1;

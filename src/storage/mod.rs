@@ -27,7 +27,7 @@ use tokio_util::task::AbortOnDropHandle;
 pub use carrier::{Carrier, Reading, Wanted};
 pub use credentials::Variables;
 pub use error::Error;
-pub use location::{Location, without_secrets};
+pub use location::{Location, percent_decoded, without_secrets};
 pub use progress::{Report, size};
 pub use remote::Object;
 pub use shelf::hand_out;

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from flyteidl2.app import app_definition_pb2 as apps
 from flyteidl2.app import app_logs_payload_pb2 as app_logs
@@ -360,8 +360,9 @@ class Plane:
         headers = {"x-amz-meta-flytecontentmd5": base64.b64encode(request.content_md5).decode()}
         self.signatures[signature] = {"path": path, "method": "PUT", **headers}
         return dataproxy.CreateUploadLocationResponse(
-            signed_url=f"http://{to.headers['host']}{path}?X-Amz-Signature={signature}",
-            native_url=f"s3:/{path}",
+            signed_url=f"http://{to.headers['host']}{quote(path)}?X-Amz-Signature={signature}",
+            # Go's `url.String()`: the object itself lies under the plain name.
+            native_url=f"s3:/{quote(path, safe='$&+,/:;=@')}",
             headers=headers,
         )
 
@@ -473,16 +474,17 @@ class Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         content = self.body()
         parts = urlsplit(self.path)
+        path = unquote(parts.path)
         signed = PLANE.signatures.get(parse_qs(parts.query).get("X-Amz-Signature", [""])[0])
         md5 = base64.b64encode(hashlib.md5(content).digest()).decode()
         name = "x-amz-meta-flytecontentmd5"
-        if signed is None or signed["path"] != parts.path or self.headers.get(name) != signed[name]:
+        if signed is None or signed["path"] != path or self.headers.get(name) != signed[name]:
             return self.send(403, "application/xml", b"<Error><Code>SignatureDoesNotMatch</Code></Error>")
         if self.headers.get("content-md5") != md5:
             return self.send(400, "application/xml", b"<Error><Code>BadDigest</Code></Error>")
         with PLANE.lock:
-            PLANE.objects[parts.path] = content
-            PLANE.seen.append({"call": "PUT", "path": parts.path, "bytes": len(content)})
+            PLANE.objects[path] = content
+            PLANE.seen.append({"call": "PUT", "path": path, "bytes": len(content)})
         return self.send(200, "application/xml", b"")
 
     def do_POST(self) -> None:

@@ -194,11 +194,14 @@ class AppEnvironment(Environment):
         """Return the port to listen on.
 
         Inside a replica this is the port that the platform chose, which differs from the declared
-        one where several replicas share a machine. Servers should ask here.
+        one where several replicas share a machine, or what `flyte serve --port` asked for. Servers
+        should ask here.
         """
         assert isinstance(self.port, Port)
         chosen = os.environ.get("_FLYTE_APP_PORT")
-        if chosen and os.environ.get("_FLYTE_APP_NAME") == self.name:
+        # An app may be served under another name than it declares.
+        own = os.environ.get("_FLYTE_DECLARED_NAME") or os.environ.get("_FLYTE_APP_NAME")
+        if chosen and own == self.name:
             return Port(int(chosen), self.port.name)
         return self.port
 

@@ -1,12 +1,12 @@
 //! `flyte create secret` and `flyte create config`. Where a secret's value comes from, and that it is
 //! shown nowhere, is decided here.
 
-use std::io::{IsTerminal, Read};
+use std::io::{self, IsTerminal, Read};
 use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use super::{Connected, config, connect};
+use super::{Connected, config, connect, from_input};
 use crate::cli::args::{Create, CreateWhat, SecretKind};
 use crate::cli::hidden;
 use crate::cli::printer::Printer;
@@ -54,7 +54,7 @@ pub fn run(
                     printer.note(SEEN);
                     Zeroizing::new(value.into_bytes())
                 }
-                (None, None, None) => asked(&name)?,
+                (None, None, None) => asked(host, &name)?,
             };
             let connected = connect(host, given, &scope)?;
             keep(host, printer, &connected, &name, &value, kind, replace)
@@ -114,18 +114,20 @@ fn usage(text: String) -> Failure {
 }
 
 /// From whoever sits there, or from standard input.
-fn asked(name: &str) -> Result<Value, Failure> {
-    let mut input = std::io::stdin();
-    if input.is_terminal() {
+fn asked(host: &impl Host, name: &str) -> Result<Value, Failure> {
+    if io::stdin().is_terminal() {
         return match hidden::ask(&format!("Value of `{name}` (is not shown): ")) {
             Ok(Some(value)) => Ok(value),
             Ok(None) => Err(Failure::Interrupted),
             Err(error) => Err(usage(format!("the terminal cannot be read: {error}"))),
         };
     }
-    let mut value = Zeroizing::new(Vec::new());
-    input
-        .read_to_end(&mut value)
+    let read = || -> io::Result<Value> {
+        let mut value = Zeroizing::new(Vec::new());
+        io::stdin().read_to_end(&mut value)?;
+        Ok(value)
+    };
+    let mut value = from_input(host, read)?
         .map_err(|error| usage(format!("standard input cannot be read: {error}")))?;
     // `echo` and editors end the last line.
     if value.ends_with(b"\n") {

@@ -1,5 +1,7 @@
 //! `flyte deploy`: apps as they are declared, one of a file or all of several files.
 
+use std::collections::BTreeSet;
+
 use super::describe;
 use super::serve::{apply, name_images, settings, show};
 use crate::cli::args::{Deploy, Serve};
@@ -7,6 +9,7 @@ use crate::cli::printer::Printer;
 use crate::cli::{Failure, Host, Load, Which, report, sought};
 use crate::config::{Given, Settings};
 use crate::serve::{App, Request};
+use crate::spec::AppSpec;
 use crate::wire::status;
 
 pub fn run(host: &impl Host, printer: &Printer, given: Given, args: Deploy) -> Result<(), Failure> {
@@ -66,7 +69,7 @@ fn prepare(requests: &mut [Request], args: &Serve) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Reads all files before anything is deployed, so that one that is wrong changes nothing.
+/// Reads and checks all files before anything is deployed, so that one that is wrong changes nothing.
 fn all(
     host: &impl Host,
     printer: &Printer,
@@ -89,18 +92,28 @@ fn all(
         goes_on: args.search.ignore_load_errors,
     };
     let mut requests = many.load(host, printer, &settings, files)?;
+    keep_each_once(&mut requests);
     prepare(&mut requests, &args.serve)?;
     let server = host.server(settings, printer.reporter())?;
     let is_rehearsal = args.serve.dry_run;
-    let apps = host.block(async move {
-        let mut apps = Vec::new();
-        for request in requests {
-            apps.extend(server.serve_all(request).await?);
-        }
-        Ok(apps)
-    })?;
+    let apps = host.block(async move { Ok(server.serve_all(requests).await?) })?;
     tell(printer, &apps, is_rehearsal);
     Ok(())
+}
+
+/// Leaves an app that several files know to the first of them: each would deploy it with other files,
+/// and replace what the one before has deployed.
+fn keep_each_once(requests: &mut Vec<Request>) {
+    let identity = |spec: &AppSpec| (spec.name.clone(), spec.declared_in.clone());
+    let mut known = BTreeSet::new();
+    for request in requests.iter_mut() {
+        request.apps.retain(|spec| !known.contains(&identity(spec)));
+        known.extend(request.apps.iter().map(identity));
+        if let Some(first) = request.apps.first() {
+            request.target.clone_from(&first.name);
+        }
+    }
+    requests.retain(|request| !request.apps.is_empty());
 }
 
 fn tell(printer: &Printer, apps: &[App], is_rehearsal: bool) {

@@ -1,10 +1,10 @@
 //! `flyte local`: the platform of this machine.
 
-use std::io::{BufRead, IsTerminal};
+use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::path::Path;
 
-use super::readable;
+use super::{from_input, readable};
 use crate::cli::args::{Local, LocalWhat};
 use crate::cli::printer::{self, Printer};
 use crate::cli::{Failure, Host};
@@ -268,7 +268,7 @@ fn kind(kind: Kind) -> &'static str {
 }
 
 fn reset(host: &impl Host, printer: &Printer, home: &Home, yes: bool) -> Result<(), Failure> {
-    if !yes && !confirmed(printer, home) {
+    if !yes && !confirmed(host, printer, home)? {
         return Err(Failure::Usage(
             "nothing was deleted; `flyte local reset --yes` does not ask".into(),
         ));
@@ -283,14 +283,19 @@ fn reset(host: &impl Host, printer: &Printer, home: &Home, yes: bool) -> Result<
     Ok(())
 }
 
-fn confirmed(printer: &Printer, home: &Home) -> bool {
-    if !std::io::stdin().is_terminal() {
-        return false;
+fn confirmed(host: &impl Host, printer: &Printer, home: &Home) -> Result<bool, Failure> {
+    if !io::stdin().is_terminal() {
+        return Ok(false);
     }
     printer.note(&format!(
         "this deletes all apps, environments and bundles in `{}`; type `yes` to go on",
         home.path().display()
     ));
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer).is_ok() && answer.trim() == "yes"
+    let read = || -> io::Result<String> {
+        let mut answer = String::new();
+        io::stdin().read_line(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = from_input(host, read)?;
+    Ok(answer.is_ok_and(|answer| answer.trim() == "yes"))
 }

@@ -17,6 +17,10 @@ pub mod serve;
 pub mod update;
 pub mod watch;
 
+use std::io;
+
+use tokio::sync::oneshot;
+
 use super::{Failure, Host, args::Scope, printer};
 use crate::client::Client;
 use crate::config::{Given, Settings};
@@ -61,6 +65,26 @@ pub fn connect(host: &impl Host, mut given: Given, scope: &Scope) -> Result<Conn
             place,
             settings,
         })
+    })
+}
+
+/// What `read` takes from standard input, unless Ctrl-C comes first, after which a read goes on. So it has
+/// a thread of its own; one of the runtime's would be waited for when this process ends.
+pub fn from_input<T: Send + 'static>(
+    host: &impl Host,
+    read: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<io::Result<T>, Failure> {
+    let (sender, taken) = oneshot::channel();
+    let reading = std::thread::Builder::new().spawn(move || {
+        // Nobody waits any more after Ctrl-C.
+        let _ = sender.send(read());
+    });
+    if let Err(error) = reading {
+        return Ok(Err(error));
+    }
+    host.block(async move {
+        let taken = taken.await;
+        Ok(taken.unwrap_or_else(|_| Err(io::ErrorKind::UnexpectedEof.into())))
     })
 }
 

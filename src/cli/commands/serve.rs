@@ -10,7 +10,7 @@ use crate::cli::{Error, Failure, Host, Load, sought};
 use crate::config::{Given, Settings};
 use crate::serve::{App, Request};
 use crate::spec::image::Base;
-use crate::spec::{ImageSpec, ParameterKind, ParameterValue};
+use crate::spec::{AppSpec, ImageSpec, ParameterKind, ParameterValue};
 
 pub fn run(host: &impl Host, printer: &Printer, given: Given, args: Serve) -> Result<(), Failure> {
     let settings = settings(host, given, &args)?;
@@ -98,15 +98,8 @@ pub fn apply(request: &mut Request, args: &Serve) -> Result<(), Failure> {
         parameters.insert(request.target.clone(), values);
     }
     let target = request.target.clone();
-    if let Some(spec) = request.apps.iter_mut().find(|spec| spec.name == target)
-        && args.service_account.is_some()
-    {
-        spec.service_account.clone_from(&args.service_account);
-    }
-    if let Some(port) = args.port
-        && let Some(spec) = request.apps.iter_mut().find(|spec| spec.name == target)
-    {
-        spec.port.number = port;
+    if let Some(spec) = request.apps.iter_mut().find(|spec| spec.name == target) {
+        change(spec, args);
     }
     if args.no_sync_local_sys_paths {
         request.source.source_roots.clear();
@@ -115,6 +108,23 @@ pub fn apply(request: &mut Request, args: &Serve) -> Result<(), Failure> {
         rename(request, name);
     }
     Ok(())
+}
+
+/// Makes the app another one than is declared, and lets its replica know, which reads the declaration
+/// again: which of the file's apps it is, and where it has to listen.
+fn change(spec: &mut AppSpec, args: &Serve) {
+    if args.service_account.is_some() {
+        spec.service_account.clone_from(&args.service_account);
+    }
+    if args.port.is_some() || args.name.is_some() {
+        let declared = ("_FLYTE_DECLARED_NAME".to_owned(), spec.name.clone());
+        spec.env_vars.push(declared);
+    }
+    if let Some(port) = args.port {
+        spec.port.number = port;
+        let chosen = ("_FLYTE_APP_PORT".to_owned(), port.to_string());
+        spec.env_vars.push(chosen);
+    }
 }
 
 /// The text of `--param` as the kind of value that the app declares under that name.

@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 
 use super::recipe::{Instruction, Mount};
 use super::steps::{MOUNTS, SHELF, Staged, UV, UV_CACHE, Writer, quote, sentence, told};
-use crate::image::hash::{file_name, folder_of, source_paths, wheels};
+use crate::image::hash::{file_name, folder_of, wheels};
+use crate::image::local_packages::LocalPackage;
 use crate::image::plan::{absolute, dependencies, flags, manifest_of, project_name};
 use crate::image::requirement::{self, Line};
 use crate::image::secret::Secrets;
 use crate::image::uv::without_passwords;
 use crate::image::workspace::Workspace;
-use crate::image::{Error, pixi, private, script};
+use crate::image::{Error, local_packages, pixi, private, script};
 use crate::spec::{InstallMode, InstallOptions};
 
 const PIXI_IMAGE: &str = "ghcr.io/prefix-dev/pixi:0.72.2";
@@ -202,6 +203,8 @@ impl Writer<'_> {
         }
         let mut mounts = Vec::new();
         arguments.extend(flags(method, options)?);
+        let local = local_packages::of_requirements(wanted.iter().map(String::as_str), folder);
+        arguments.extend(local_packages::refreshed(&local, &arguments));
         for text in wanted {
             let Some(path) = requirement::local_path(text, folder) else {
                 arguments.push(text.clone());
@@ -223,29 +226,19 @@ impl Writer<'_> {
     ) -> Result<(), Error> {
         let origin = told(method, &[file.display().to_string()]);
         let mut files = Vec::new();
-        let mut waiting = vec![absolute(file)];
-        while let Some(file) = waiting.pop() {
-            if files.contains(&file) {
-                continue;
-            }
-            let text = std::fs::read_to_string(&file).map_err(Error::unreadable(&file))?;
-            let folder = folder_of(&file);
+        let mut local = Vec::new();
+        for (file, text) in local_packages::lists(&absolute(file))? {
+            self.with_sdk |= requirement::lines(&text)
+                .any(|line| matches!(line, Line::Requirement(text) if requirement::is_sdk(text)));
+            local.extend(local_packages::of_list(&file, &text));
             files.push(file);
-            for line in requirement::lines(&text) {
-                match line {
-                    Line::Include(url) if url.contains("://") => {}
-                    Line::Include(other) => waiting.push(folder.join(other)),
-                    Line::Requirement(text) => {
-                        self.with_sdk |= requirement::is_sdk(text);
-                        files.extend(requirement::local_path(text, &folder));
-                    }
-                }
-            }
         }
+        files.extend(local.iter().map(|package| package.path.clone()));
         let staged = self.stage(&files)?;
         let list = staged.path(&absolute(file));
         let folder = folder_of(Path::new(&list));
         let mut arguments = flags(method, options)?;
+        arguments.extend(local_packages::refreshed(&local, &arguments));
         arguments.extend(["-r".to_owned(), list]);
         let before = format!("cd {} && ", quote(&folder.to_string_lossy()));
         let mounts = vec![staged.mount];
@@ -267,13 +260,16 @@ impl Writer<'_> {
         let workspace = Workspace::of(&pyproject)?;
         let shared = workspace.as_ref().map(Workspace::lock);
         let lock = lock.map(absolute).or(shared.filter(|lock| lock.is_file()));
-        let staged = self.stage_project(&pyproject, workspace.as_ref(), mode)?;
+        let of_workspace = workspace.as_ref();
+        let local = local_packages::with_siblings(&pyproject, lock.as_deref(), of_workspace);
+        let staged = self.stage_project(&pyproject, of_workspace, &local, mode)?;
         let place = folder_of(Path::new(&staged.path(&pyproject)));
         let place = place.to_string_lossy().into_owned();
-        let given = flags(method, options)?;
+        let mut given = flags(method, options)?;
+        given.extend(local_packages::refreshed(&local, &given));
         match lock {
             Some(lock) => {
-                self.stage_lock(&staged, &pyproject, &lock, workspace.as_ref())?;
+                self.stage_lock(&staged, &pyproject, &lock, of_workspace)?;
                 let secrets = self.secrets(method, &options.secret_mounts);
                 self.sync(&origin, &staged, &place, given, secrets);
             }
@@ -311,26 +307,19 @@ impl Writer<'_> {
         &mut self,
         pyproject: &Path,
         workspace: Option<&Workspace>,
+        local: &[LocalPackage],
         mode: InstallMode,
     ) -> Result<Staged, Error> {
-        let folder = folder_of(pyproject);
-        if let Some(workspace) = workspace {
-            return self.stage(&[
-                workspace.root.join("pyproject.toml"),
-                workspace.root.clone(),
-            ]);
-        }
-        let mut paths = vec![pyproject.to_path_buf()];
-        match mode {
-            InstallMode::InstallProject => paths.push(folder.clone()),
-            InstallMode::DependenciesOnly => {}
-        }
-        let text = std::fs::read_to_string(pyproject).map_err(Error::unreadable(pyproject))?;
-        paths.extend(
-            source_paths(&text)
-                .into_iter()
-                .map(|path| folder.join(path)),
-        );
+        let mut paths = match (workspace, mode) {
+            (Some(Workspace { root, .. }), _) => vec![root.join("pyproject.toml"), root.clone()],
+            (None, InstallMode::InstallProject) => {
+                vec![pyproject.to_path_buf(), folder_of(pyproject)]
+            }
+            (None, InstallMode::DependenciesOnly) => vec![pyproject.to_path_buf()],
+        };
+        let is_taken = |path: &Path| workspace.is_some_and(|all| path.starts_with(&all.root));
+        let others = local.iter().map(|package| package.path.clone());
+        paths.extend(others.filter(|path| !is_taken(path)));
         self.stage(&paths)
     }
 
@@ -418,7 +407,8 @@ impl Writer<'_> {
         let pyproject = absolute(pyproject);
         let manifest = manifest_of(method, &pyproject)?;
         self.with_sdk |= names_sdk(&manifest);
-        let staged = self.stage_project(&pyproject, None, mode)?;
+        let local = local_packages::of_project(&pyproject, Some(lock), None);
+        let staged = self.stage_project(&pyproject, None, &local, mode)?;
         let place = folder_of(Path::new(&staged.path(&pyproject)));
         let relative = place.strip_prefix(MOUNTS).unwrap_or(&place);
         let name = Path::new(SHELF).join(relative).join("poetry.lock");
@@ -446,7 +436,8 @@ impl Writer<'_> {
             uv_settings(),
             sentence(&export)
         );
-        let arguments = ["-r".to_owned(), list];
+        let mut arguments = vec!["-r".to_owned(), list];
+        arguments.extend(local_packages::refreshed(&local, &[]));
         let mounts = vec![staged.mount.clone()];
         self.install(&origin, mounts, &before, &arguments, (method, options))?;
         self.project_itself(method, &origin, staged, &place, mode, options)

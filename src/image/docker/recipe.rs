@@ -83,7 +83,7 @@ pub(super) fn render(steps: &[Step]) -> String {
                     .as_ref()
                     .map(|owner| format!("--chown={owner} "))
                     .unwrap_or_default();
-                let places = json(&[source, target]);
+                let places = json(&[&literal(source), target]);
                 line(&mut text, format_args!("COPY {owner}{places}"));
             }
             Instruction::Run { mounts, script } => run(&mut text, mounts, script),
@@ -181,6 +181,21 @@ fn quoted(value: &str) -> String {
         }
     }
     out.push('"');
+    out
+}
+
+/// A name in the context that stands for itself: engines take it for a pattern, and before that for
+/// a word of a shell, even where it is quoted.
+fn literal(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    for c in name.chars() {
+        match c {
+            '[' | '*' | '?' => out.extend(['[', c, ']']),
+            '\\' => out.push_str(r"[\\\\]"),
+            '$' | '\'' | '"' => out.extend(['\\', c]),
+            other => out.push(other),
+        }
+    }
     out
 }
 
@@ -288,6 +303,19 @@ mod tests {
             owner: Some("1000:1000".into()),
         };
         assert_eq!(text(copy), r#"COPY --chown=1000:1000 ["a b/","./x"]"#);
+        for (name, expected) in [
+            ("0/[id].tsx", r#"COPY ["0/[[]id].tsx","x"]"#),
+            ("0/a*?", r#"COPY ["0/a[*][?]","x"]"#),
+            ("0/it's $5", r#"COPY ["0/it\\'s \\$5","x"]"#),
+            (r"0/a\b", r#"COPY ["0/a[\\\\\\\\]b","x"]"#),
+        ] {
+            let copy = Instruction::Copy {
+                source: name.into(),
+                target: "x".into(),
+                owner: None,
+            };
+            assert_eq!(text(copy), expected);
+        }
         let rest = [
             (Instruction::From("i:1".into()), "FROM i:1", true),
             (Instruction::User("1000".into()), "USER 1000", false),

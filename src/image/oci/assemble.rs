@@ -21,7 +21,7 @@ use crate::image::plan::{Copy, Plan, holds_sdk};
 use crate::image::python::Asked;
 use crate::image::registry::{self, Descriptor, MANIFEST, Platform};
 use crate::image::secret::Secrets;
-use crate::image::{Error, ImageHash, content_hash, sdk};
+use crate::image::{Error, ImageHash, sdk};
 use crate::spec::image::Base as Declared;
 use crate::spec::{Image, Layer as Declaration, PythonVersion};
 
@@ -223,10 +223,7 @@ impl Assembly<'_> {
             self.progress,
         )?;
         let declared = only_packages(self.image);
-        let declared = off_thread(move || content_hash(&declared)).await?;
-        let packages = installer
-            .packages(declared.as_str(), self.order.force)
-            .await?;
+        let packages = installer.packages(&declared, self.order.force).await?;
         let packer = Packer {
             installer: &installer,
             cache: self.cache,
@@ -342,13 +339,7 @@ impl Assembly<'_> {
             return Ok(());
         }
         let (cache, packing) = (self.cache.clone(), self.order.packing);
-        let packed = off_thread(move || {
-            let key = key(&["files", &layer.digest()?, packing.name()]);
-            match Packed::recall(&cache, &key) {
-                Some(packed) => Ok(packed),
-                None => Packed::make(&cache, &key, packing, &layer),
-            }
-        });
+        let packed = off_thread(move || Packed::of_files(&cache, packing, &layer));
         layers.push((title.to_owned(), packed.await?));
         Ok(())
     }

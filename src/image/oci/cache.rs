@@ -57,6 +57,14 @@ impl Cache {
         self.root.join("wheels").join(digest).join(name)
     }
 
+    /// Says that a wheel is still wanted, should it be one that was built here.
+    pub(super) fn touch_wheel(&self, path: &Path) {
+        let folder = path.parent().and_then(Path::file_name);
+        if let (Some(folder), Some(name)) = (folder, path.file_name()) {
+            Self::touch(&self.root.join("wheels").join(folder).join(name));
+        }
+    }
+
     /// A new file that becomes part of the cache by [`Self::keep`].
     pub(super) fn temporary(&self) -> Result<NamedTempFile, Error> {
         let folder = self.root.join("tmp");

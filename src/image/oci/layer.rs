@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tar::{EntryType, Header};
 
-use super::cache::Cache;
+use super::cache::{Cache, key};
 use crate::image::Error;
 use crate::image::digest::{self, Kind};
 use crate::image::registry::Descriptor;
@@ -179,6 +179,23 @@ impl Packed {
         Some(packed)
     }
 
+    /// A layer of files that somebody may be editing: the one packed before of the same content, or a
+    /// new one.
+    pub(super) fn of_files(cache: &Cache, packing: Packing, layer: &Layer) -> Result<Self, Error> {
+        let digest = layer.digest()?;
+        let key = key(&["files", &digest, packing.name()]);
+        if let Some(packed) = Self::recall(cache, &key) {
+            return Ok(packed);
+        }
+        let packed = Self::pack(cache, packing, layer)?;
+        // They were read once more, and what is kept has to be what the key says.
+        if layer.digest()? != digest {
+            return Err(Error::Changed);
+        }
+        cache.remember("layers", &key, &packed)?;
+        Ok(packed)
+    }
+
     /// Packs a layer and keeps it under `key`.
     pub(super) fn make(
         cache: &Cache,
@@ -186,6 +203,12 @@ impl Packed {
         packing: Packing,
         layer: &Layer,
     ) -> Result<Self, Error> {
+        let packed = Self::pack(cache, packing, layer)?;
+        cache.remember("layers", key, &packed)?;
+        Ok(packed)
+    }
+
+    fn pack(cache: &Cache, packing: Packing, layer: &Layer) -> Result<Self, Error> {
         let mut file = cache.temporary()?;
         let path = file.path().to_path_buf();
         let mut out = Hashing::new(io::BufWriter::with_capacity(1 << 17, file.as_file_mut()));
@@ -219,7 +242,6 @@ impl Packed {
             diff_id,
         };
         cache.keep(file, &cache.blob(&packed.blob.digest))?;
-        cache.remember("layers", key, &packed)?;
         Ok(packed)
     }
 }
@@ -342,7 +364,7 @@ impl<W: Write> Write for Hashing<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     fn packed(dir: &Path, layer: &Layer, packing: Packing) -> (Cache, Packed) {
         let cache = Cache::open(dir).unwrap();
@@ -403,6 +425,34 @@ mod tests {
                 ]
             );
         }
+    }
+
+    #[test]
+    fn files_are_packed_once_for_the_same_content() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let of_files = || Packed::of_files(&cache, Packing::Gzip, &sample(dir.path())).unwrap();
+        let packed = of_files();
+        let blob = cache.blob(&packed.blob.digest);
+        let written = std::fs::metadata(&blob).unwrap().ino();
+        assert_eq!(of_files(), packed);
+        assert_eq!(std::fs::metadata(&blob).unwrap().ino(), written);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_that_changes_while_it_is_packed_leaves_no_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        // Something else each time that it is read.
+        let from = Path::new("/proc/sys/kernel/random/uuid");
+        let mut layer = Layer::default();
+        let owner = Owner::default();
+        layer.file(Path::new("/a"), from, owner).unwrap();
+        let error = Packed::of_files(&cache, Packing::Gzip, &layer).unwrap_err();
+        assert!(matches!(error, Error::Changed), "{error}");
+        let records = std::fs::read_dir(dir.path().join("cache/images/layers"));
+        assert_eq!(records.unwrap().count(), 0);
     }
 
     #[test]

@@ -14,14 +14,14 @@ use super::cache::{Cache, key};
 use super::stage::{self, Unpacked, Venv};
 use crate::image::Error;
 use crate::image::build::{is_set_by_us, off_thread, open_repositories, poetry_export};
-use crate::image::env::{Progress, Sink, Toolchain};
+use crate::image::env::{Progress, Sink, Toolchain, held, refuse_changed};
 use crate::image::hash::{file_name, folder_of};
 use crate::image::plan::{Step, Work};
 use crate::image::registry::Platform;
 use crate::image::secret::Secrets;
 use crate::image::workspace::Workspace;
 use crate::image::{digest, private, requirement, uv};
-use crate::spec::PythonVersion;
+use crate::spec::{Image, PythonVersion};
 
 /// Makes a requirement of `flyte` by another package hold nothing: ours is put in afterwards.
 const OVERRIDES: &str = "flyte ; python_version < '0'\n";
@@ -99,6 +99,17 @@ impl Package {
         ])
     }
 
+    /// Whether the wheel is still there that was built for it here. What is used is not tidied away.
+    fn is_there(&self, cache: &Cache) -> bool {
+        match &self.source {
+            Source::Wheel(path) => {
+                cache.touch_wheel(path);
+                path.exists()
+            }
+            Source::Index | Source::Url(_) => true,
+        }
+    }
+
     /// Of a list that `uv` installs; `step` is the one that asked for the package.
     fn line(&self, step: &Step) -> String {
         let hash = format!("--hash=sha256:{}", self.sha256);
@@ -159,15 +170,20 @@ impl<'a> Installer<'a> {
         Ok(installer)
     }
 
-    /// The packages for all steps, by name: those remembered under `declared`, or decided now.
+    /// The packages for all steps, by name: those remembered for what is `declared`, or decided now.
     pub(super) async fn packages(
         &self,
-        declared: &str,
+        declared: &Image,
         force: bool,
     ) -> Result<Vec<Package>, Error> {
         let Target { python, platform } = self.target;
-        let key = key(&["lock", declared, &python.to_string(), platform]);
-        if let (false, Some(known)) = (force, self.cache.recall("locks", &key)) {
+        let held = held(self.toolchain, declared).await?;
+        let content = held.content.as_str();
+        let key = key(&["lock", content, &python.to_string(), platform]);
+        let known: Option<Vec<Package>> = self.cache.recall("locks", &key);
+        if let (false, Some(known)) = (force, known)
+            && known.iter().all(|package| package.is_there(self.cache))
+        {
             return Ok(known);
         }
         let mut packages: BTreeMap<String, Package> = BTreeMap::new();
@@ -177,6 +193,8 @@ impl<'a> Installer<'a> {
             }
         }
         let packages: Vec<_> = packages.into_values().collect();
+        // What was decided for other files is not remembered for these.
+        refuse_changed(self.toolchain, declared, &held).await?;
         self.cache.remember("locks", &key, &packages)?;
         Ok(packages)
     }
@@ -193,9 +211,7 @@ impl<'a> Installer<'a> {
                 arguments.clone_from(&step.flags);
                 (targets.clone(), folder.clone())
             }
-            Work::Sync {
-                pyproject, lock, ..
-            } => {
+            Work::Sync { pyproject, lock } => {
                 let (list, folder) = self.exported(step, pyproject, lock).await?;
                 arguments.push("--no-deps".to_owned());
                 (vec!["-r".to_owned(), list], Some(folder))
@@ -274,6 +290,22 @@ impl<'a> Installer<'a> {
 
     /// Unpacks packages, as they belong into `venv`; the files live as long as the installer.
     pub(super) async fn unpack(
+        &self,
+        packages: &[&Package],
+        venv: &Venv,
+    ) -> Result<BTreeMap<String, Unpacked>, Error> {
+        let mut found = self.unpack_together(packages, venv).await?;
+        // What is remembered of a package must not hold the files of another one.
+        let contested = stage::contested(&found);
+        for package in packages {
+            if contested.contains(&package.name) {
+                found.extend(self.unpack_together(&[package], venv).await?);
+            }
+        }
+        Ok(found)
+    }
+
+    async fn unpack_together(
         &self,
         packages: &[&Package],
         venv: &Venv,
@@ -405,7 +437,9 @@ impl<'a> Installer<'a> {
             problem: format!("`{}` builds into no wheel", folder.display()),
         })?;
         let kept = self.cache.wheel(&digest::file(&wheel)?, &file_name(&wheel));
-        if !kept.is_file() {
+        if kept.is_file() {
+            Cache::touch(&kept);
+        } else {
             let mut file = self.cache.temporary()?;
             let mut from = std::fs::File::open(&wheel).map_err(Error::unreadable(&wheel))?;
             std::io::copy(&mut from, file.as_file_mut()).map_err(Error::store("write", &kept))?;
@@ -561,4 +595,35 @@ fn read_package(
         source,
         step: number,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::SystemTime;
+
+    #[test]
+    fn a_wheel_that_was_built_here_is_used_or_missed() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let wheel = cache.wheel("00", "own-1-py3-none-any.whl");
+        // As `uv` writes the path: seen from where the list is.
+        let path = dir.path().join("cache/../cache/images/wheels/00");
+        let package = Package {
+            name: "own".into(),
+            version: "1".into(),
+            sha256: String::new(),
+            source: Source::Wheel(path.join("own-1-py3-none-any.whl")),
+            step: 0,
+        };
+        assert!(!package.is_there(&cache));
+        std::fs::create_dir_all(wheel.parent().unwrap()).unwrap();
+        let file = std::fs::File::create(&wheel).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        assert!(package.is_there(&cache));
+        assert_ne!(
+            std::fs::metadata(&wheel).unwrap().modified().unwrap(),
+            SystemTime::UNIX_EPOCH
+        );
+    }
 }

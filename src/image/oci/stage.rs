@@ -4,7 +4,7 @@
 //! metadata. Here they are replaced or left out, so that a package is the same bytes wherever it
 //! was unpacked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
 use base64::Engine as _;
@@ -51,6 +51,8 @@ pub(super) struct Traits {
 pub(super) struct Unpacked {
     pub layer: Layer,
     pub traits: Traits,
+    /// What its `RECORD` says of each file, by where that was unpacked.
+    rows: BTreeMap<PathBuf, String>,
 }
 
 /// Takes the folder apart that `uv pip install --prefix` has filled, by normalised name.
@@ -76,6 +78,22 @@ pub(super) fn take_apart(prefix: &Path, venv: &Venv) -> Result<BTreeMap<String, 
         }
     }
     Ok(found)
+}
+
+/// The packages of which a file may be another one's: several have it, and not the same one.
+///
+/// Which of them is on the disk is as the installer happened to write them.
+pub(super) fn contested(found: &BTreeMap<String, Unpacked>) -> BTreeSet<String> {
+    let mut owners: BTreeMap<&Path, Vec<(&str, &str)>> = BTreeMap::new();
+    for (name, unpacked) in found {
+        for (path, row) in &unpacked.rows {
+            let owner = (name.as_str(), row.as_str());
+            owners.entry(path.as_path()).or_default().push(owner);
+        }
+    }
+    owners.retain(|_, owners| owners.iter().any(|(_, row)| *row != owners[0].1));
+    let names = owners.into_values().flatten();
+    names.map(|(name, _)| name.to_owned()).collect()
 }
 
 fn folders(folder: &Path) -> Result<Vec<PathBuf>, Error> {
@@ -115,6 +133,7 @@ impl Stage<'_> {
             };
             let to = self.place(inner);
             unpacked.note(&path, &from)?;
+            unpacked.rows.insert(from.clone(), rest.to_owned());
             match self.script(inner, &from)? {
                 Some(script) => {
                     let digest = URL_SAFE_NO_PAD.encode(Sha256::digest(&script));
@@ -277,15 +296,41 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_package_is_the_same_wherever_it_was_unpacked() {
-        let venv = Venv {
+    fn venv() -> Venv {
+        Venv {
             path: "/opt/venv".into(),
             python: PythonVersion {
                 major: 3,
                 minor: 12,
             },
-        };
+        }
+    }
+
+    #[test]
+    fn packages_with_different_files_of_one_name_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let site = dir.path().join("lib/python3.11/site-packages");
+        std::fs::create_dir_all(site.join("cv2")).unwrap();
+        std::fs::write(site.join("cv2/__init__.py"), "").unwrap();
+        std::fs::write(site.join("same.py"), "").unwrap();
+        for (name, rows) in [
+            ("one", "cv2/__init__.py,sha256=a,1\nsame.py,sha256=s,0\n"),
+            ("two", "cv2/__init__.py,sha256=b,1\n"),
+            ("three", "same.py,sha256=s,0\n"),
+        ] {
+            let info = site.join(format!("{name}-1.dist-info"));
+            std::fs::create_dir(&info).unwrap();
+            std::fs::write(info.join("RECORD"), rows).unwrap();
+        }
+        let found = take_apart(dir.path(), &venv()).unwrap();
+        assert_eq!(found.len(), 3);
+        let names: Vec<_> = contested(&found).into_iter().collect();
+        assert_eq!(names, ["one", "two"]);
+    }
+
+    #[test]
+    fn a_package_is_the_same_wherever_it_was_unpacked() {
+        let venv = venv();
         let take = |interpreter: &str, extra: &str| {
             let dir = tempfile::tempdir().unwrap();
             let site = dir.path().join("lib/python3.11/site-packages");

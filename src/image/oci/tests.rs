@@ -4,6 +4,7 @@ mod processes;
 mod world;
 
 use std::collections::BTreeSet;
+use std::io::Read;
 use std::path::Path;
 use std::process::Command;
 
@@ -180,6 +181,57 @@ async fn one_changed_package_sends_nothing_of_the_others() {
         second.bytes_sent * 2 < first.bytes_sent,
         "{first:?} {second:?}"
     );
+}
+
+#[tokio::test]
+async fn a_package_keeps_its_file_where_another_one_has_that_too() {
+    const FILE: &str = "opt/venv/lib/python3.11/site-packages/shared.py";
+    let Some(world) = World::new().await else {
+        return;
+    };
+    let project = |name: &str| {
+        let folder = world.dir.path().join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        let manifest = format!(
+            "[project]\nname='{name}'\nversion='1'\n\
+             [build-system]\nrequires=['hatchling']\nbuild-backend='hatchling.build'\n\
+             [tool.hatch.build.targets.wheel]\nonly-include=['shared.py']\n"
+        );
+        std::fs::write(folder.join("pyproject.toml"), manifest).unwrap();
+        // Large enough for a layer of its own.
+        let text = format!("# {name}\n").repeat(100_000);
+        std::fs::write(folder.join("shared.py"), text).unwrap();
+        folder.display().to_string()
+    };
+    let (one, two) = (project("one"), project("two"));
+    let both = image(false, vec![pip(&[one.as_str(), two.as_str()])]);
+    let order = world.order("app:1");
+    world.build("home", &both, &order).await.unwrap();
+    let cache = Cache::open(&world.toolchain("home").home).unwrap();
+    for (name, folder) in [("one", &one), ("two", &two)] {
+        let alone = image(false, vec![pip(&[folder.as_str()])]);
+        world.build("home", &alone, &order).await.unwrap();
+        let (manifest, _) = world.read("app:1").await;
+        let text = text(&cache, &manifest, FILE);
+        assert!(text.starts_with(&format!("# {name}\n")), "{name}");
+    }
+}
+
+/// What a file holds in the topmost layer that has it.
+fn text(cache: &Cache, manifest: &registry::Manifest, name: &str) -> String {
+    let mut text = String::new();
+    for layer in &manifest.layers[1..] {
+        let file = std::fs::File::open(cache.blob(&layer.digest)).unwrap();
+        let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(file));
+        for entry in archive.entries().unwrap() {
+            let mut entry = entry.unwrap();
+            if entry.path().unwrap() == Path::new(name) {
+                text.clear();
+                entry.read_to_string(&mut text).unwrap();
+            }
+        }
+    }
+    text
 }
 
 #[tokio::test]

@@ -348,6 +348,8 @@ async fn append(
             file.write_all(&data).await?;
         }
     }
+    // The last write is still under way, and nothing later would tell that it failed.
+    file.flush().await?;
     // Containers read it as users of their own; the home above it admits nobody else. Nobody writes
     // into it: apps are given links to it, and its name says what it holds.
     file.set_permissions(std::fs::Permissions::from_mode(0o444))
@@ -446,6 +448,26 @@ mod tests {
         let left = std::fs::read_dir(folder.path()).unwrap().count();
         assert_eq!(left, 0, "a refused upload leaves nothing");
         assert!(limited(7).await.is_ok());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn an_upload_that_fills_the_disk_is_not_acknowledged() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bundle.tar.zst");
+        let file = tempfile::NamedTempFile::new_in(folder.path()).unwrap();
+        std::fs::remove_file(file.path()).unwrap();
+        std::os::unix::fs::symlink("/dev/full", file.path()).unwrap();
+        let begun = Begun {
+            file,
+            hash: Md5::new(),
+            bytes: 0,
+        };
+        let digest = hex(&Md5::digest(b"content"));
+        let refused = append(&path, &digest, begun, 7, Body::from("content")).await;
+        // Syncing fails here too, with another error; on a disk it does not.
+        let full = std::io::ErrorKind::StorageFull;
+        assert!(matches!(refused, Err(Refusal::Io(error)) if error.kind() == full));
     }
 
     /// A body whose connection breaks after these bytes.

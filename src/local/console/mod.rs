@@ -31,7 +31,8 @@ use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::middleware;
 use axum::response::{Html as Page, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
-use http::{StatusCode, header};
+use http::uri::PathAndQuery;
+use http::{StatusCode, Uri, header};
 use tokio::sync::Semaphore;
 use tokio::time::MissedTickBehavior;
 use tokio_util::task::AbortOnDropHandle;
@@ -49,6 +50,8 @@ const ICON: &str = include_str!("assets/icon.svg");
 
 /// Pages that are kept up to date at a time; a browser has a handful.
 const STREAMS: usize = 64;
+/// What slashes part the path of an app's page into.
+const PAGE_PARTS: usize = 8;
 /// A form is small.
 const FORM_BYTES: usize = 4096;
 
@@ -252,11 +255,16 @@ async fn show(
 /// Paths below an app's page lead to the app itself.
 async fn forward(
     State(console): State<Console>,
-    Path((domain, project, name, rest)): Path<(String, String, String, String)>,
+    Path((domain, project, name, _)): Path<(String, String, String, String)>,
+    uri: Uri,
 ) -> Response {
     match console.platform().view(&key((project, domain, name))) {
         Ok(app) => {
             let endpoint = &app.status.ingress.public_url;
+            // As it was asked for: what is escaped stays so, and a query goes along.
+            let asked = uri.path_and_query().map_or("", PathAndQuery::as_str);
+            let rest = asked.splitn(PAGE_PARTS + 1, '/').nth(PAGE_PARTS);
+            let rest = rest.unwrap_or_default();
             Redirect::temporary(&format!("{endpoint}/{rest}")).into_response()
         }
         Err(refused) => refusal(&refused),

@@ -31,6 +31,10 @@ use super::wire::{Shared, Wire, connect, is_open, was_reset};
 /// new loopback connection costs about 0.1 ms, and an idle one may hold a thread of the app.
 const MAX_IDLE: Duration = Duration::from_secs(1);
 
+/// Requests that one connection of HTTP/2 carries at a time. Many servers take 100 and let the others
+/// wait for as long as those last; what was broken off counts there a little longer than here.
+const MOST_STREAMS: usize = 64;
+
 /// Highest bit of the counter, so that entering and retiring cannot miss each other.
 const RETIRED: usize = 1 << (usize::BITS - 1);
 
@@ -68,8 +72,8 @@ pub struct Room {
 struct Pool {
     resting: Vec<Resting>,
     wires: Vec<(Wire, Instant)>,
-    /// The one connection that all requests of HTTP/2 share.
-    shared: Option<http2::SendRequest<Upload>>,
+    /// Connections of HTTP/2, of which the first with room is used.
+    common: Vec<Common>,
     swept: bool,
 }
 
@@ -77,7 +81,27 @@ impl Pool {
     fn clear(&mut self) {
         self.resting.clear();
         self.wires.clear();
-        self.shared = None;
+        self.common.clear();
+    }
+
+    /// A way into an open connection that can carry one more request.
+    fn with_room(&mut self) -> Option<Common> {
+        self.common.retain(|one| !one.sender.is_closed());
+        self.common.iter().find(|one| one.has_room()).cloned()
+    }
+}
+
+/// A connection that requests share, and one share of it.
+#[derive(Clone)]
+struct Common {
+    sender: http2::SendRequest<Upload>,
+    /// Held by each request, and by the pool.
+    shares: Arc<()>,
+}
+
+impl Common {
+    fn has_room(&self) -> bool {
+        Arc::strong_count(&self.shares) <= MOST_STREAMS
     }
 }
 
@@ -262,11 +286,11 @@ impl Backend {
         self.terms.h2
     }
 
-    /// A way into the shared connection, which is made if there is none.
-    async fn shared(&self) -> Result<http2::SendRequest<Upload>, io::Error> {
-        let open = self.pool().shared.clone();
-        if let Some(sender) = open.filter(|sender| !sender.is_closed()) {
-            return Ok(sender);
+    /// A share of a connection, which is made if none has room.
+    async fn share(&self) -> Result<Common, io::Error> {
+        let open = self.pool().with_room();
+        if let Some(common) = open {
+            return Ok(common);
         }
         let stream = connect(self.addr).await?;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
@@ -277,12 +301,17 @@ impl Backend {
             .map_err(io::Error::other)?;
         // How it ended reaches whoever waits for a response on it.
         tokio::spawn(async move { drop(connection.await) });
+        let common = Common {
+            sender,
+            shares: Arc::default(),
+        };
         let mut pool = self.pool();
-        // Asked under the lock: `retire` clears the pool after it set the mark.
-        if !self.is_retired() {
-            pool.shared = Some(sender.clone());
+        // Asked under the lock: `retire` clears the pool after it set the mark. Where another one was made
+        // meanwhile, this one ends with its request.
+        if !self.is_retired() && pool.with_room().is_none() {
+            pool.common.push(common.clone());
         }
-        Ok(sender)
+        Ok(common)
     }
 
     /// Runs only while connections rest, so that a quiet backend has no timer.
@@ -331,7 +360,7 @@ impl Drop for InFlight {
 enum Connection {
     Own(Own),
     /// One stream among others of HTTP/2.
-    Shared(http2::SendRequest<Upload>),
+    Shared(Common),
 }
 
 struct Own {
@@ -477,7 +506,7 @@ impl InFlight {
 
     async fn connection(&self) -> Result<Connection, io::Error> {
         Ok(if self.backend.terms.h2 {
-            Connection::Shared(self.backend.shared().await?)
+            Connection::Shared(self.backend.share().await?)
         } else {
             Connection::Own(Own::open(self.backend.addr).await?)
         })
@@ -507,9 +536,9 @@ async fn attempt(
     *request.headers_mut() = head.headers;
     let sent = match &mut connection {
         Connection::Own(own) => own.sender.try_send_request(request).await,
-        Connection::Shared(sender) => {
+        Connection::Shared(common) => {
             for_h2(&mut request);
-            sender.try_send_request(request).await
+            common.sender.try_send_request(request).await
         }
     };
     let mut failed = match sent {

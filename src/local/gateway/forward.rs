@@ -13,6 +13,7 @@ use http_body_util::{Either, Full};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
@@ -25,11 +26,12 @@ use super::meter::Visit;
 use super::names::Names;
 use super::refusal::{Form, Refusal, new_request_id, request_id_of};
 use super::route::{Route, Trouble};
+use super::wire::Shared;
 
 /// What the client gets: the app's body, or ours.
 pub(super) type Answer = Response<Either<Download, Full<Bytes>>>;
 
-/// What all requests of a listener share.
+/// What all requests of a listener share, and those of one connection besides.
 #[derive(Clone)]
 pub(super) struct Site {
     pub(super) routing: Routing,
@@ -39,6 +41,10 @@ pub(super) struct Site {
     pub(super) tunnels: TaskTracker,
     /// Begins when the listener closes.
     pub(super) closing: Closing,
+    /// The connection's place among all there may be, which a tunnel keeps.
+    pub(super) room: Option<Arc<SemaphorePermit<'static>>>,
+    /// Tells whether the client is still there.
+    pub(super) socket: Option<Shared>,
 }
 
 /// Whose requests arrive here.
@@ -116,7 +122,7 @@ impl Site {
         let client = outgoing.head.wants_upgrade().then_some(client);
         let mut trouble = Trouble::default();
         loop {
-            let slot = route.admit(arrived, &trouble).await?;
+            let slot = self.unless_gone(route.admit(arrived, &trouble)).await?;
             if client.is_some() && slot.backend().speaks_h2() {
                 return Err(Refusal::no_upgrades());
             }
@@ -149,7 +155,23 @@ impl Site {
                 tracing::warn!(?backend, %cause, ?client_id, "app takes no connection");
                 return Err(Refusal::unreachable());
             };
-            route.pause(&trouble, pause).await?;
+            self.unless_gone(route.pause(&trouble, pause)).await?;
+        }
+    }
+
+    /// What is waited for while the client waits too. Until somebody wants the body hyper reads nothing,
+    /// so that it does not see the client leave.
+    async fn unless_gone<T>(
+        &self,
+        waited_for: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Refusal> {
+        let Some(socket) = &self.socket else {
+            return waited_for.await;
+        };
+        tokio::select! {
+            biased;
+            outcome = waited_for => outcome,
+            () = socket.hung_up() => Err(Refusal::malformed("the client has hung up")),
         }
     }
 
@@ -176,13 +198,13 @@ impl Site {
             response.headers_mut().remove(SEC_WEBSOCKET_ACCEPT);
         }
         let app = hyper::upgrade::on(&mut response);
-        let closing = self.closing.clone();
+        let (closing, room) = (self.closing.clone(), self.room.clone());
         self.tunnels.spawn(async move {
             tokio::select! {
                 () = tunnel(client, app) => {}
                 () = closing.begun() => {}
             }
-            drop(lease);
+            drop((lease, room));
         });
         let mut answer = response.map(|_| Either::Right(Full::default()));
         if by_connect {

@@ -56,7 +56,7 @@ pub fn request(buffer: &[u8], most: usize) -> Seen {
             let host = asked.host_in(buffer).unwrap_or_default().to_owned();
             Seen::Whole(asked.length, host, out)
         }
-        Request::Partial => Seen::Partial,
+        Request::Partial | Request::Begun => Seen::Partial,
         Request::Special => Seen::Special,
     }
 }
@@ -139,6 +139,8 @@ async fn talk(bytes: Vec<u8>, target: Target) -> Vec<u8> {
         authority: Arc::new(Authority::at("/nowhere".into())),
         tunnels: TaskTracker::new(),
         closing: Closing::default(),
+        room: None,
+        socket: None,
     };
     let (mut client, gateway) = tokio::io::duplex(1 << 16);
     let serving = tokio::spawn(serve_h2(gateway, ends, site));

@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,7 @@ use super::names::Names;
 use super::plain::{self, HEADER_READ_TIMEOUT};
 use super::rewind::Rewind;
 use super::route::Route;
+use super::wire::Shared;
 use crate::error::with_causes;
 
 /// What a connection of HTTP/2 begins with, where that was agreed on before.
@@ -52,8 +53,12 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// what it does not read to the end, and streams that last, stay open otherwise for ever.
 const H2_PING: Duration = Duration::from_secs(30);
 
-/// Time for it to say so.
-const H2_PONG: Duration = Duration::from_secs(20);
+/// Time for it to say so; also to ask for anything at all, once the connection is to end.
+const H2_PONG: Duration = if cfg!(test) {
+    Duration::from_secs(1)
+} else {
+    Duration::from_secs(20)
+};
 
 /// How long such a connection stays open without a new request, at the least.
 const H2_IDLE: Duration = if cfg!(test) {
@@ -177,6 +182,8 @@ impl Door {
                 authority: Arc::clone(authority),
                 tunnels: TaskTracker::new(),
                 closing: Closing::default(),
+                room: None,
+                socket: None,
             },
             acceptors: TaskTracker::new(),
             cut: CancellationToken::new(),
@@ -262,11 +269,11 @@ async fn accept(socket: TcpListener, site: Site, cut: CancellationToken) {
                     room = ROOM.acquire() => room.ok(),
                     () = site.closing.begun() => break,
                 };
-                let served = serve(stream, client, site.clone());
-                connections.spawn(async move {
-                    let _room = room;
-                    served.await;
-                });
+                let site = Site {
+                    room: room.map(Arc::new),
+                    ..site.clone()
+                };
+                connections.spawn(serve(stream, client, site));
             }
             Err(error) if is_about_one_client(&error) => {}
             Err(error) => {
@@ -323,7 +330,7 @@ fn is_about_one_client(error: &io::Error) -> bool {
 }
 
 /// Serves one connection; errors on it are the client's leaving and concern nobody else.
-async fn serve(stream: TcpStream, client: SocketAddr, site: Site) {
+pub(super) async fn serve(stream: TcpStream, client: SocketAddr, site: Site) {
     let Ok(gateway) = stream.local_addr().and_then(|addr| {
         stream.set_nodelay(true)?;
         Ok(addr)
@@ -341,7 +348,12 @@ async fn serve(stream: TcpStream, client: SocketAddr, site: Site) {
     let begins_h2 = rest.before.iter().zip(H2_PREFACE).all(|(a, b)| a == b);
     let is_h2 = rest.before.len() >= H2_SIGN && begins_h2;
     let is_tls = rest.before.first() == Some(&TLS_SIGN);
-    let stream = Rewind::new(rest.before, rest.stream);
+    let socket = Shared::new(rest.stream);
+    let site = Site {
+        socket: Some(socket.clone()),
+        ..site
+    };
+    let stream = Rewind::new(rest.before, socket);
     if is_tls {
         serve_tls(stream, ends, site).await;
     } else if is_h2 {
@@ -406,10 +418,10 @@ async fn serve_h1(stream: impl Stream, ends: Ends, site: Site, first: Option<Vis
 
 pub(super) async fn serve_h2(stream: impl Stream, ends: Ends, site: Site) {
     let closing = site.closing.clone();
-    let asked = Arc::new(AtomicBool::new(false));
-    let noted = Arc::clone(&asked);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&asked);
     let service = service_fn(move |request| {
-        noted.store(true, Ordering::Relaxed);
+        counter.fetch_add(1, Ordering::Relaxed);
         let site = site.clone();
         async move { Ok::<_, Infallible>(site.answer(request, ends, None).await) }
     });
@@ -427,14 +439,20 @@ pub(super) async fn serve_h2(stream: impl Stream, ends: Ends, site: Site) {
         () = closing.begun() => connection.as_mut().graceful_shutdown(),
         () = unused(&asked) => connection.as_mut().graceful_shutdown(),
     }
-    drop(connection.await);
+    // One that is still being agreed on does not hear of it, and has no end of its own.
+    let ended = tokio::time::timeout(H2_PONG, connection.as_mut()).await;
+    if ended.is_err() && asked.load(Ordering::Relaxed) > 0 {
+        drop(connection.await);
+    }
 }
 
 /// Resolves once no request has begun for a while. Those under way go on when that ends a connection.
-async fn unused(asked: &AtomicBool) {
+async fn unused(asked: &AtomicUsize) {
+    let mut before = 0;
     loop {
         tokio::time::sleep(H2_IDLE).await;
-        if !asked.swap(false, Ordering::Relaxed) {
+        let now = asked.load(Ordering::Relaxed);
+        if std::mem::replace(&mut before, now) == now {
             return;
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Most requests are a head and perhaps a small body that arrive at once. They are passed on as the
 //! bytes that they are, without being taken apart into maps and put together again. Whatever is not
-//! of that kind (upgrades, chunked or large bodies, `expect`, HTTP/1.0 and 2, mistakes) is handed
+//! of that kind (upgrades, chunked, large or slow bodies, `expect`, HTTP/1.0 and 2, mistakes) is handed
 //! over, with the connection, to hyper and `forward`, before anything of it was done. Both ways obey
 //! the same rules: what is changed in a head is said in `headers`, what is sent twice in `backend`.
 
@@ -32,6 +32,9 @@ use super::wire::{Lost, Wire};
 
 /// Time to send the head of a request; also how long a connection may stay open between two.
 pub(super) const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the rest of a small body is waited for; what takes longer is passed on as it comes.
+const BODY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Most of a head, with its body, that is held here.
 const MOST_HELD: usize = 32 * 1024;
@@ -149,17 +152,22 @@ impl Carrier {
     /// Waits for the next request to be there as a whole.
     async fn next(&mut self, reader: &mut ReadHalf<'_>, inbox: &mut Vec<u8>) -> Next {
         let mut deadline = self.idle_since + HEADER_READ_TIMEOUT;
-        let mut begun = false;
+        let (mut begun, mut lacks_body) = (false, false);
         loop {
             if !inbox.is_empty() {
-                match Request::read(inbox, MOST_HELD, &self.hop, &mut self.outbox) {
+                let has_head = match Request::read(inbox, MOST_HELD, &self.hop, &mut self.outbox) {
                     Request::Whole(asked) => return Next::Request(asked),
-                    Request::Partial => quick_ack(reader.as_ref()),
+                    Request::Partial => false,
+                    Request::Begun => true,
                     Request::Special => return Next::Other,
-                }
+                };
+                quick_ack(reader.as_ref());
                 if !std::mem::replace(&mut begun, true) {
                     // However long nothing was asked before.
                     deadline = Instant::now() + HEADER_READ_TIMEOUT;
+                }
+                if has_head && !std::mem::replace(&mut lacks_body, true) {
+                    deadline = deadline.min(Instant::now() + BODY_PATIENCE);
                 }
             }
             let idle = inbox.is_empty();
@@ -173,6 +181,7 @@ impl Carrier {
             };
             match self.alarm.within(Limit::At(deadline), arrival).await {
                 Some(1..) => {}
+                None if lacks_body => return Next::Other,
                 Some(0) | None => return Next::End,
             }
         }
@@ -208,7 +217,7 @@ impl Carrier {
             Some(id) => id.clone(),
             None => new_request_id(),
         };
-        self.refuse(client, refusal, &id, asked.keep_alive).await
+        self.refuse(client, refusal, &id, asked).await
     }
 
     async fn refuse(
@@ -216,14 +225,16 @@ impl Carrier {
         client: &mut WriteHalf<'_>,
         refusal: Refusal,
         id: &HeaderValue,
-        keep_alive: bool,
+        asked: &Asked,
     ) -> Done {
         // The request is still there as it would have gone to the app.
-        let bytes = refusal.into_bytes(id, Form::wanted_in(&self.outbox), keep_alive);
+        let form = Form::wanted_in(&self.outbox);
+        let to_head = asked.method == Method::Head;
+        let bytes = refusal.into_bytes(id, form, asked.keep_alive, to_head);
         let sent = send(client, &bytes, &mut self.alarm).await;
         self.idle_since = Instant::now();
         match sent {
-            Ok(()) if keep_alive => Done::Next,
+            Ok(()) if asked.keep_alive => Done::Next,
             Ok(()) | Err(_) => Done::Close,
         }
     }
@@ -291,6 +302,8 @@ impl Carrier {
             ..
         } = self;
         let limit = slot.backend().request_timeout();
+        // One that the clock cannot count to is none.
+        let limit = limit.and_then(|limit| Some((limit, now.checked_add(limit)?)));
         let talk = async {
             if let Some(mut wire) = slot.backend().take_wire(asked.method == Method::Other, now) {
                 match relay.begin(&mut wire, outbox, asked).await {
@@ -305,8 +318,8 @@ impl Carrier {
         };
         match limit {
             None => Ok(talk.await),
-            Some(limit) => alarm
-                .within(Limit::At(now + limit), talk)
+            Some((limit, deadline)) => alarm
+                .within(Limit::At(deadline), talk)
                 .await
                 .ok_or_else(|| Refusal::late(limit)),
         }

@@ -202,8 +202,14 @@ impl Refusal {
         }
     }
 
-    /// The whole answer for the request known as `id`, as HTTP/1.1 has it.
-    pub(super) fn into_bytes(self, id: &HeaderValue, form: Form, keep_alive: bool) -> Vec<u8> {
+    /// The whole answer for the request known as `id`, as HTTP/1.1 has it; to a `HEAD` its head alone.
+    pub(super) fn into_bytes(
+        self,
+        id: &HeaderValue,
+        form: Form,
+        keep_alive: bool,
+        to_head: bool,
+    ) -> Vec<u8> {
         let (head, body) = self.into_response(id, form).into_parts();
         let body = body.into_inner().unwrap_or_default();
         let mut bytes = format!(
@@ -222,7 +228,9 @@ impl Refusal {
             bytes.extend_from_slice(b"connection: close\r\n");
         }
         bytes.extend_from_slice(b"\r\n");
-        bytes.extend_from_slice(&body);
+        if !to_head {
+            bytes.extend_from_slice(&body);
+        }
         bytes
     }
 

@@ -22,6 +22,8 @@ const READ_AT_ONCE: usize = 3 * 1024;
 pub(super) enum Request {
     Whole(Asked),
     Partial,
+    /// Its head is there as a whole, its body is not.
+    Begun,
     /// Nothing for the short way, though it may be a good request.
     Special,
 }
@@ -102,7 +104,7 @@ impl Request {
             return Self::Special;
         }
         let Some(body) = buffer.get(head..asked.length) else {
-            return Self::Partial;
+            return Self::Begun;
         };
         out.extend_from_slice(body);
         Self::Whole(asked)
@@ -336,11 +338,8 @@ mod tests {
         ] {
             assert!(matches!(read(&text), Request::Special), "{text:.60}");
         }
-        for text in [
-            "GET / HT",
-            "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nabc",
-        ] {
-            assert!(matches!(read(text), Request::Partial), "{text}");
-        }
+        assert!(matches!(read("GET / HT"), Request::Partial));
+        let begun = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nabc";
+        assert!(matches!(read(begun), Request::Begun));
     }
 }

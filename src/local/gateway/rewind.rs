@@ -7,22 +7,22 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use super::alarm::STALLED;
+use super::wire::Shared;
 
 /// Reads `before` first, then on from the socket.
 pub(super) struct Rewind {
     before: Vec<u8>,
     taken: usize,
-    stream: TcpStream,
+    stream: Shared,
     /// Runs while nothing can be written.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl Rewind {
-    pub(super) fn new(before: Vec<u8>, stream: TcpStream) -> Self {
+    pub(super) fn new(before: Vec<u8>, stream: Shared) -> Self {
         Self {
             before,
             taken: 0,

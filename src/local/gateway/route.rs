@@ -153,7 +153,7 @@ impl Route {
         trouble: &Trouble,
     ) -> Result<Option<InFlight>, Refusal> {
         let first = self.shared.queued.load(Ordering::Acquire) == 0;
-        match self.look(first, arrived, trouble) {
+        match self.look(first, arrived, trouble, &mut Since::default()) {
             Look::Enter(slot) => Ok(Some(slot)),
             Look::Refuse(refusal) => Err(refusal),
             Look::Wait { .. } => Ok(None),
@@ -164,10 +164,11 @@ impl Route {
         let mut changes = self.shared.changed.subscribe();
         let queue = Queue::join(&self.shared);
         let mut first = queue.ahead == 0;
+        let mut since = Since::default();
         loop {
             let mut freed = std::pin::pin!(self.shared.freed.notified());
             freed.as_mut().enable();
-            let (until, in_vain) = match self.look(first, arrived, trouble) {
+            let (until, in_vain) = match self.look(first, arrived, trouble, &mut since) {
                 Look::Enter(slot) => {
                     drop(queue);
                     // Whoever is woken in vain goes to the end of the line.
@@ -223,22 +224,17 @@ impl Route {
     }
 
     /// Where there is a line for places, only the `first` in it may take one.
-    fn look(&self, first: bool, arrived: Instant, trouble: &Trouble) -> Look {
+    fn look(&self, first: bool, arrived: Instant, trouble: &Trouble, since: &mut Since) -> Look {
         match &**self.shared.current.load() {
             Target::Backends(backends) => {
                 if !first && backends.iter().any(|one| one.is_bounded()) {
-                    return Look::busy(backends, arrived);
+                    return Look::busy(backends, since);
                 }
                 match self.enter_one(backends, trouble) {
                     Some(slot) => Look::Enter(slot),
-                    None if backends.iter().any(|one| one.is_full()) => {
-                        Look::busy(backends, arrived)
-                    }
+                    None if backends.iter().any(|one| one.is_full()) => Look::busy(backends, since),
                     // Retired but still the target: its successor is about to be named.
-                    None => Look::Wait {
-                        until: arrived + SUCCESSOR_PATIENCE,
-                        in_vain: Refusal::starting(SUCCESSOR_PATIENCE),
-                    },
+                    None => Look::successor(since),
                 }
             }
             Target::Starting { patience } => Look::Wait {
@@ -300,12 +296,28 @@ enum Look {
 }
 
 impl Look {
-    fn busy(backends: &[Arc<Backend>], arrived: Instant) -> Self {
+    fn busy(backends: &[Arc<Backend>], since: &mut Since) -> Self {
         Self::Wait {
-            until: arrived + BUSY_PATIENCE,
+            until: *since.busy.get_or_insert_with(Instant::now) + BUSY_PATIENCE,
             in_vain: Refusal::busy(backends.len(), BUSY_PATIENCE),
         }
     }
+
+    fn successor(since: &mut Since) -> Self {
+        Self::Wait {
+            until: *since.retired.get_or_insert_with(Instant::now) + SUCCESSOR_PATIENCE,
+            in_vain: Refusal::starting(SUCCESSOR_PATIENCE),
+        }
+    }
+}
+
+/// Since when a request waits, for what. A start that it waited for before is no part of that.
+#[derive(Default)]
+struct Since {
+    /// Every replica had as many requests as it may.
+    busy: Option<Instant>,
+    /// Every replica had ended.
+    retired: Option<Instant>,
 }
 
 /// The time left for a request whose backend takes no connection, and the pauses in it.
@@ -394,16 +406,51 @@ mod tests {
         let (retired, successor) = (backend(), backend());
         retired.retire();
         let route = Route::new(Target::Backends(vec![retired]));
-        let long_ago = Instant::now().checked_sub(SUCCESSOR_PATIENCE).unwrap();
-        assert!(route.admit(long_ago, &Trouble::default()).await.is_err());
-        let waiting = {
-            let route = route.clone();
-            tokio::spawn(async move { admitted(&route).await })
-        };
-        route.knocked().await;
+        let waiting = wait_late(&route).await;
         route.set(Target::Backends(vec![successor.clone()]));
         let slot = waiting.await.unwrap();
         assert!(Arc::ptr_eq(slot.backend(), &successor));
+    }
+
+    /// The admission of a request that came long ago, as after a slow start, once it waits again.
+    async fn wait_late(route: &Route) -> tokio::task::JoinHandle<InFlight> {
+        let waiting = {
+            let route = route.clone();
+            let long_ago = Instant::now().checked_sub(BUSY_PATIENCE).unwrap();
+            tokio::spawn(async move { route.admit(long_ago, &Trouble::default()).await.unwrap() })
+        };
+        let knocked = tokio::time::timeout(Duration::from_secs(20), route.knocked());
+        knocked.await.expect("it waits");
+        waiting
+    }
+
+    #[tokio::test]
+    async fn a_start_that_took_long_leaves_patience_for_a_full_replica() {
+        let route = Route::new(starting());
+        let one = bounded(&route, 1);
+        route.set(Target::Backends(vec![one]));
+        let busy = admitted(&route).await;
+        let waiting = wait_late(&route).await;
+        drop(busy);
+        waiting.await.unwrap();
+    }
+
+    #[test]
+    fn patience_ends() {
+        let retired = backend();
+        retired.retire();
+        let route = Route::new(starting());
+        let full = bounded(&route, 0);
+        let long_ago = Instant::now().checked_sub(BUSY_PATIENCE);
+        let mut since = Since {
+            busy: long_ago,
+            retired: long_ago,
+        };
+        for target in [retired, full] {
+            route.set(Target::Backends(vec![target]));
+            let look = route.look(true, Instant::now(), &Trouble::default(), &mut since);
+            assert!(matches!(look, Look::Wait { until, .. } if until <= Instant::now()));
+        }
     }
 
     #[test]

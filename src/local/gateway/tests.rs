@@ -22,10 +22,14 @@ use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::task::TaskTracker;
 
 use super::super::authority::Authority;
+use super::closing::Closing;
+use super::forward::{Routing, Site};
+use super::listener::serve;
 use super::{AppListener, Backend, Error, Route, Target};
 use crate::error::{Code, Diagnostic};
 
@@ -354,6 +358,31 @@ async fn upgraded_connections_carry_bytes_and_count_in_flight() {
 }
 
 #[tokio::test]
+async fn upgraded_connections_keep_their_place() {
+    static ROOM: Semaphore = Semaphore::const_new(1);
+    let app = App::start(upgrade_echo()).await;
+    let site = Site {
+        routing: Routing::One(Route::new(app.target())),
+        authority: nobody_vouches(),
+        tunnels: TaskTracker::new(),
+        closing: Closing::default(),
+        room: Some(Arc::new(ROOM.try_acquire().unwrap())),
+        socket: None,
+    };
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let mut client = TcpStream::connect(address).await.unwrap();
+    let (stream, from) = socket.accept().await.unwrap();
+    let serving = tokio::spawn(serve(stream, from, site));
+    client.write_all(UPGRADE.as_bytes()).await.unwrap();
+    within(read_until(&mut client, "\r\n\r\n")).await;
+    within(serving).await.unwrap();
+    assert_eq!(ROOM.available_permits(), 0);
+    drop(client);
+    drop(within(ROOM.acquire()).await.unwrap());
+}
+
+#[tokio::test]
 async fn closing_cuts_upgraded_connections() {
     let app = App::start(upgrade_echo()).await;
     let listener = listen(app.target()).await;
@@ -439,6 +468,14 @@ async fn a_request_over_its_time_limit_gets_a_504() {
     assert_eq!(stream.chunk().await.unwrap().unwrap(), "first");
     let more = tokio::time::timeout(Duration::from_millis(200), stream.chunk()).await;
     assert!(more.is_err(), "the stream stays open");
+}
+
+#[tokio::test]
+async fn a_time_limit_that_no_clock_counts_to_is_none() {
+    let app = App::start_limited(named(9), Some(Duration::MAX)).await;
+    let listener = listen(app.target()).await;
+    let response = within(reqwest::get(url(&listener, "/"))).await.unwrap();
+    assert_eq!(response.text().await.unwrap(), "9 0");
 }
 
 fn named(name: usize) -> Router {
@@ -786,6 +823,25 @@ async fn a_head_tells_the_length_and_has_no_body() {
     let answer = say(&listener, head).await;
     assert!(answer.contains("content-length: 5\r\n"), "{answer}");
     assert!(answer.ends_with("\r\n\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_head_that_is_refused_has_no_body_either() {
+    let listener = listen(Target::Unavailable {
+        status: StatusCode::NOT_FOUND,
+        code: "app.deactivated",
+        message: "the app is deactivated".to_owned(),
+    })
+    .await;
+    let head = "HEAD / HTTP/1.1\r\nhost: a\r\n";
+    let both = format!("{head}\r\n{head}connection: close\r\n\r\n");
+    let answers = within(say(&listener, &both)).await;
+    let heads: Vec<_> = answers.split_terminator("\r\n\r\n").collect();
+    assert_eq!(heads.len(), 2, "{answers}");
+    for head in heads {
+        assert!(head.starts_with("HTTP/1.1 404 "), "{answers}");
+        assert!(head.contains("\r\ncontent-length: "), "{answers}");
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::net::RecvFlags;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -17,6 +17,9 @@ use super::backend::Cause;
 
 /// Loopback answers at once; it takes long only while the app's accept queue is full.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether there is an end behind what nobody reads.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) async fn connect(addr: SocketAddr) -> Result<TcpStream, io::Error> {
     let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(addr)).await??;
@@ -48,6 +51,17 @@ pub(super) struct Shared(Arc<TcpStream>);
 impl Shared {
     pub(super) fn new(stream: TcpStream) -> Self {
         Self(Arc::new(stream))
+    }
+
+    /// Resolves when the other side has hung up, however much of what it sent is still unread.
+    pub(super) async fn hung_up(&self) {
+        while let Ok(ready) = self.0.ready(Interest::READABLE).await {
+            if ready.is_read_closed() {
+                return;
+            }
+            // There is something to read, which is others' part; what comes after it is not told.
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 }
 

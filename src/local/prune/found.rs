@@ -182,8 +182,9 @@ pub(super) fn at_depth(folder: &Path, depth: usize) -> Vec<PathBuf> {
     entries.map(walkdir::DirEntry::into_path).collect()
 }
 
+/// When something in a folder was changed last, however deep it lies.
 fn newest(folder: &Path) -> Option<SystemTime> {
-    let entries = fs::read_dir(folder).ok()?.flatten();
+    let entries = WalkDir::new(folder).min_depth(1).into_iter().flatten();
     let times = entries.filter_map(|entry| entry.metadata().ok()?.modified().ok());
     times.max()
 }

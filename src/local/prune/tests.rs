@@ -178,6 +178,21 @@ fn what_a_kept_revision_names_stays_and_what_nobody_named_for_long_goes() {
 }
 
 #[test]
+fn a_folder_that_was_uploaded_is_as_young_as_the_file_in_it_that_was_used_last() {
+    let world = World::new(u64::MAX);
+    let long = 40 * DAY;
+    let [used, unused] = [digest(1), digest(2)].map(|digest| {
+        let path = world.file(&format!("uploads/p/d/{digest}/model/weights.bin"), long);
+        age(path.parent().unwrap(), long);
+        path
+    });
+    // As whoever asks whether it is there does.
+    assert!(files::touch(&used));
+    world.run();
+    assert!(used.exists() && !unused.exists());
+}
+
+#[test]
 fn above_the_budget_the_longest_unused_goes_first() {
     let world = World::new(30_000);
     let bundles: Vec<PathBuf> = (1..=5)

@@ -43,7 +43,17 @@ const NOT_FOUND: i64 = 127;
 /// Where programs are looked for in an image that does not say.
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Starts the container; whether it serves is seen later.
+/// Has the engine fetch the image, unless it is there.
+pub async fn provide(workshop: &Workshop, order: &Order) -> Result<(), Failure> {
+    let containers = &workshop.setting.containers;
+    let engine = containers
+        .engine()
+        .await
+        .map_err(|error| order.no_engine(&error))?;
+    containers.provide(engine, &order.image).await
+}
+
+/// Starts the container of an image that was provided; whether it serves is seen later.
 pub async fn start(
     workshop: &Workshop,
     launch: &Launch,
@@ -54,7 +64,7 @@ pub async fn start(
         .engine()
         .await
         .map_err(|error| order.no_engine(&error))?;
-    containers.provide(engine, &order.image).await?;
+    let order = &order.within_cores_of(engine).await;
     let neighbours = engine::neighbours(&workshop.store, order);
     let handover = Handover::of(engine, order).await?;
     let make = async |handover: &Handover| {
@@ -63,15 +73,17 @@ pub async fn start(
             .await
             .map_err(|error| order.refused(error))
     };
-    // From here on it is removed by being dropped.
     let mut container = make(&handover).await?;
-    if !handover
-        .works(engine, &container.id)
-        .await
-        .map_err(|error| order.refused(error))?
-    {
-        container.clear().await;
-        container = make(&Handover::Engine).await?;
+    match handover.works(engine, &container.id).await {
+        Ok(true) => {}
+        Ok(false) => {
+            container.clear().await;
+            container = make(&Handover::Engine).await?;
+        }
+        Err(error) => {
+            container.clear().await;
+            return Err(order.refused(error));
+        }
     }
     match container.launch(launch, containers).await {
         Ok((assigned, output)) => {

@@ -21,7 +21,7 @@ use super::hosts;
 use super::launch;
 use super::logs::LogBook;
 use super::parcel;
-use super::replica::Replica;
+use super::replica::{Launch, Replica};
 use super::scale::{Plan, Scaler};
 use crate::error::Code;
 use crate::local::gateway::{Backend, Reading, Room, Route, Terms};
@@ -427,9 +427,13 @@ async fn start(yard: Yard, order: Order, cancel: CancellationToken) -> Outcome {
     let (workshop, key) = (&yard.workshop, &yard.key);
     let (app, revision) = (&order.app, order.revision);
     let health = Health::of(launch::container(app)?);
-    let folder = &order.folder.path;
     prepare_image(&yard, &order, &launch::container(app)?.image, &cancel).await?;
-    let launch = launch::prepare(&workshop.setting, key, app, folder, revision, order.number)?;
+    let launch = prepare(&yard, &order).await?;
+    // Nothing is started yet that would have to be stopped.
+    tokio::select! {
+        provided = launch.provide(workshop) => provided?,
+        () = cancel.cancelled() => return Err(cancelled()),
+    }
     let mut replica = Replica::start(workshop, launch, &yard.logs).await?;
     let note = |code: Code, text: &str| {
         if order.alone {
@@ -490,6 +494,21 @@ async fn prepare_image(
         prepared = setting.environments.prepare(image, &tell) => prepared,
         () = cancel.cancelled() => Err(cancelled()),
     }
+}
+
+/// Tells what to start. The files of its image are copied, and those may be large.
+async fn prepare(yard: &Yard, order: &Order) -> Result<Launch, Failure> {
+    let (setting, key) = (yard.workshop.setting.clone(), yard.key.clone());
+    let (app, folder) = (Arc::clone(&order.app), order.folder.path.clone());
+    let (revision, number) = (order.revision, order.number);
+    let prepare = move || launch::prepare(&setting, &key, &app, &folder, revision, number);
+    let prepared = tokio::task::spawn_blocking(prepare).await;
+    prepared.unwrap_or_else(|error| {
+        Err(Failure::new(
+            Code::Internal,
+            format!("preparing the app failed inside the platform: {error}"),
+        ))
+    })
 }
 
 fn request_timeout(app: &app::App) -> Duration {

@@ -1,9 +1,12 @@
-//! Whether a group of processes is doing anything.
+//! Whether the processes of a replica are doing anything.
 //!
 //! An app that loads a model is busy and deserves patience; one that sleeps with nothing
 //! listening will not begin to. CPU time tells them apart without asking the app.
 
 use std::time::{Duration, Instant};
+
+#[cfg(target_os = "linux")]
+use super::memory;
 
 /// CPU use below this share of one core counts as idle.
 const IDLE_SHARE: f64 = 0.02;
@@ -37,15 +40,17 @@ impl IdleMeter {
     }
 }
 
-/// CPU time of all processes in the group, or `None` where the system does not tell.
+/// CPU time of all processes in the group led by `leader`, and of its descendants, which may have
+/// groups of their own; or `None` where the system does not tell.
 #[cfg(target_os = "linux")]
-pub fn cpu_time(group: i32) -> Option<Duration> {
+pub fn cpu_time(leader: i32) -> Option<Duration> {
+    let family = memory::family(leader);
     let mut ticks = 0;
     for entry in std::fs::read_dir("/proc").ok()?.flatten() {
         let name = entry.file_name();
-        if !name.to_str()?.bytes().all(|byte| byte.is_ascii_digit()) {
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
-        }
+        };
         let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else {
             continue;
         };
@@ -55,7 +60,7 @@ pub fn cpu_time(group: i32) -> Option<Duration> {
         };
         let fields: Vec<&str> = rest.split_whitespace().collect();
         let field = |index: usize| fields.get(index).and_then(|text| text.parse::<i64>().ok());
-        if field(2) == Some(i64::from(group)) {
+        if field(2) == Some(i64::from(leader)) || family.contains(&pid) {
             ticks += field(11)? + field(12)?;
         }
     }
@@ -66,7 +71,7 @@ pub fn cpu_time(group: i32) -> Option<Duration> {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub fn cpu_time(_group: i32) -> Option<Duration> {
+pub fn cpu_time(_leader: i32) -> Option<Duration> {
     None
 }
 
@@ -105,5 +110,13 @@ mod tests {
             Duration::ZERO
         );
         assert!(idle_after_samples(&mut group("sleep 60")) > Duration::ZERO);
+    }
+
+    #[test]
+    fn a_busy_worker_with_a_session_of_its_own_counts() {
+        // It ends with the shell that started it.
+        let worker = "while kill -0 $PPID 2>/dev/null; do :; done";
+        let mut child = group(&format!("setsid sh -c '{worker}' & wait"));
+        assert_eq!(idle_after_samples(&mut child), Duration::ZERO);
     }
 }

@@ -260,7 +260,7 @@ fn order(
     let declared = container.env.iter();
     env.extend(declared.map(|entry| (entry.key.clone(), entry.value.clone())));
     env.push(("_RUN_MODE".to_owned(), "local".to_owned()));
-    env.extend(about(key, app, declared_port));
+    env.extend(about(key, app));
     let shared = memory::bytes(&app.spec.extended_resources.shared_memory.size_limit);
     Ok(Order {
         image: container.image.clone(),
@@ -279,13 +279,12 @@ fn order(
 }
 
 /// Variables by which a replica knows itself.
-fn about(key: &AppKey, app: &app::App, declared_port: u16) -> [(String, String); 5] {
+fn about(key: &AppKey, app: &app::App) -> [(String, String); 4] {
     let id = &app.metadata.id;
     [
         ("FLYTE_INTERNAL_EXECUTION_PROJECT", id.project.clone()),
         ("FLYTE_INTERNAL_EXECUTION_DOMAIN", id.domain.clone()),
         ("_FLYTE_APP_NAME", key.name().to_owned()),
-        ("_FLYTE_DECLARED_PORT", declared_port.to_string()),
         ("_FLYTE_IN_REPLICA", "1".into()),
     ]
     .map(|(name, value)| (name.to_owned(), value))
@@ -342,7 +341,7 @@ fn variables(
     } else {
         set("_RUN_MODE", "local".into());
     }
-    variables.extend(about(key, app, declared_port));
+    variables.extend(about(key, app));
     variables
 }
 
@@ -378,32 +377,56 @@ fn place_files(root: &Path, files: &[(PathBuf, String)]) -> std::io::Result<()> 
     for (source, target) in files {
         let target = inside(root, target);
         if source.is_dir() {
-            copy_folder(source, &target)?;
+            copy_folder(root, source, &target)?;
         } else {
-            if let Some(parent) = target.parent() {
-                std::fs::create_dir_all(parent)?;
-            }
-            std::fs::copy(source, &target)?;
+            place_file(root, source, &target)?;
         }
     }
     Ok(())
 }
 
-fn copy_folder(source: &Path, target: &Path) -> std::io::Result<()> {
+fn copy_folder(root: &Path, source: &Path, target: &Path) -> std::io::Result<()> {
     for entry in walkdir::WalkDir::new(source).min_depth(1) {
         let entry = entry?;
         let relative = entry.path().strip_prefix(source).unwrap_or(entry.path());
         let target = target.join(relative);
         if entry.file_type().is_dir() {
-            std::fs::create_dir_all(&target)?;
+            make_folder(root, &target)?;
         } else {
-            if let Some(parent) = target.parent() {
-                std::fs::create_dir_all(parent)?;
-            }
-            std::fs::copy(entry.path(), &target)?;
+            place_file(root, entry.path(), &target)?;
         }
     }
     Ok(())
+}
+
+/// Puts a file in its place, or a link, which stays one as in the image. What an earlier start put
+/// there is removed, since it may be read-only.
+fn place_file(root: &Path, source: &Path, target: &Path) -> std::io::Result<()> {
+    if let Some(parent) = target.parent() {
+        make_folder(root, parent)?;
+    }
+    match std::fs::remove_file(target) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    if source.is_symlink() {
+        std::os::unix::fs::symlink(std::fs::read_link(source)?, target)
+    } else {
+        std::fs::copy(source, target).map(drop)
+    }
+}
+
+/// Makes a folder of the run folder. A link in its way goes: the app may have made it before it was
+/// started again, and may not write where it leads.
+fn make_folder(root: &Path, folder: &Path) -> std::io::Result<()> {
+    let mut path = root.to_path_buf();
+    for part in folder.strip_prefix(root).into_iter().flatten() {
+        path.push(part);
+        if path.is_symlink() {
+            std::fs::remove_file(&path)?;
+        }
+    }
+    std::fs::create_dir_all(&path)
 }
 
 #[cfg(test)]
@@ -620,5 +643,44 @@ mod tests {
         let launch = program(launch_of(&setting, &app("known", &["fserve"], &[])).unwrap());
         assert!(launch.folder.ends_with("p/d/web/1/app"));
         assert!(launch.folder.join("data.txt").is_file());
+    }
+
+    #[test]
+    fn a_start_replaces_files_that_are_read_only_and_keeps_links() {
+        use std::os::unix::fs::{MetadataExt, symlink};
+        let folder = tempfile::tempdir().unwrap();
+        let source = folder.path().join("site");
+        let page = source.join("pages/index.html");
+        std::fs::create_dir_all(source.join("pages")).unwrap();
+        std::fs::write(&page, "x").unwrap();
+        std::fs::set_permissions(&page, std::fs::Permissions::from_mode(0o444)).unwrap();
+        symlink("pages", source.join("current")).unwrap();
+        symlink("nowhere", source.join("dangling")).unwrap();
+        let environment = Environment {
+            files: vec![(source, "/site".into())],
+            ..Environment::default()
+        };
+        let setting = setting(folder.path(), environment);
+        let app_ = app("known", &["fserve"], &[]);
+        let start = || program(launch_of(&setting, &app_).unwrap()).folder;
+        let site = start().join("site");
+        let (page, before) = (site.join("pages/index.html"), site.join("before.html"));
+        std::fs::hard_link(&page, &before).unwrap();
+        start();
+        // Root could write to the first one, which nobody else can.
+        let file = |path: &Path| std::fs::metadata(path).unwrap().ino();
+        assert_ne!(file(&page), file(&before));
+        for (link, target) in [("current", "pages"), ("dangling", "nowhere")] {
+            let found = std::fs::read_link(site.join(link)).unwrap();
+            assert_eq!(found, Path::new(target));
+        }
+        // What an app leaves in the way leads nowhere.
+        let elsewhere = folder.path().join("elsewhere");
+        std::fs::create_dir(&elsewhere).unwrap();
+        std::fs::remove_dir_all(site.join("pages")).unwrap();
+        symlink(&elsewhere, site.join("pages")).unwrap();
+        start();
+        assert!(page.is_file() && !site.join("pages").is_symlink());
+        assert!(!elsewhere.join("index.html").exists());
     }
 }

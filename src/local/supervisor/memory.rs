@@ -182,7 +182,13 @@ fn children(pid: i32) -> Vec<i32> {
         .collect()
 }
 
-/// Other systems do not tell without help; nothing is limited there.
+/// Other systems do not tell without help: only the process itself is known.
+#[cfg(not(target_os = "linux"))]
+pub fn family(pid: i32) -> Vec<i32> {
+    vec![pid]
+}
+
+/// Nothing is limited there either.
 #[cfg(not(target_os = "linux"))]
 fn held(_pid: i32, _enough: u64) -> u64 {
     0

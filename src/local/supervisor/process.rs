@@ -27,7 +27,7 @@ use super::replica::Launch;
 use super::said::{Lines, Said};
 use super::spawner::Spawner;
 use super::vessel::{Ear, Launched, Signs, Vessel};
-use super::{idle, limits, sweep};
+use super::{idle, limits, memory, sweep};
 use crate::crash;
 use crate::error::Code;
 use crate::sys::port_watch;
@@ -141,11 +141,12 @@ impl Vessel for Group {
 }
 
 impl Group {
-    /// Listening sockets of its processes.
+    /// Listening sockets of its processes; workers may have groups of their own.
     fn look(&self) -> Vec<Ear> {
+        let family = memory::family(self.leader);
         let own = |listener: &listeners::Listener| {
-            let pid = i32::try_from(listener.process.pid).ok();
-            pid.and_then(process_group) == Some(self.leader)
+            let pid = i32::try_from(listener.process.pid);
+            pid.is_ok_and(|pid| family.contains(&pid) || process_group(pid) == Some(self.leader))
         };
         let all = listeners::get_all().unwrap_or_default();
         all.iter()
@@ -354,5 +355,41 @@ mod tests {
         let own = std::process::id();
         let rival = group.rival().unwrap();
         assert!(rival.ends_with(&format!("(process {own})")), "{rival}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_worker_with_a_session_of_its_own_is_seen_to_listen() {
+        use std::io::BufRead;
+        use std::process::Stdio;
+        // Both end with what they read.
+        let script = "import os, socket, sys\n\
+                      if os.fork() == 0:\n    \
+                      os.setsid()\n    \
+                      ear = socket.create_server(('127.0.0.1', 0))\n    \
+                      print(ear.getsockname()[1], flush=True)\n\
+                      sys.stdin.read()";
+        let mut child = Command::new("python3")
+            .args(["-c", script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let output = child.stdout.take().unwrap();
+        io::BufReader::new(output).read_line(&mut line).unwrap();
+        let port = line.trim().parse().unwrap();
+        let group = Group {
+            leader: i32::try_from(child.id()).unwrap(),
+            mark: String::new(),
+            assigned: SocketAddr::from(([127, 0, 0, 1], 9)),
+            declared_port: port,
+            hold: Arc::new(limits::Free),
+        };
+        let seen = group.look();
+        child.wait().unwrap();
+        let served = Ear::Declared(SocketAddr::from(([127, 0, 0, 1], port)));
+        assert!(seen.contains(&served), "{seen:?}");
     }
 }

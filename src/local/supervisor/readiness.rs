@@ -176,12 +176,7 @@ impl Replica {
         let millis = |value: Option<u64>, default| Duration::from_millis(value.unwrap_or(default));
         let timeout = millis(health.timeout_ms, 2000);
         let interval = millis(health.interval_ms, 100).min(Duration::from_millis(200));
-        crate::tls::install(); // which no client can be made without, even for plain HTTP
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .timeout(timeout)
-            .build()
-            .map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
+        let client = prober(timeout)?;
         let url = format!("http://{address}/{}", path.trim_start_matches('/'));
         let mut failures = 0;
         loop {
@@ -225,6 +220,18 @@ async fn next(signs: &mut Option<UnboundedReceiver<Signs>>) -> Option<Signs> {
         Some(signs) => signs.recv().await,
         None => std::future::pending().await,
     }
+}
+
+/// Who asks health paths. A redirect is an answer: where it leads may be another machine, and that is
+/// not asked how the app is.
+fn prober(timeout: Duration) -> Result<reqwest::Client, Failure> {
+    crate::tls::install(); // which no client can be made without, even for plain HTTP
+    reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(timeout)
+        .build()
+        .map_err(|error| Failure::new(Code::Internal, error.to_string()))
 }
 
 /// The path exists and the app is not in trouble; whether the prober may see it is another matter.
@@ -326,5 +333,30 @@ impl Seen {
             }
             _ => failure,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn a_health_path_that_leads_elsewhere_is_well_and_is_not_followed() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let app = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1024];
+            assert!(stream.read(&mut request).await.unwrap() > 0);
+            // Nobody is there.
+            let answer = "HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/login\r\n\
+                          content-length: 0\r\n\r\n";
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        });
+        let client = prober(Duration::from_secs(20)).unwrap();
+        let answer = client.get(format!("http://{address}/ready")).send().await;
+        assert!(health_is_good(answer.unwrap().status().as_u16()));
+        app.await.unwrap();
     }
 }

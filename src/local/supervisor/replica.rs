@@ -35,6 +35,17 @@ pub struct Launch {
     pub what: What,
 }
 
+impl Launch {
+    /// Has the image of a container fetched, unless it is there. That may take a while; nothing of
+    /// the replica is there yet, so it may be dropped on the way.
+    pub async fn provide(&self, workshop: &Workshop) -> Result<(), Failure> {
+        match &self.what {
+            What::Program(_) => Ok(()),
+            What::Container(order) => container::provide(workshop, order).await,
+        }
+    }
+}
+
 /// What runs in a replica.
 pub enum What {
     Program(Program),

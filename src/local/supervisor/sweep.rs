@@ -17,12 +17,13 @@ pub fn signal_group(leader: i32, signal: Signal) {
     }
 }
 
-/// Kills every process whose mark begins with `prefix`; tells how many there were.
-pub fn kill_marked(prefix: &str) -> usize {
+/// Kills every process that carries `mark`, or one that goes on with more parts, as those of a home's
+/// replicas do; tells how many there were.
+pub fn kill_marked(mark: &str) -> usize {
     let mut total = 0;
     // A process may fork while the list is read, so look again until none is left.
     for _ in 0..10 {
-        let found = marked(prefix);
+        let found = marked(mark);
         if found.is_empty() {
             break;
         }
@@ -36,8 +37,8 @@ pub fn kill_marked(prefix: &str) -> usize {
 }
 
 #[cfg(target_os = "linux")]
-fn marked(prefix: &str) -> Vec<Pid> {
-    let wanted = format!("{MARK}={prefix}");
+fn marked(mark: &str) -> Vec<Pid> {
+    let wanted = format!("{MARK}={mark}");
     let own = std::process::id();
     let Ok(entries) = std::fs::read_dir("/proc") else {
         return Vec::new();
@@ -51,16 +52,22 @@ fn marked(prefix: &str) -> Vec<Pid> {
             std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| {
                 environment
                     .split(|byte| *byte == 0)
-                    .any(|entry| entry.starts_with(wanted.as_bytes()))
+                    .any(|entry| is_at_or_below(entry, wanted.as_bytes()))
             })
         })
         .filter_map(|pid| Pid::from_raw(i32::try_from(pid).ok()?))
         .collect()
 }
 
+/// Whether an entry is the wanted one or goes on with another part: replica `10` is not replica `1`.
+#[cfg(target_os = "linux")]
+fn is_at_or_below(entry: &[u8], wanted: &[u8]) -> bool {
+    matches!(entry.strip_prefix(wanted), Some([] | [b':', ..]))
+}
+
 /// Other systems do not show a process's environment; the group has to do.
 #[cfg(not(target_os = "linux"))]
-fn marked(_prefix: &str) -> Vec<Pid> {
+fn marked(_mark: &str) -> Vec<Pid> {
     Vec::new()
 }
 
@@ -90,5 +97,27 @@ mod tests {
         assert!(bystander.try_wait().unwrap().is_none());
         bystander.kill().unwrap();
         bystander.wait().unwrap();
+    }
+
+    #[test]
+    fn a_replica_is_not_taken_for_one_whose_number_begins_as_its_own() {
+        let home = format!("numbered-{}", std::process::id());
+        let start = |number: u64| {
+            let mark = format!("{home}:p/d/web:1:{number}");
+            let mut command = Command::new("sleep");
+            command.arg("60").env(MARK, &mark);
+            (command.spawn().unwrap(), mark)
+        };
+        let [(mut first, mark), (mut tenth, _)] = [1, 10].map(start);
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while marked(&home).len() < 2 {
+            assert!(std::time::Instant::now() < deadline, "no marked processes");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(kill_marked(&mark) >= 1);
+        assert_eq!(first.wait().unwrap().signal(), Some(9));
+        assert!(tenth.try_wait().unwrap().is_none());
+        assert!(kill_marked(&home) >= 1);
+        assert_eq!(tenth.wait().unwrap().signal(), Some(9));
     }
 }

@@ -283,14 +283,13 @@ impl Watching {
     /// fields that have, where it was read anew.
     async fn look(&mut self, since: Instant, mut declared: Option<BTreeSet<String>>) {
         loop {
-            let look = match self.look_at_files().await {
-                Ok(look) => look,
-                Err(error) => return self.cannot_look(since, error).await,
-            };
-            let folders = look.folders.clone();
-            self.compare(look, since, declared.take());
-            // What happened in a new folder before it was watched is seen now.
-            if !self.follow(folders) {
+            match self.look_at_files().await {
+                Ok(look) => self.compare(look, since, declared.take()),
+                Err(error) => self.cannot_look(since, error).await,
+            }
+            // What happened in a folder before it was watched is seen now. Where the files cannot be
+            // looked at, one that was made anew may be where the missing one comes back.
+            if !self.follow(self.seen.folders.clone()) {
                 return;
             }
         }

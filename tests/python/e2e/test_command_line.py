@@ -179,6 +179,31 @@ def test_all_apps_of_a_folder_are_deployed(flyte, files):
         assert flyte("delete", "app", name).returncode == 0
 
 
+def test_a_file_of_a_folder_may_import_the_app_of_another(flyte, files):
+    files.write("linked/base.py", ONE.replace("cli-one", "linked-base"))
+    above = ONE.replace("cli-one", "linked-above").replace("args=", "depends_on=[base.env], args=")
+    files.write("linked/above.py", "import base\n" + above)
+    files.write("linked/last.py", "import base\n" + ONE.replace("cli-one", "linked-last"))
+    done = flyte("deploy", "linked", "--all")
+    assert done.returncode == 0, done.stderr
+    names = [row.split()[0] for row in done.stdout.splitlines()]
+    assert names == ["NAME", "linked-above", "linked-base", "linked-last"]
+    for name in names[1:]:
+        assert flyte("delete", "app", name).returncode == 0
+
+
+def test_all_apps_are_checked_before_one_is_deployed(flyte, files):
+    files.write("checked/first.py", ONE.replace("cli-one", "checked-first"))
+    files.write(
+        "checked/second.py",
+        'from flyte.app import AppEnvironment\nenv = AppEnvironment(name="checked-second")\n',
+    )
+    done = flyte("deploy", "checked", "--all")
+    assert done.returncode == 2
+    assert "app `checked-second` has nothing to run" in done.stderr
+    assert "checked-first" not in files.home.names()
+
+
 def test_all_apps_of_a_file_are_deployed(flyte, files):
     done = flyte("deploy", "two.py", "--all", "--output", "json-raw")
     assert done.returncode == 0, done.stderr
@@ -198,6 +223,31 @@ def test_the_port_of_an_app_can_be_another_one(flyte, files):
     files.write("port.py", ONE.replace("cli-one", "cli-port").replace("8080", "9321"))
     assert flyte("serve", "port.py", "--port", "9321").returncode == 0
     assert flyte("delete", "app", "cli-port").returncode == 0
+
+
+def test_an_app_that_asks_for_its_port_is_told_another_one(flyte, files):
+    files.write(
+        "asks.py",
+        """
+        from flyte.app import AppEnvironment
+        import web
+
+        env = AppEnvironment(name="cli-asks")
+
+        @env.server
+        def server():
+            port = env.get_port().port
+            web.serve(lambda path: "answers", port=port)
+        """,
+    )
+    for options in [("--port", "9322"), ("--port", "9323", "--name", "cli-asks-too")]:
+        done = flyte("serve", "asks.py", *options)
+        assert done.returncode == 0, done.stderr
+        assert get_json(done.stdout.strip()) == "answers"
+    for name in ("cli-asks", "cli-asks-too"):
+        assert flyte("delete", "app", name).returncode == 0
+    done = flyte("serve", "asks.py", "--port", "9090")
+    assert done.returncode == 2 and "the platform reserves" in done.stderr
 
 
 def test_help_of_deploy_names_what_it_takes(flyte):
@@ -362,6 +412,32 @@ def test_an_app_under_another_name(flyte, files):
     assert done.returncode == 0, done.stderr
     assert get_json(done.stdout.strip()) == ["renamed", "a"]
     assert {"cli-first", "cli-renamed"} <= set(files.home.names())
+
+
+def test_an_app_under_the_name_of_its_neighbour(flyte, files):
+    files.write(
+        "colours.py",
+        """
+        from flyte.app import AppEnvironment
+        import web
+
+        blue = AppEnvironment(name="cli-shop")
+        green = AppEnvironment(name="cli-shop-next")
+
+        @blue.server
+        def serve_blue():
+            web.serve(lambda path: "blue")
+
+        @green.server
+        def serve_green():
+            web.serve(lambda path: "green")
+        """,
+    )
+    for options, colour in [(("blue",), "blue"), (("green", "--name", "cli-shop"), "green")]:
+        done = flyte("serve", "colours.py", *options)
+        assert done.returncode == 0, done.stderr
+        assert get_json(done.stdout.strip()) == colour
+    assert flyte("delete", "app", "cli-shop").returncode == 0
 
 
 def test_update_and_delete(flyte, files):

@@ -726,5 +726,6 @@ def test_nobody_else_on_the_network_reaches_it(base, apps):
 
 
 def test_paths_below_an_app_lead_to_the_app(base, apps):
-    status, headers, _ = ask(base, "GET", path_of("shop") + "/some/path", {})
-    assert (status, headers["Location"]) == (307, endpoint(apps) + "/some/path")
+    for below in ("/some/path", "/some/", "/a%3Fb%2Fc/d?x=1&y=%20/e"):
+        status, headers, _ = ask(base, "GET", path_of("shop") + below, {})
+        assert (status, headers["Location"]) == (307, endpoint(apps) + below)

@@ -47,6 +47,25 @@ def test_a_deployment_holds_the_app_and_what_it_depends_on(graph, call):
             assert get_json(endpoint) == name.removeprefix("deploy-")
 
 
+@pytest.mark.parametrize("asked", ["main.first", "main.first, main.second", "main.above"])
+def test_a_circle_is_told(project, home, asked):
+    project.write(
+        "main.py",
+        """
+        from flyte.app import AppEnvironment
+
+        words = ["python", "-m", "http.server", "8080"]
+        first = AppEnvironment(name="circle-first", args=words)
+        second = AppEnvironment(name="circle-second", args=words, depends_on=[first])
+        above = AppEnvironment(name="circle-above", args=words, depends_on=[second])
+        first.add_dependency(second)
+        """,
+    )
+    failure = project.failure(f"flyte.deploy({asked})")
+    assert failure["code"] == "graph.cycle"
+    assert "circle-first" not in home.names()
+
+
 def test_its_rows_and_lines_are_of_all_apps(graph):
     graph.write(
         "rows.py",

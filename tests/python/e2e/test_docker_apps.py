@@ -99,6 +99,12 @@ def test_an_app_in_a_container_answers_logs_and_ends(project, home, engine, app_
     assert get(endpoint)[0] == 503
 
 
+def test_more_cores_than_the_engine_has_are_no_limit(project, home, engine, app_image):
+    write(project, app_image, "greedy", "resources=flyte.Resources(cpu=4096),")
+    assert get_json(project.result())["user"] == 1000
+    assert only(engine, home)["HostConfig"]["NanoCpus"] == 0
+
+
 def test_a_container_that_ends_is_started_again_and_says_why(project, home, engine, app_image):
     write(project, app_image, "restless")
     endpoint = project.result()

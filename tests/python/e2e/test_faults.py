@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 from faults import Line, Rule
-from support import Home, get
+from support import Home, get, until
 
 # What serves one app on the image that an app of the local platform was built with.
 MAIN = """
@@ -140,6 +140,48 @@ def test_an_upload_that_stays_bad_names_no_secret(attempt):
     told = attempt("unsent", Rule("busy", "/upload/ PUT", times=99, seconds=0))
     assert told["code"] == "client.upload_failed"
     assert "503" in told["text"] and "/upload/" in told["text"] and "?" not in told["text"]
+
+
+def test_a_file_that_changes_while_it_is_sent_is_named(project, line, image):
+    """Noticed by who receives it, and that one knows of no parameter."""
+    project.write("word.txt", "one")
+    project.write(
+        "main.py",
+        """
+        import sys
+        import flyte, flyte.app
+        from flyte.io import File
+        flyte.init(endpoint=sys.argv[2], project="local", domain="development")
+        word = flyte.app.Parameter("word", File.from_local_sync("word.txt"))
+        env = flyte.app.AppEnvironment(
+            name="changing", image=sys.argv[1], args=["python", "-m", "http.server", "8080"],
+            parameters=[word], include=["main.py"],
+        )
+        flyte.serve(env)
+        """,
+    )
+    line.expect(Rule("slow", "CreateUploadLocation", times=2))
+    serving = project.start("main.py", image, line.endpoint)
+    # The second one is for the parameter, which is hashed by then.
+    until(lambda: len(line.ids("CreateUploadLocation")) == 2, 30)
+    (project.folder / "word.txt").write_text("two")
+    _, told = serving.communicate(timeout=60)
+    assert serving.returncode == 1, told
+    assert "parameter `word` is" in told and "word.txt` changed while it was sent" in told, told
+
+
+def test_a_secret_is_deleted_once(project, line, home):
+    """The answer is lost, and a second call finds nothing there any more."""
+    scope = ("--project", "local", "--domain", "development")
+    value = project.write("value", "v")
+    created = home.flyte("create", "secret", "passing", "--from-file", value, *scope)
+    assert created.returncode == 0, created.stderr
+    line.expect(Rule("lose", "DeleteSecret"))
+    done = home.flyte("delete", "secret", "passing", "--endpoint", line.endpoint, *scope)
+    assert done.returncode == 0, done.stderr
+    assert line.count("DeleteSecret") == 2
+    again = home.flyte("delete", "secret", "passing", "--endpoint", line.endpoint, *scope)
+    assert again.returncode == 1 and "does not exist" in again.stderr
 
 
 def test_what_cannot_be_repeated_is_not(project, line, home, image, attempt):

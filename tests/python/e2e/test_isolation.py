@@ -15,7 +15,7 @@ import web
 
 env = flyte.app.AppEnvironment(
     name="looker",
-    env_vars={"DECLARED": "one", "OVERRIDDEN": "declared", "NUMBER": 4},
+    env_vars={"DECLARED": "one", "OVERRIDDEN": "declared", "NUMBER": 4, "LOG_LEVEL": "ERROR"},
 )
 
 def look(path):

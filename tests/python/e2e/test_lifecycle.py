@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.server
+import json
 import os
 import resource
 import signal
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -160,6 +164,78 @@ def test_two_that_start_the_platform_at_once_get_one(fresh_home, tmp_path):
 
     assert len({json.loads(out)["pid"] for out, _ in ended}) == 1
     assert project.home.status()["apps"] == []
+
+
+@pytest.fixture
+def fetching():
+    """An engine that is never through with an image: its address, when it began and when it was let off."""
+    begun, let_off = threading.Event(), threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        timeout = 90
+
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            if path.endswith("/version"):
+                self.answer(200, {"ApiVersion": "1.44", "Os": "linux", "Arch": "amd64"})
+            elif path.endswith("/containers/json"):
+                self.answer(200, [])
+            else:
+                self.answer(404, {"message": "not here"})
+
+        def do_POST(self) -> None:
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            begun.set()
+            with contextlib.suppress(ConnectionError):
+                self.rfile.read()
+            let_off.set()
+            self.close_connection = True
+
+        def answer(self, status: int, value: object) -> None:
+            body = json.dumps(value).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"tcp://127.0.0.1:{server.server_port}", begun, let_off
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_app_is_deleted_while_its_image_is_fetched(fresh_home, tmp_path, fetching):
+    engine, begun, let_off = fetching
+    project = Project(tmp_path, fresh_home)
+    project.write(
+        "main.py",
+        """
+        import flyte, flyte.app
+
+        image = flyte.Image.from_base("registry.test/app:1")
+        env = flyte.app.AppEnvironment(name="awaited", image=image, args=["app"])
+
+        if __name__ == "__main__":
+            flyte.serve(env)
+        """,
+    )
+    project.start(DOCKER_HOST=engine)
+    try:
+        assert begun.wait(60), "the image is fetched"
+        deleted = fresh_home.flyte("delete", "app", "awaited")
+        assert deleted.returncode == 0, deleted.stderr
+        assert let_off.wait(20), "nobody waits for the image any more"
+        assert fresh_home.names() == []
+    finally:
+        project.close()
 
 
 def test_only_the_user_can_reach_the_platform(lasting):

@@ -5,6 +5,7 @@ time before a change, upserts, caches, says nothing when nothing changed, and ne
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import subprocess
 import time
@@ -96,21 +97,23 @@ def flyte(home: Home, plane: Plane) -> Callable[..., subprocess.CompletedProcess
 def test_the_first_request_holds_everything(serve, plane):
     plane.script()
     context = {
-        "env_vars": {"ONE": "override"},
+        "env_vars": {"ONE": "override", "USER_LOG_LEVEL": "50"},
         "log_level": 10,
         "log_format": "json",
         "user_log_level": 20,
         "cluster_pool": "pool",
     }
-    told = serve("whole", context, env_vars={"ONE": "1", "TWO": "2"}, parameters=[])
+    declared = {"ONE": "1", "TWO": "2", "LOG_LEVEL": "50", "LOG_FORMAT": "console"}
+    told = serve("whole", context, env_vars=declared, parameters=[])
     assert told["endpoint"] == "http://whole-shop-development.localhost:30081", told
     assert told["active"]
     (create,) = plane.seen("Create")
     spec = create["request"]["app"]["spec"]
     variables = {pair["key"]: pair["value"] for pair in spec["container"]["env"]}
     assert (variables["ONE"], variables["TWO"]) == ("override", "2")
+    # Options count more than what is declared, and variables that the call names more than those.
     assert variables["LOG_FORMAT"] == "json"
-    assert {"LOG_LEVEL", "USER_LOG_LEVEL"} <= set(variables)
+    assert (variables["LOG_LEVEL"], variables["USER_LOG_LEVEL"]) == ("10", "50")
     assert spec["clusterPool"] == "pool"
     assert plane.seen("Update") == []
     (location,) = plane.seen("CreateUploadLocation")
@@ -360,6 +363,38 @@ def test_what_the_pod_is_made_of(project, plane):
     assert spec["pod"]["metadata"] == {"labels": {"a": "b"}}
     device = spec["extendedResources"]["gpuAccelerator"]
     assert device == {"device": "nvidia-tesla-a100", "partitionSize": "1g.5gb"}
+
+
+def test_a_value_is_found_under_the_name_that_it_was_given(project, plane):
+    """The address comes percent-encoded, and the store decodes nothing."""
+    project.write("data/two größen.txt", "1")
+    project.write(
+        "main.py",
+        """
+        import sys
+        import flyte, flyte.app
+        from flyte.app import Parameter
+        from flyte.io import Dir, File
+        flyte.init(endpoint=sys.argv[1], project="shop", domain="development")
+        parameters = [
+            Parameter("file", File.from_local_sync("data/two größen.txt")),
+            Parameter("folder", Dir.from_local_sync("data")),
+        ]
+        env = flyte.app.AppEnvironment(
+            name="named", image="registry.x/app:1", args=["run"], parameters=parameters, include=["main.py"]
+        )
+        flyte.serve(env)
+        """,
+    )
+    plane.script()
+    done = project.run("main.py", plane.endpoint)
+    assert done.returncode == 0, done.stderr
+    command = plane.seen("Create")[0]["request"]["app"]["spec"]["container"]["command"]
+    blob = gzip.decompress(base64.b64decode(command[command.index("--parameters") + 1]))
+    values = {sent["name"]: sent["value"] for sent in json.loads(blob)["parameters"]}
+    paths = ["s3:/" + put["path"] for put in plane.seen("PUT")]
+    assert values["file"] in paths and values["file"].endswith("/two größen.txt"), values
+    assert values["folder"] + "/two größen.txt" in paths, values
 
 
 def test_an_upload_that_is_there_is_not_sent_again(serve, plane):

@@ -255,6 +255,8 @@ class Streaming(Answering):
             number = len(server.gets)
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
+        for name, value in server.headers(number).items():
+            self.send_header(name, value)
         self.end_headers()
         if self.command == "HEAD":
             return
@@ -270,8 +272,13 @@ class Streaming(Answering):
         self.close_connection = True
 
 
-def test_a_cut_without_ranges_or_size_begins_anew(home: Home, project: Project, troubled: Troubled):
+@pytest.mark.parametrize("headers", [{}, {"Accept-Ranges": "bytes"}])
+def test_a_cut_without_ranges_or_size_begins_anew(
+    home: Home, project: Project, troubled: Troubled, headers: dict[str, str]
+):
     troubled.RequestHandlerClass = Streaming
+    # Parts of something whose end is not known cannot be asked for, whatever the server says.
+    troubled.headers = lambda number: headers
     # What comes the second time is shorter than what had arrived: nothing of that is left behind it.
     later = CONTENT[:5000]
 
@@ -283,9 +290,10 @@ def test_a_cut_without_ranges_or_size_begins_anew(home: Home, project: Project, 
 
     troubled.send = send
     url = f"http://127.0.0.1:{troubled.server_address[1]}/made/on/the/way.bin"
-    answer = get_json(app(project, "streamed", url, {}).result())
+    name = f"streamed-{len(headers)}"
+    answer = get_json(app(project, name, url, {}).result())
     assert answer == hashlib.md5(later).hexdigest()
-    assert len(troubled.gets) == 2 and not halves(home, "streamed")
+    assert len(troubled.gets) == 2 and not halves(home, name)
 
 
 def test_a_replica_that_is_killed_on_the_way_leaves_no_half_file(tmp_path: Path, troubled: Troubled):

@@ -190,6 +190,33 @@ def name_status(home, name: str, host: str) -> int:
     return status
 
 
+def test_a_subdomain_is_derived_when_the_app_is_served(project, home):
+    project.write(
+        "main.py",
+        """
+        import json, flyte, flyte.app
+        from flyte.app import Domain, Subdomain
+        from web import serve
+
+        first = Domain(subdomain=Subdomain.from_app_name("door", "default"))
+        named = flyte.app.AppEnvironment(name="derived-name", domain=first)
+        named.server(lambda: serve(lambda path: "named"))
+
+        second = Domain(subdomain=Subdomain.from_function(lambda env, context: f"{env.name}-of-{context.project}"))
+        computed = flyte.app.AppEnvironment(name="derived-text", domain=second)
+        computed.server(lambda: serve(lambda path: "computed"))
+
+        if __name__ == "__main__":
+            print(json.dumps([flyte.serve(env).name for env in (named, computed)]))
+        """,
+    )
+    assert project.result() == ["derived-name", "derived-text"]
+    told = home.json("get", "app", "derived-name")
+    host = f"door-{told['project']}-{told['domain']}.localhost"
+    assert name_status(home, "derived-name", host) == 200
+    assert name_status(home, "derived-text", f"derived-text-of-{told['project']}.localhost") == 200
+
+
 def test_names_go_with_the_revision_that_serves(project, home):
     text = APP.format(name="renamed", word="one", replicas=1)
     named = text.replace(", scaling=", ", domain=flyte.app.Domain(subdomain='renamed-old'), scaling=")

@@ -187,6 +187,15 @@ def test_both_names_at_once_are_refused():
         flyte.with_servecontext(input_values={}, parameter_values={})
 
 
+def test_variables_are_checked_as_declared_ones_are():
+    import flyte
+    from flyte.errors import ConfigTypeError
+
+    with pytest.raises(ConfigTypeError, match="got 'TOKEN': <class 'NoneType'>"):
+        flyte.with_servecontext(env_vars={"TOKEN": None})
+    assert flyte.with_servecontext(env_vars={"COUNT": 3})
+
+
 @pytest.mark.parametrize(
     ("values", "wrong", "right"),
     [

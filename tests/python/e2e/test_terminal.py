@@ -15,6 +15,7 @@ import subprocess
 import sys
 import termios
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -259,3 +260,21 @@ def test_ctrl_c_tells_what_is_left_and_leaves_the_rest_alone(files):
     assert files.home.app("term-one")["replicas"] == before["replicas"]
     assert files.home.flyte("delete", "app", "term-slow").returncode == 0
     until(lambda: "term-slow" not in files.home.names(), 10)
+
+
+def test_ctrl_c_ends_a_command_that_waits_for_its_input(fresh_home):
+    status, shown = on_terminal(fresh_home, "local", "reset", interrupt_at="to go on")
+    assert (status, shown.splitlines()[-1]) == (130, "interrupted")
+    words = [FLYTE, "create", "secret", "unfinished"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, env=fresh_home.environment(), stdin=pipe, stderr=pipe) as command:
+        command.stdin.write(b"half of it")
+        command.stdin.flush()
+        unread = partial(fcntl.ioctl, command.stdin, termios.FIONREAD, bytes(4))
+        until(lambda: unread() == bytes(4), 20, "it reads what it is given")
+        command.send_signal(signal.SIGINT)
+        try:
+            assert command.wait(timeout=10) == 130
+        finally:
+            command.kill()
+        assert command.stderr.read() == b"interrupted\n"

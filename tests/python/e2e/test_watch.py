@@ -208,6 +208,25 @@ def test_modules_come_and_go(app, project):
     until(lambda: word(url) == "own", what=str(watching.err))
 
 
+def test_an_included_folder_that_is_made_anew_is_watched_again(project, watch):
+    project.write(
+        "words.py",
+        'import pathlib\nWORD = (pathlib.Path(__file__).parent / "data/word").read_text()\n',
+    )
+    project.write("data/word", "one")
+    text = APP.format(name="watch-included")
+    project.write("app.py", text.replace("env_vars=", 'include=["data/word"], env_vars='))
+    watching = watch("serve", "--watch", "app.py")
+    watching.until("note: watching 4 files", seconds=60)
+    url = until(lambda: watching.out, 5)[0]
+    shutil.rmtree(project.folder / "data")
+    watching.until("`data/word` matches nothing in `", f"{project.folder.name}`")
+    (project.folder / "data").mkdir()
+    watching.until("`data/word` matches nothing in `", f"{project.folder.name}/data`")
+    project.write("data/word", "two")
+    until(lambda: word(url) == "two", what=str(watching.err))
+
+
 def test_what_changes_nothing_is_not_told(app, project):
     watching, url = app
     words = project.folder / "words.py"

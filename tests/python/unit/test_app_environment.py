@@ -221,6 +221,15 @@ def test_get_port_follows_the_platform(monkeypatch):
     assert env.get_port() == Port(12345, "h2c")
 
 
+def test_get_port_follows_an_app_under_another_name(monkeypatch):
+    env, neighbour = AppEnvironment(name="a"), AppEnvironment(name="served-as")
+    monkeypatch.setenv("_FLYTE_APP_PORT", "12345")
+    monkeypatch.setenv("_FLYTE_DECLARED_NAME", "a")
+    assert env.get_port().port == 12345, "a cluster need not tell the app's name"
+    monkeypatch.setenv("_FLYTE_APP_NAME", "served-as")
+    assert (env.get_port().port, neighbour.get_port().port) == (12345, 8080)
+
+
 def test_endpoint_from_the_pattern(monkeypatch):
     monkeypatch.setenv("INTERNAL_APP_ENDPOINT_PATTERN", "http://{app_fqdn}.{other}.svc")
     assert AppEnvironment(name="a").endpoint == "http://a.{other}.svc"

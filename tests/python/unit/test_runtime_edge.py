@@ -549,6 +549,12 @@ def test_the_app_is_found_by_variable_or_by_name(
     assert replica.run(loader=loader, app=app) == (0, [served], "")
 
 
+def test_an_app_under_the_name_of_another_is_not_that_one(replica: Replica) -> None:
+    replica.write(TWO_APPS)
+    env = {"_FLYTE_DECLARED_NAME": "web"}
+    assert replica.run(loader="app:env", app="other", env=env) == (0, ["web"], "")
+
+
 @pytest.mark.parametrize("loader", ["app:gone", "app:@gone", "app:factory"])
 def test_an_app_that_is_not_there_is_told_with_those_that_are(replica: Replica, loader: str) -> None:
     replica.write(TWO_APPS)

@@ -83,6 +83,32 @@ fn pixi_takes_the_place_of_the_environment() {
 }
 
 #[test]
+fn projects_beside_a_project_go_along_and_are_built_as_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let app = "[project]\nname = \"app\"\n[tool.uv.sources]\nlib = [{ path = \"../lib\" }]\n";
+    for (name, text) in [
+        ("app/pyproject.toml", app),
+        ("app/uv.lock", ""),
+        ("lib/pyproject.toml", "[project]\nname = \"lib\"\n"),
+    ] {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    let project = Layer::UvProject {
+        pyproject: dir.path().join("app/pyproject.toml"),
+        lock: Some(dir.path().join("app/uv.lock")),
+        mode: InstallMode::DependenciesOnly,
+        options: InstallOptions::default(),
+    };
+    let image = image(debian(false), vec![project]);
+    let work = written(&image, "linux/amd64", Base::default()).unwrap();
+    let text = work.context.read("Dockerfile");
+    let words = "--project /tmp/.flyte/0/app --refresh-package lib";
+    assert!(text.contains(words), "{text}");
+}
+
+#[test]
 fn what_does_not_run_on_a_platform_is_fetched_or_refused() {
     let base = Base {
         user: "worker".into(),

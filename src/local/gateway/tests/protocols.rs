@@ -29,6 +29,7 @@ impl H2App {
                 let service = TowerToHyperService::new(router.clone());
                 open.spawn(async move {
                     let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                        .max_concurrent_streams(100_u32)
                         .serve_connection(TokioIo::new(stream), service)
                         .await;
                 });
@@ -122,7 +123,7 @@ async fn a_grpc_call_streams_both_ways_and_ends_with_trailers() {
 }
 
 #[tokio::test]
-async fn many_streams_share_one_connection_to_the_app() {
+async fn many_streams_pass_at_the_same_time() {
     let app = H2App::start(echo()).await;
     let listener = listen(app.target()).await;
     let client = h2_client(&listener).await;
@@ -141,6 +142,24 @@ async fn many_streams_share_one_connection_to_the_app() {
         }
     });
     within(futures::future::join_all(calls)).await;
+}
+
+#[tokio::test]
+async fn more_streams_last_than_a_connection_to_the_app_takes() {
+    let (called, _calls) = mpsc::unbounded_channel();
+    let app = H2App::start(endless(called)).await;
+    let listener = listen(app.target()).await;
+    let mut client = h2_client(&listener).await;
+    let mut open = Vec::new();
+    for _ in 0..120 {
+        let request = Request::get(url(&listener, "/stream"))
+            .body(frames(futures::stream::empty()))
+            .unwrap();
+        open.push(within(client.send_request(request)).await.unwrap());
+    }
+    assert_eq!(app.backend.in_flight(), 120);
+    drop(open);
+    within(app.backend.drained()).await;
 }
 
 #[tokio::test]
@@ -547,6 +566,68 @@ async fn an_unused_connection_of_http_2_ends() {
     let request = call(&listener, frames(futures::stream::empty()));
     within(sender.send_request(request)).await.unwrap();
     within(connection).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_of_http_2_that_never_asks_ends() {
+    let listener = listen(nobody().await).await;
+    let mut stream = TcpStream::connect(("127.0.0.1", listener.port()))
+        .await
+        .unwrap();
+    // Not even all that it begins with.
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\n").await.unwrap();
+    let mut seen = Vec::new();
+    let _ = within(stream.read_to_end(&mut seen)).await;
+}
+
+#[tokio::test]
+async fn a_small_body_that_comes_slowly_is_passed_on_as_it_comes() {
+    let (called, mut calls) = mpsc::unbounded_channel();
+    let router = Router::new().route(
+        "/",
+        post(move |body: Body| {
+            called.send(()).unwrap();
+            async move { body.collect().await.unwrap().to_bytes() }
+        }),
+    );
+    let app = App::start(router).await;
+    let listener = listen(app.target()).await;
+    let mut stream = TcpStream::connect(("127.0.0.1", listener.port()))
+        .await
+        .unwrap();
+    let head = "POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 6\r\n\r\nsl";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    within(calls.recv()).await.unwrap();
+    stream.write_all(b"owly").await.unwrap();
+    let mut answer = String::new();
+    within(stream.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\nslowly"), "{answer}");
+}
+
+#[tokio::test]
+async fn who_leaves_before_its_body_is_wanted_waits_no_longer() {
+    let route = Route::new(Target::Starting {
+        patience: Duration::from_secs(60),
+    });
+    let listener = AppListener::bind(None, route.clone(), &nobody_vouches())
+        .await
+        .unwrap();
+    let mut stream = TcpStream::connect(("127.0.0.1", listener.port()))
+        .await
+        .unwrap();
+    let begin = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n";
+    stream.write_all(begin.as_bytes()).await.unwrap();
+    within(route.knocked()).await;
+    // Nobody reads this before there is an app.
+    stream.write_all(b"3\r\ndef\r\n").await.unwrap();
+    drop(stream);
+    within(async {
+        while route.waiting() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use bollard::models::{
 use super::engine::Containers;
 use super::handover::{self, Handover, Variables};
 use super::labels;
+use crate::engine::Engine;
 use crate::local::gateway::names;
 use crate::local::supervisor::replica::Launch;
 
@@ -38,6 +39,25 @@ pub struct Order {
     pub shared_memory: Option<i64>,
     pub project: String,
     pub domain: String,
+}
+
+impl Order {
+    /// The same, without a limit that the engine refuses, for it has no more cores than that.
+    pub(super) async fn within_cores_of(&self, engine: &Engine) -> Self {
+        let mut order = self.clone();
+        if let Some(limit) = self.nano_cpus
+            && let Ok(about) = engine.docker().info().await
+            && let Some(cores) = about.ncpu
+        {
+            order.nano_cpus = limit_within(limit, cores);
+        }
+        order
+    }
+}
+
+/// A limit in billionths of a core, if it means anything where there are so many cores.
+fn limit_within(nano_cpus: i64, cores: i64) -> Option<i64> {
+    (nano_cpus < cores.saturating_mul(1_000_000_000)).then_some(nano_cpus)
 }
 
 /// What the engine is sent. `neighbours` are names of apps that this machine answers for.
@@ -211,6 +231,13 @@ mod tests {
         assert_eq!(host.mounts.unwrap()[0].read_only, Some(true));
         let hosts = host.extra_hosts.unwrap();
         assert_eq!(hosts[0], "x.flyte.internal:host-gateway");
+    }
+
+    #[test]
+    fn a_limit_of_all_cores_or_more_is_none() {
+        assert_eq!(limit_within(3_999_999_999, 4), Some(3_999_999_999));
+        assert_eq!(limit_within(4_000_000_000, 4), None);
+        assert_eq!(limit_within(8_000_000_000, 4), None);
     }
 
     #[test]
