@@ -227,9 +227,7 @@ impl<'a> Build<'a> {
             std::fs::write(&file, known).map_err(Error::store("write", &file))?;
             command.arg("--constraints").arg(file);
         }
-        command
-            .args(flags)
-            .args(local_packages::refreshed(&step.local, flags));
+        command.args(flags).args(refreshed(step, flags));
         if let Some(folder) = folder {
             command.current_dir(folder);
         }
@@ -260,7 +258,7 @@ impl<'a> Build<'a> {
             .arg("--project")
             .arg(&project)
             .args(step.flags.iter().filter(|flag| !is_set_by_us(flag)))
-            .args(local_packages::refreshed(&step.local, &step.flags))
+            .args(refreshed(step, &step.flags))
             .current_dir(&project)
             .env("UV_PROJECT_ENVIRONMENT", self.place.env)
             .secrets(&self.secrets.only(&step.secrets));
@@ -408,6 +406,17 @@ fn listed(targets: Vec<String>, scratch: &Path) -> Result<Vec<String>, Error> {
     let file = scratch.join("targets.txt");
     std::fs::write(&file, targets.join("\n")).map_err(Error::store("write", &file))?;
     Ok(vec!["-r".to_owned(), file.display().to_string()])
+}
+
+/// Flags by which packages of this machine are built anew; a variable counts as the flag that it is
+/// for.
+fn refreshed(step: &Step, flags: &[String]) -> Vec<String> {
+    let mut asked = flags.to_vec();
+    let offline = std::env::var("UV_OFFLINE").unwrap_or_default();
+    if !["", "0", "false"].contains(&offline.as_str()) {
+        asked.push("--offline".to_owned());
+    }
+    local_packages::refreshed(&step.local, &asked)
 }
 
 /// Byte-compiles in the background: done at once it costs seconds, done never it costs every start.

@@ -431,14 +431,14 @@ pub async fn ensure(
             return Ok(environment);
         }
         let lock = slot.lock(progress).await?;
+        // Whoever held the lock may have built it.
+        if let (false, Some(environment)) = (force, slot.finished()) {
+            return Ok(environment);
+        }
         // Waiting takes a while: what is built must be what the image holds from here on.
         let held = held(toolchain, image).await?;
         if held.content != content {
             continue;
-        }
-        // Whoever held the lock may have built it.
-        if let (false, Some(environment)) = (force, slot.finished()) {
-            return Ok(environment);
         }
         let plan = Plan::new(image)?;
         let pins = Pins::of(&toolchain.home, &content, force);

@@ -59,7 +59,9 @@ pub(super) fn of_requirements<'a>(
     let named = requirements.filter_map(|text| LocalPackage::of(text, base));
     let mut found: Vec<_> = named.collect();
     let known = real(found.iter().map(|package| package.path.as_path()));
-    let behind = found.iter().flat_map(|package| in_folder(&package.path));
+    let behind = found
+        .iter()
+        .flat_map(|package| in_folder(&package.path, Role::Dependency));
     let behind = with_those_behind(behind.collect(), known);
     found.extend(behind);
     found
@@ -104,16 +106,19 @@ pub(super) fn of_project(
     workspace: Option<&Workspace>,
 ) -> Vec<LocalPackage> {
     let folder = folder_of(pyproject);
-    let mut named = in_manifest(pyproject);
+    let mut named = in_manifest(pyproject, Role::Asked);
     let (mut root, mut known) = (folder.as_path(), real([folder.as_path()]));
     if let Some(workspace) = workspace {
         root = workspace.root.as_path();
         let members = workspace.members.iter().map(PathBuf::as_path);
         known.extend(real(members.chain([root])));
         // What the root names holds for all of its projects.
-        named.extend(in_folder(root));
+        named.extend(in_folder(root, Role::Asked));
         let needed = workspace.needed_by(pyproject);
-        named.extend(needed.iter().flat_map(|member| in_folder(member)));
+        let behind = needed
+            .iter()
+            .flat_map(|member| in_folder(member, Role::Dependency));
+        named.extend(behind);
     }
     named.extend(lock.into_iter().flat_map(|lock| in_lock(lock, root)));
     with_those_behind(named, known)
@@ -133,21 +138,26 @@ pub(super) fn with_siblings(
 
 /// Has `uv` build these from what their folders hold now; `asked` is what it is told anyway.
 ///
-/// It keys its build of a folder on the manifest's time stamp and would miss edited code.
+/// It keys its build of a folder on the manifest's time stamp and would miss edited code. Where one
+/// without a name makes it ask for everything anew, it must not be told to stay off the network.
 pub(super) fn refreshed(packages: &[LocalPackage], asked: &[String]) -> Vec<String> {
     const ALL: &str = "--refresh";
     if asked.iter().any(|flag| flag == ALL) {
         return Vec::new(); // it takes that once
     }
-    let folders = packages.iter().filter(|package| package.path.is_dir());
-    let names: Option<BTreeSet<_>> = folders.map(|package| package.name.as_ref()).collect();
-    match names {
-        Some(names) => names
-            .into_iter()
-            .flat_map(|name| ["--refresh-package".to_owned(), name.clone()])
-            .collect(),
-        None => vec![ALL.to_owned()],
+    let is_offline = asked.iter().any(|flag| flag == "--offline");
+    let mut names = BTreeSet::new();
+    for package in packages.iter().filter(|package| package.path.is_dir()) {
+        match &package.name {
+            Some(name) => _ = names.insert(name),
+            None if is_offline => {}
+            None => return vec![ALL.to_owned()],
+        }
     }
+    names
+        .into_iter()
+        .flat_map(|name| ["--refresh-package".to_owned(), name.clone()])
+        .collect()
 }
 
 fn real<'a>(paths: impl IntoIterator<Item = &'a Path>) -> BTreeSet<PathBuf> {
@@ -167,7 +177,7 @@ fn with_those_behind(
             continue;
         };
         if known.insert(real.clone()) {
-            waiting.extend(in_folder(&real));
+            waiting.extend(in_folder(&real, Role::Dependency));
             found.push(LocalPackage {
                 path: real,
                 ..package
@@ -177,12 +187,21 @@ fn with_those_behind(
     found
 }
 
-fn in_folder(folder: &Path) -> Vec<LocalPackage> {
-    in_manifest(&folder.join("pyproject.toml"))
+/// Whose manifest it is.
+#[derive(Clone, Copy, PartialEq)]
+enum Role {
+    /// Of what is to be installed.
+    Asked,
+    /// Of what that needs. What only those need who work on it is installed for nobody else.
+    Dependency,
+}
+
+fn in_folder(folder: &Path, role: Role) -> Vec<LocalPackage> {
+    in_manifest(&folder.join("pyproject.toml"), role)
 }
 
 /// Those that a manifest names: sources of uv, dependencies of Poetry, requirements with an address.
-fn in_manifest(pyproject: &Path) -> Vec<LocalPackage> {
+fn in_manifest(pyproject: &Path, role: Role) -> Vec<LocalPackage> {
     let Some(manifest) = workspace::manifest(pyproject) else {
         return Vec::new(); // the installer explains it better
     };
@@ -190,26 +209,59 @@ fn in_manifest(pyproject: &Path) -> Vec<LocalPackage> {
     let base = folder.as_path();
     let tool = |name: &str| manifest.get("tool").and_then(|tool| tool.get(name));
     let poetry = tool("poetry");
-    let groups = poetry.and_then(|poetry| poetry.get("group")?.as_table());
-    let groups = groups.into_iter().flat_map(toml::Table::values);
-    let of_poetry = poetry
-        .into_iter()
-        .chain(groups)
-        .flat_map(|part| [part.get("dependencies"), part.get("dev-dependencies")]);
     let of_uv = tool("uv").and_then(|uv| uv.get("sources"));
+    let mut tables = vec![of_uv, poetry.and_then(|poetry| poetry.get("dependencies"))];
+    if role == Role::Asked {
+        let groups = poetry.and_then(|poetry| poetry.get("group")?.as_table());
+        let groups = groups.into_iter().flat_map(toml::Table::values);
+        tables.extend(groups.map(|group| group.get("dependencies")));
+        tables.push(poetry.and_then(|poetry| poetry.get("dev-dependencies")));
+    }
+    let (requirements, needed) = match role {
+        Role::Asked => (workspace::requirements(&manifest), None),
+        Role::Dependency => (
+            workspace::requirements_of_others(&manifest),
+            needed(&manifest),
+        ),
+    };
     let mut found = Vec::new();
-    for table in of_poetry.chain([of_uv]).flatten() {
+    for table in tables.into_iter().flatten() {
         for (name, entry) in table.as_table().into_iter().flatten() {
-            found.extend(paths(entry).map(|path| LocalPackage {
-                name: Some(requirement::normalise(name)),
-                path: base.join(path),
-            }));
+            let name = requirement::normalise(name);
+            if needed.as_ref().is_none_or(|needed| needed.contains(&name)) {
+                found.extend(paths(entry).map(|path| LocalPackage {
+                    name: Some(name.clone()),
+                    path: base.join(path),
+                }));
+            }
         }
     }
-    let requirements = workspace::requirements(&manifest);
     let named = requirements.iter();
     found.extend(named.filter_map(|text| LocalPackage::of(text, base)));
     found
+}
+
+/// Names of what a dependency is built and installed with; `None` where only its build would tell.
+fn needed(manifest: &toml::Table) -> Option<BTreeSet<String>> {
+    let listed = |table: &str, list: &str| {
+        let list = manifest.get(table).and_then(|table| table.get(list));
+        let words = list.and_then(toml::Value::as_array).into_iter().flatten();
+        words.filter_map(toml::Value::as_str)
+    };
+    // Poetry has tables of its own.
+    manifest.get("project")?;
+    if manifest
+        .get("tool")
+        .and_then(|tool| tool.get("poetry"))
+        .is_some()
+        || listed("project", "dynamic").any(|field| field.ends_with("dependencies"))
+    {
+        return None;
+    }
+    let mut texts = workspace::requirements_of_others(manifest);
+    texts.extend(listed("build-system", "requires").map(str::to_owned));
+    let names = texts.iter().filter_map(|text| requirement::name(text));
+    Some(names.collect())
 }
 
 /// The `path` of an entry, or of each where it is a list of them.
@@ -289,7 +341,7 @@ mod tests {
             ("shared/setup.py", ""),
             (
                 "lib/pyproject.toml",
-                "[project]\nname = \"lib\"\n[tool.uv.sources]\ndeep_one = { path = \"../deep\" }\nlib = { path = \".\" }\n",
+                "[project]\nname = \"lib\"\ndependencies = [\"deep-one\"]\n[tool.uv.sources]\ndeep_one = { path = \"../deep\" }\nlib = { path = \".\" }\n",
             ),
             ("deep/setup.py", ""),
         ]);
@@ -297,6 +349,31 @@ mod tests {
         let workspace = Workspace::of(&app).unwrap().unwrap();
         let found = of_project(&app, None, Some(&workspace));
         let expected = ["deep-one deep", "lib lib", "shared shared"];
+        assert_eq!(told(&root, &found), expected);
+    }
+
+    #[test]
+    fn what_only_those_need_who_work_on_a_dependency_does_not_count() {
+        let (_dir, root) = folder(&[
+            ("requirements.txt", "./core\n"),
+            (
+                "core/pyproject.toml",
+                "[project]\nname = \"core\"\ndependencies = [\"low\"]\n\
+                 [build-system]\nrequires = [\"maker\"]\n[dependency-groups]\ndev = [\"web\"]\n\
+                 [tool.uv.sources]\nlow = { path = \"../low\" }\nmaker = { path = \"../maker\" }\n\
+                 web = { path = \"../web\" }\n",
+            ),
+            (
+                "low/pyproject.toml",
+                "[tool.poetry]\nname = \"low\"\n[tool.poetry.dependencies]\ndeep = { path = \"../deep\" }\n\
+                 [tool.poetry.group.dev.dependencies]\nweb = { path = \"../web\" }\n",
+            ),
+            ("deep/setup.py", ""),
+            ("maker/setup.py", ""),
+            ("web/setup.py", ""),
+        ]);
+        let found = of_list(&root.join("requirements.txt"), "./core\n");
+        let expected = ["core core", "deep deep", "low low", "maker maker"];
         assert_eq!(told(&root, &found), expected);
     }
 
@@ -368,6 +445,8 @@ mod tests {
         assert_eq!(refreshed(&of(0), &[]), ["--refresh-package", "one-lib"]);
         assert_eq!(told(&root, &of(1)), ["? libs/two"]);
         assert_eq!(refreshed(&of(1), &[]), ["--refresh"]);
-        assert!(refreshed(&of(1), &["--refresh".to_owned()]).is_empty());
+        for asked in ["--refresh", "--offline"] {
+            assert!(refreshed(&of(1), &[asked.to_owned()]).is_empty());
+        }
     }
 }

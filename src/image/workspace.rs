@@ -88,17 +88,26 @@ fn name_of(manifest: &toml::Table) -> Option<String> {
 
 /// All that a project may have installed: its dependencies, extras and groups.
 pub(super) fn requirements(manifest: &toml::Table) -> Vec<String> {
-    let project = manifest.get("project");
-    let lists = [
-        project.and_then(|project| project.get("dependencies")),
-        project.and_then(|project| project.get("optional-dependencies")),
+    let tool = manifest.get("tool");
+    let groups = [
         manifest.get("dependency-groups"),
-        manifest
-            .get("tool")
-            .and_then(|tool| tool.get("uv")?.get("dev-dependencies")),
+        tool.and_then(|tool| tool.get("uv")?.get("dev-dependencies")),
     ];
+    let mut found = requirements_of_others(manifest);
+    found.extend(texts(&groups));
+    found
+}
+
+/// What those may have installed who depend on a project: its dependencies and extras.
+pub(super) fn requirements_of_others(manifest: &toml::Table) -> Vec<String> {
+    let project = manifest.get("project");
+    texts(&["dependencies", "optional-dependencies"].map(|list| project?.get(list)))
+}
+
+/// All texts in these values, however deep.
+fn texts(values: &[Option<&toml::Value>]) -> Vec<String> {
     let mut texts = Vec::new();
-    let mut waiting: Vec<&toml::Value> = lists.into_iter().flatten().collect();
+    let mut waiting: Vec<&toml::Value> = values.iter().copied().flatten().collect();
     while let Some(value) = waiting.pop() {
         match value {
             toml::Value::String(text) => texts.push(text.clone()),

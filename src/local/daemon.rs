@@ -263,7 +263,9 @@ async fn keep_tidy(pruner: Pruner, started: SystemTime) {
     loop {
         tokio::time::sleep_until(next).await;
         if clock.jumped() {
-            tracing::warn!("the clock was set; what is unused is looked for a little later");
+            tracing::warn!(
+                "the clock was set, or the machine slept; what is unused is looked for a little later"
+            );
             next += prune::GRACE;
             continue;
         }

@@ -567,6 +567,10 @@ fn app_endpoint(py: Python<'_>, name: String) -> PyResult<String> {
     Ok(endpoint)
 }
 
+/// How long a thread for work that blocks stays without any. They take turns, so that the many that a
+/// burst began would stay for as long as there is any work at all, each with memory of its own.
+const IDLE_THREAD: Duration = Duration::from_secs(1);
+
 /// Run the local platform in this process until it is told to end.
 ///
 /// Raises:
@@ -587,6 +591,7 @@ fn run_platform(py: Python<'_>) -> PyResult<()> {
     py.detach(|| {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
+            .thread_keep_alive(IDLE_THREAD)
             .enable_all()
             .build()?;
         runtime

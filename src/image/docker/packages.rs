@@ -265,16 +265,16 @@ impl Writer<'_> {
         let staged = self.stage_project(&pyproject, of_workspace, &local, mode)?;
         let place = folder_of(Path::new(&staged.path(&pyproject)));
         let place = place.to_string_lossy().into_owned();
-        let mut given = flags(method, options)?;
-        given.extend(local_packages::refreshed(&local, &given));
+        let given = flags(method, options)?;
+        let fresh = local_packages::refreshed(&local, &given);
         match lock {
             Some(lock) => {
                 self.stage_lock(&staged, &pyproject, &lock, of_workspace)?;
                 let secrets = self.secrets(method, &options.secret_mounts);
-                self.sync(&origin, &staged, &place, given, secrets);
+                self.sync(&origin, &staged, &place, given, fresh, secrets);
             }
             None => {
-                let mut arguments = given;
+                let mut arguments = [given, fresh].concat();
                 arguments.extend(["-r".to_owned(), staged.path(&pyproject)]);
                 let mounts = vec![staged.mount.clone()];
                 let before = format!("cd {} && ", quote(&place));
@@ -329,6 +329,7 @@ impl Writer<'_> {
         staged: &Staged,
         place: &str,
         given: Vec<String>,
+        fresh: Vec<String>,
         secrets: Vec<Mount>,
     ) {
         let env = self.env();
@@ -357,6 +358,7 @@ impl Writer<'_> {
         let given = self.unseen(given, &mut mounts);
         self.callers_indexes(&given, &mut mounts);
         words.extend(given);
+        words.extend(fresh);
         let script = format!(
             "{} UV_PROJECT_ENVIRONMENT={} {}",
             uv_settings(),

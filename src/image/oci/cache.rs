@@ -16,7 +16,7 @@ use tempfile::NamedTempFile;
 use crate::image::Error;
 
 /// Raised whenever the same declaration would be packed differently.
-pub(super) const RECIPE: u32 = 1;
+pub(super) const RECIPE: u32 = 2;
 /// Blobs above this are removed, those that were not used for longest first.
 const LIMIT_BYTES: u64 = 10 << 30;
 /// What a build may still be about to send is left alone.

@@ -530,8 +530,9 @@ fn read_lock(
         .filter_map(toml::Value::as_table)
         .map(|package| {
             let mut package = read_package(step.method, package, number, targets)?;
-            if let (Source::Wheel(path), Some(folder)) = (&mut package.source, folder) {
-                *path = folder.join(&*path);
+            if let Source::Wheel(path) = &mut package.source {
+                // Before 0.10.10 `uv` wrote it as seen from where it ran.
+                *path = folder.unwrap_or(Path::new("/")).join(&*path);
             }
             Ok(package)
         })

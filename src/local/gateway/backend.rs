@@ -45,6 +45,8 @@ pub struct Backend {
     load: AtomicUsize,
     idle: Notify,
     pool: Mutex<Pool>,
+    /// Held while a connection that requests share is made, so that one is made for all who wait for it.
+    opening: tokio::sync::Mutex<()>,
 }
 
 /// How a replica wants its requests.
@@ -103,6 +105,10 @@ impl Common {
     fn has_room(&self) -> bool {
         Arc::strong_count(&self.shares) <= MOST_STREAMS
     }
+
+    fn is_used(&self) -> bool {
+        Arc::strong_count(&self.shares) > 1
+    }
 }
 
 struct Resting {
@@ -140,12 +146,18 @@ impl Backend {
             load: AtomicUsize::new(0),
             idle: Notify::new(),
             pool: Mutex::default(),
+            opening: tokio::sync::Mutex::default(),
         })
     }
 
     /// Requests whose response has not ended, and upgraded connections.
     pub fn in_flight(&self) -> usize {
         self.load.load(Ordering::Acquire) & !RETIRED
+    }
+
+    #[cfg(test)]
+    pub(super) fn shared_connections(&self) -> usize {
+        self.pool().common.len()
     }
 
     /// Resolves when nothing is in flight. That stays so only after [`Backend::retire`].
@@ -287,9 +299,14 @@ impl Backend {
     }
 
     /// A share of a connection, which is made if none has room.
-    async fn share(&self) -> Result<Common, io::Error> {
+    async fn share(self: &Arc<Self>) -> Result<Common, io::Error> {
         let open = self.pool().with_room();
         if let Some(common) = open {
+            return Ok(common);
+        }
+        let _opening = self.opening.lock().await;
+        let made_meanwhile = self.pool().with_room();
+        if let Some(common) = made_meanwhile {
             return Ok(common);
         }
         let stream = connect(self.addr).await?;
@@ -306,10 +323,10 @@ impl Backend {
             shares: Arc::default(),
         };
         let mut pool = self.pool();
-        // Asked under the lock: `retire` clears the pool after it set the mark. Where another one was made
-        // meanwhile, this one ends with its request.
-        if !self.is_retired() && pool.with_room().is_none() {
+        // Asked under the lock: `retire` clears the pool after it set the mark.
+        if !self.is_retired() {
             pool.common.push(common.clone());
+            self.see_to_sweeping(&mut pool);
         }
         Ok(common)
     }
@@ -333,7 +350,11 @@ impl Backend {
         pool.resting
             .retain(|resting| resting.since.elapsed() < MAX_IDLE);
         pool.wires.retain(|(_, since)| since.elapsed() < MAX_IDLE);
-        pool.swept = !pool.resting.is_empty() || !pool.wires.is_empty();
+        // The first one stays for the next request; others were made for a peak.
+        let mut is_first = true;
+        pool.common
+            .retain(|one| std::mem::take(&mut is_first) || one.is_used());
+        pool.swept = !pool.resting.is_empty() || !pool.wires.is_empty() || pool.common.len() > 1;
         pool.swept
     }
 }

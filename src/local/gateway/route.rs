@@ -237,10 +237,13 @@ impl Route {
                     None => Look::successor(since),
                 }
             }
-            Target::Starting { patience } => Look::Wait {
-                until: arrived.checked_add(*patience).unwrap_or(arrived + FOREVER),
-                in_vain: Refusal::starting(*patience),
-            },
+            Target::Starting { patience } => {
+                *since = Since::default();
+                Look::Wait {
+                    until: arrived.checked_add(*patience).unwrap_or(arrived + FOREVER),
+                    in_vain: Refusal::starting(*patience),
+                }
+            }
             Target::Unavailable {
                 status,
                 code,
@@ -311,7 +314,7 @@ impl Look {
     }
 }
 
-/// Since when a request waits, for what. A start that it waited for before is no part of that.
+/// Since when a request waits, for what. A start that it waits for is no part of that.
 #[derive(Default)]
 struct Since {
     /// Every replica had as many requests as it may.
@@ -451,6 +454,9 @@ mod tests {
             let look = route.look(true, Instant::now(), &Trouble::default(), &mut since);
             assert!(matches!(look, Look::Wait { until, .. } if until <= Instant::now()));
         }
+        route.set(starting());
+        route.look(true, Instant::now(), &Trouble::default(), &mut since);
+        assert!(since.busy.is_none() && since.retired.is_none());
     }
 
     #[test]

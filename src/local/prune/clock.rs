@@ -1,35 +1,26 @@
 //! Whether the wall clock went on as the other one did, which nobody sets.
 //!
 //! What was used an hour ago by a clock that jumped was used just now. A round of tidying that sees a
-//! jump is put off until all that is in use was touched by the new time.
+//! jump is put off until all that is in use was touched by the new time. A machine that slept has
+//! jumped: whoever builds something goes on where it was.
 
-use std::time::{Duration, SystemTime};
-
-use rustix::time::{ClockId, clock_gettime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How far the clocks may be apart.
 const TOLERATED: Duration = Duration::from_secs(60);
-
-/// The clock that nobody sets, which goes on while the machine sleeps.
-#[cfg(target_os = "linux")]
-const STEADY: ClockId = ClockId::Boottime;
-/// On Linux this one stands still meanwhile.
-#[cfg(not(target_os = "linux"))]
-const STEADY: ClockId = ClockId::Monotonic;
 
 /// Both clocks, as they were at the last look.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     wall: SystemTime,
-    /// Since the machine started.
-    steady: Duration,
+    steady: Instant,
 }
 
 impl Clock {
     pub fn now() -> Self {
         Self {
             wall: SystemTime::now(),
-            steady: Duration::try_from(clock_gettime(STEADY)).unwrap_or_default(),
+            steady: Instant::now(),
         }
     }
 
@@ -40,7 +31,7 @@ impl Clock {
 
     fn jumped_until(&mut self, now: Self) -> bool {
         let before = std::mem::replace(self, now);
-        let steady = now.steady.saturating_sub(before.steady);
+        let steady = now.steady.duration_since(before.steady);
         // A clock that went back is off by what passed, at least.
         let apart = match now.wall.duration_since(before.wall) {
             Ok(wall) => wall.abs_diff(steady),

@@ -427,14 +427,13 @@ async fn start(yard: Yard, order: Order, cancel: CancellationToken) -> Outcome {
     let (workshop, key) = (&yard.workshop, &yard.key);
     let (app, revision) = (&order.app, order.revision);
     let health = Health::of(launch::container(app)?);
-    prepare_image(&yard, &order, &launch::container(app)?.image, &cancel).await?;
-    let launch = prepare(&yard, &order).await?;
-    // Nothing is started yet that would have to be stopped.
-    tokio::select! {
-        provided = launch.provide(workshop) => provided?,
-        () = cancel.cancelled() => return Err(cancelled()),
-    }
-    let mut replica = Replica::start(workshop, launch, &yard.logs).await?;
+    let mut replica = match spawn(&yard, &order, &cancel).await {
+        Ok(replica) => replica,
+        Err(failure) => {
+            order.folder.leave(false).await;
+            return Err(failure);
+        }
+    };
     let note = |code: Code, text: &str| {
         if order.alone {
             let state = DeploymentStatus::DEPLOYMENT_STATUS_DEPLOYING;
@@ -463,6 +462,18 @@ async fn start(yard: Yard, order: Order, cancel: CancellationToken) -> Outcome {
             Err(parcel::explain(&workshop.setting.home, app, failure).await)
         }
     }
+}
+
+/// Starts the process or the container, with all that it needs; whether it serves is seen later.
+async fn spawn(yard: &Yard, order: &Order, cancel: &CancellationToken) -> Result<Replica, Failure> {
+    prepare_image(yard, order, &launch::container(&order.app)?.image, cancel).await?;
+    let launch = prepare(yard, order).await?;
+    // Nothing is started yet that would have to be stopped.
+    tokio::select! {
+        provided = launch.provide(&yard.workshop) => provided?,
+        () = cancel.cancelled() => return Err(cancelled()),
+    }
+    Replica::start(&yard.workshop, launch, &yard.logs).await
 }
 
 /// Turns requests away from a replica in the moment of its death, however busy the app's task is.

@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use reqwest::Url;
+use reqwest::redirect::Policy;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::diagnose::{Ending, Failure};
@@ -222,13 +224,29 @@ async fn next(signs: &mut Option<UnboundedReceiver<Signs>>) -> Option<Signs> {
     }
 }
 
-/// Who asks health paths. A redirect is an answer: where it leads may be another machine, and that is
+/// Redirects that a health path may lead through.
+const MOST_REDIRECTS: usize = 10;
+
+/// Follows an app to another place of its own. That it leads elsewhere is an answer: another machine is
 /// not asked how the app is.
+fn within_the_app() -> Policy {
+    Policy::custom(|attempt| {
+        let from = attempt.previous().first().map(Url::origin);
+        let is_own = from == Some(attempt.url().origin());
+        if is_own && attempt.previous().len() <= MOST_REDIRECTS {
+            attempt.follow()
+        } else {
+            attempt.stop()
+        }
+    })
+}
+
+/// Who asks health paths.
 fn prober(timeout: Duration) -> Result<reqwest::Client, Failure> {
     crate::tls::install(); // which no client can be made without, even for plain HTTP
     reqwest::Client::builder()
         .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
+        .redirect(within_the_app())
         .timeout(timeout)
         .build()
         .map_err(|error| Failure::new(Code::Internal, error.to_string()))
@@ -358,5 +376,22 @@ mod tests {
         let answer = client.get(format!("http://{address}/ready")).send().await;
         assert!(health_is_good(answer.unwrap().status().as_u16()));
         app.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_health_path_is_followed_within_the_app() {
+        use axum::{Router, http::StatusCode, response::Redirect, routing::get};
+        let moved = get(|| async { Redirect::temporary("/ready/") });
+        let loading = get(|| async { StatusCode::SERVICE_UNAVAILABLE });
+        let app = Router::new()
+            .route("/ready", moved)
+            .route("/ready/", loading);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = tokio::spawn(async move { axum::serve(listener, app).await });
+        let client = prober(Duration::from_secs(20)).unwrap();
+        let answer = client.get(format!("http://{address}/ready")).send().await;
+        assert_eq!(answer.unwrap().status(), 503);
+        serving.abort();
     }
 }

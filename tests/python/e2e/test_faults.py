@@ -160,7 +160,7 @@ def test_a_file_that_changes_while_it_is_sent_is_named(project, line, image):
         flyte.serve(env)
         """,
     )
-    line.expect(Rule("slow", "CreateUploadLocation", times=2))
+    line.expect(Rule("slow", "CreateUploadLocation", times=2, seconds=3))
     serving = project.start("main.py", image, line.endpoint)
     # The second one is for the parameter, which is hashed by then.
     until(lambda: len(line.ids("CreateUploadLocation")) == 2, 30)

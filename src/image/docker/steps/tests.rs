@@ -85,11 +85,14 @@ fn pixi_takes_the_place_of_the_environment() {
 #[test]
 fn projects_beside_a_project_go_along_and_are_built_as_they_are() {
     let dir = tempfile::tempdir().unwrap();
-    let app = "[project]\nname = \"app\"\n[tool.uv.sources]\nlib = [{ path = \"../lib\" }]\n";
+    // One of them has the name of a command.
+    let app = "[project]\nname = \"app\"\n[tool.uv.sources]\nlib = [{ path = \"../lib\" }]\n\
+               sync = { path = \"../sync\" }\n";
     for (name, text) in [
         ("app/pyproject.toml", app),
         ("app/uv.lock", ""),
         ("lib/pyproject.toml", "[project]\nname = \"lib\"\n"),
+        ("sync/setup.py", ""),
     ] {
         let path = dir.path().join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -104,7 +107,7 @@ fn projects_beside_a_project_go_along_and_are_built_as_they_are() {
     let image = image(debian(false), vec![project]);
     let work = written(&image, "linux/amd64", Base::default()).unwrap();
     let text = work.context.read("Dockerfile");
-    let words = "--project /tmp/.flyte/0/app --refresh-package lib";
+    let words = "--project /tmp/.flyte/0/app --refresh-package lib --refresh-package sync";
     assert!(text.contains(words), "{text}");
 }
 

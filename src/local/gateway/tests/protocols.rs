@@ -158,8 +158,15 @@ async fn more_streams_last_than_a_connection_to_the_app_takes() {
         open.push(within(client.send_request(request)).await.unwrap());
     }
     assert_eq!(app.backend.in_flight(), 120);
+    assert_eq!(app.backend.shared_connections(), 2);
     drop(open);
     within(app.backend.drained()).await;
+    let swept = async {
+        while app.backend.shared_connections() > 1 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within(swept).await;
 }
 
 #[tokio::test]
