@@ -10,33 +10,37 @@ use super::memory;
 
 /// CPU use below this share of one core counts as idle.
 const IDLE_SHARE: f64 = 0.02;
+/// What the kernel may count too much: it counts in ticks, and whoever runs at the moment of one is
+/// charged with all of it.
+const TICK: Duration = Duration::from_millis(10);
 
 /// Follows the CPU time of one replica.
 #[derive(Default)]
 pub struct IdleMeter {
-    last: Option<(Instant, Duration)>,
-    idle_since: Option<Instant>,
+    /// When it was last seen at work, and what it had used by then.
+    worked: Option<(Instant, Duration)>,
 }
 
 impl IdleMeter {
     /// Takes the CPU time used so far, and tells for how long it has been idle.
     pub fn sample(&mut self, used: Option<Duration>) -> Duration {
-        let now = Instant::now();
+        self.sample_at(Instant::now(), used)
+    }
+
+    fn sample_at(&mut self, now: Instant, used: Option<Duration>) -> Duration {
         let Some(used) = used else {
             return Duration::ZERO;
         };
-        if let Some((then, before)) = self.last {
-            let share = used.saturating_sub(before).as_secs_f64()
-                / now.duration_since(then).as_secs_f64().max(0.001);
-            if share > IDLE_SHARE {
-                self.idle_since = None;
-            } else {
-                self.idle_since.get_or_insert(then);
+        if let Some((since, before)) = self.worked {
+            let idle = now.duration_since(since);
+            // It is less where one of the processes has ended.
+            let more = used.checked_sub(before);
+            if more.is_some_and(|more| more <= idle.mul_f64(IDLE_SHARE) + TICK) {
+                return idle;
             }
         }
-        self.last = Some((now, used));
-        self.idle_since
-            .map_or(Duration::ZERO, |since| now.duration_since(since))
+        self.worked = Some((now, used));
+        Duration::ZERO
     }
 }
 
@@ -108,6 +112,25 @@ mod tests {
         crate::local::supervisor::sweep::signal_group(group, rustix::process::Signal::KILL);
         child.wait().unwrap();
         busy == 3
+    }
+
+    #[test]
+    fn single_ticks_are_no_work_and_many_are() {
+        let start = Instant::now();
+        let mut meter = IdleMeter::default();
+        let mut sample = |at: u64, used: u64| {
+            let used = Some(Duration::from_millis(used));
+            let idle = meter.sample_at(start + Duration::from_millis(at), used);
+            u64::try_from(idle.as_millis()).unwrap()
+        };
+        assert_eq!(sample(0, 500), 0);
+        assert_eq!(sample(200, 510), 200);
+        assert_eq!(sample(3000, 530), 3000);
+        // It goes to work, and then ends a part of itself.
+        assert_eq!(sample(3200, 630), 0);
+        assert_eq!(sample(3400, 630), 200);
+        assert_eq!(sample(3600, 100), 0);
+        assert_eq!(sample(3800, 100), 200);
     }
 
     #[test]
