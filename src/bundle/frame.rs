@@ -4,7 +4,7 @@
 //! that they follow from, so a frame whose files are known need not be read to be recognized. Where
 //! frames are kept is not known here.
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
@@ -14,7 +14,6 @@ use rustix::fs::OFlags;
 use super::layout::{Frame, Layout, piece_count, piece_range};
 use super::{BundleFile, Error, FileList, Format};
 use crate::files::stat_cache::{State, is_settled, now_ns};
-use crate::files::walk::Stamp;
 use crate::files::{self, Digest};
 
 const RECORD_BYTES: usize = 512;
@@ -152,7 +151,7 @@ fn append(path: &Path, file: &BundleFile, piece: usize, raw: &mut Raw) -> Result
     let digest = Digest::from(blake3::hash(content));
     // Asked afterwards, the state tells of changes before and during the reading.
     let now = opened.metadata().map_err(files::Error::io("read", path))?;
-    if state(&now) != state_of(file) {
+    if State::of(&now) != state_of(file) {
         return Err(Error::Changed {
             path: path.to_path_buf(),
         });
@@ -169,13 +168,6 @@ fn append(path: &Path, file: &BundleFile, piece: usize, raw: &mut Raw) -> Result
 
 /// The padding at the end of a piece that is not the last one is none: pieces are whole records.
 const _: () = assert!(super::layout::PIECE_BYTES.is_multiple_of(RECORD_BYTES as u64));
-
-fn state(metadata: &Metadata) -> State {
-    State {
-        size: metadata.len(),
-        stamp: Stamp::of(metadata),
-    }
-}
 
 pub(super) fn state_of(file: &BundleFile) -> State {
     State {

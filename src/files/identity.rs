@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 
 use super::Digest;
 use super::stat_cache::{self, StatCache, State};
-use super::walk::Stamp;
 
 /// The same for equal folders, and another one whenever a file changes, comes or goes. What Python
 /// compiles beside its files does not count.
@@ -20,10 +19,7 @@ pub fn of_folder(folder: &Path, cache: Option<&Path>) -> io::Result<String> {
     let mut has_news = false;
     for path in files(folder) {
         let metadata = path.metadata()?;
-        let state = State {
-            size: metadata.len(),
-            stamp: Stamp::of(&metadata),
-        };
+        let state = State::of(&metadata);
         let digest = match known.digests(&state, 1) {
             Some([digest]) => *digest,
             Some(_) | None => {

@@ -9,6 +9,7 @@
 //! Records go by inode, not by name: a folder that is renamed keeps them, and hard links share one.
 //! The cache only saves work. One that is missing, damaged or of another version is empty.
 
+use std::fs::{self, Metadata};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -29,6 +30,15 @@ const COARSE_TICK_NS: i64 = 2_100_000_000;
 pub struct State {
     pub size: u64,
     pub stamp: Stamp,
+}
+
+impl State {
+    pub fn of(metadata: &Metadata) -> Self {
+        Self {
+            size: metadata.len(),
+            stamp: Stamp::of(metadata),
+        }
+    }
 }
 
 /// What was known when the cache was loaded.
@@ -89,6 +99,8 @@ impl StatCache {
             cache.digests.extend_from_slice(digests);
         }
         cache.records.sort_by_key(Record::key);
+        let folder = super::folder_of(path);
+        fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
         write_cache(path, &cache.to_bytes())
     }
 

@@ -10,11 +10,9 @@ use std::sync::Mutex;
 use rayon::prelude::*;
 
 use super::error::Error;
-use super::hash::folder_of;
 use super::ignore::Ignore;
+use crate::files::Digest;
 use crate::files::stat_cache::{StatCache, State, is_settled, now_ns};
-use crate::files::walk::Stamp;
-use crate::files::{self, Digest};
 
 /// Never part of an image: history, environments and caches change without the project changing.
 const LEFT_OUT: [&str; 3] = [".git", ".venv", "__pycache__"];
@@ -97,11 +95,7 @@ impl Sight {
             .files
             .iter()
             .map(|(state, digest)| (*state, &digest[..]));
-        let folder = folder_of(cache);
-        let saved = std::fs::create_dir_all(&folder)
-            .map_err(files::Error::io("create", &folder))
-            .and_then(|()| StatCache::save(cache, files));
-        if let Err(error) = saved {
+        if let Err(error) = StatCache::save(cache, files) {
             tracing::debug!(%error, "what the files of an image hold is not remembered");
         }
     }
@@ -176,10 +170,7 @@ impl Sight {
     fn file(&self, path: &Path) -> Result<String, Error> {
         let read_at_ns = now_ns();
         let metadata = path.metadata().map_err(Error::unreadable(path))?;
-        let state = State {
-            size: metadata.len(),
-            stamp: Stamp::of(&metadata),
-        };
+        let state = State::of(&metadata);
         if let Some(&[digest]) = self.known.digests(&state, 1) {
             lock(&self.seen).files.push((state, [digest]));
             return Ok(digest.to_string());

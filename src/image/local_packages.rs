@@ -44,11 +44,10 @@ impl LocalPackage {
 /// The name that the manifest of a folder gives it.
 fn name_of(folder: &Path) -> Option<String> {
     let manifest = workspace::manifest(&folder.join("pyproject.toml"))?;
-    let project = manifest.get("project");
-    let poetry = manifest.get("tool").and_then(|tool| tool.get("poetry"));
-    let mut named = [project, poetry].into_iter().flatten();
-    let name = named.find_map(|table| table.get("name")?.as_str());
-    name.map(requirement::normalise)
+    workspace::project_name(&manifest).or_else(|| {
+        let poetry = manifest.get("tool")?.get("poetry")?;
+        poetry.get("name")?.as_str().map(requirement::normalise)
+    })
 }
 
 /// Those that requirements name, as seen from `base`, and what they are installed with in turn.

@@ -13,7 +13,7 @@ use super::private;
 use super::python::Asked;
 use super::requirement::{self, Line};
 use super::script;
-use super::workspace::Workspace;
+use super::workspace::{Workspace, project_name};
 use crate::spec::image::Base;
 use crate::spec::{Image, InstallMode, InstallOptions, Layer, SecretRef};
 
@@ -688,11 +688,6 @@ pub(super) fn dependencies(manifest: &toml::Table) -> Vec<String> {
         .flatten()
         .filter_map(|text| text.as_str().map(str::to_owned))
         .collect()
-}
-
-pub(super) fn project_name(manifest: &toml::Table) -> Option<String> {
-    let name = manifest.get("project")?.get("name")?;
-    name.as_str().map(str::to_owned)
 }
 
 #[cfg(test)]

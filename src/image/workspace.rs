@@ -41,7 +41,7 @@ impl Workspace {
         let mut known: BTreeMap<String, &PathBuf> = BTreeMap::new();
         for member in self.members.iter().filter(|member| **member != own) {
             let manifest = manifest(&member.join("pyproject.toml"));
-            match manifest.as_ref().and_then(name_of) {
+            match manifest.as_ref().and_then(project_name) {
                 Some(name) => drop(known.insert(name, member)),
                 None => {
                     return self
@@ -81,7 +81,8 @@ pub(super) fn manifest(pyproject: &Path) -> Option<toml::Table> {
     std::fs::read_to_string(pyproject).ok()?.parse().ok()
 }
 
-fn name_of(manifest: &toml::Table) -> Option<String> {
+/// The name that a manifest gives its project.
+pub(super) fn project_name(manifest: &toml::Table) -> Option<String> {
     let name = manifest.get("project")?.get("name")?.as_str()?;
     Some(requirement::normalise(name))
 }

@@ -18,7 +18,6 @@ use crate::client::{self, Client, Piece, Upload};
 use crate::error::{Code, Diagnostic};
 use crate::files::read_in_pieces;
 use crate::files::stat_cache::State;
-use crate::files::walk::Stamp;
 use crate::spec::{AppSpec, Parameter, ParameterValue};
 
 /// Files that are hashed and sent at a time.
@@ -244,11 +243,7 @@ fn listed(path: &Path, is_folder: bool) -> std::io::Result<Vec<(PathBuf, String)
 }
 
 fn state_of(path: &Path) -> std::io::Result<State> {
-    let metadata = path.metadata()?;
-    Ok(State {
-        size: metadata.len(),
-        stamp: Stamp::of(&metadata),
-    })
+    Ok(State::of(&path.metadata()?))
 }
 
 fn outgoing(path: PathBuf, name: String) -> std::io::Result<Outgoing> {

@@ -10,11 +10,11 @@ use super::recipe::{Instruction, Mount};
 use super::steps::{MOUNTS, SHELF, Staged, UV, UV_CACHE, Writer, quote, sentence, told};
 use crate::image::hash::{file_name, folder_of, wheels};
 use crate::image::local_packages::LocalPackage;
-use crate::image::plan::{absolute, dependencies, flags, manifest_of, project_name};
+use crate::image::plan::{absolute, dependencies, flags, manifest_of};
 use crate::image::requirement::{self, Line};
 use crate::image::secret::Secrets;
 use crate::image::uv::without_passwords;
-use crate::image::workspace::Workspace;
+use crate::image::workspace::{Workspace, project_name};
 use crate::image::{Error, local_packages, pixi, private, script};
 use crate::spec::{InstallMode, InstallOptions};
 

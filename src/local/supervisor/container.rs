@@ -45,12 +45,14 @@ const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 
 /// Has the engine fetch the image, unless it is there.
 pub async fn provide(workshop: &Workshop, order: &Order) -> Result<(), Failure> {
+    let engine = engine_for(workshop, order).await?;
     let containers = &workshop.setting.containers;
-    let engine = containers
-        .engine()
-        .await
-        .map_err(|error| order.no_engine(&error))?;
     containers.provide(engine, &order.image).await
+}
+
+async fn engine_for<'a>(workshop: &'a Workshop, order: &Order) -> Result<&'a Engine, Failure> {
+    let engine = workshop.setting.containers.engine().await;
+    engine.map_err(|error| order.no_engine(&error))
 }
 
 /// Starts the container of an image that was provided; whether it serves is seen later.
@@ -60,10 +62,7 @@ pub async fn start(
     order: &Order,
 ) -> Result<Launched, Failure> {
     let containers = &workshop.setting.containers;
-    let engine = containers
-        .engine()
-        .await
-        .map_err(|error| order.no_engine(&error))?;
+    let engine = engine_for(workshop, order).await?;
     let order = &order.within_cores_of(engine).await;
     let neighbours = engine::neighbours(&workshop.store, order);
     let handover = Handover::of(engine, order).await?;
