@@ -41,7 +41,8 @@ if __name__ == "__main__":
 """
 
 mounts = pytest.mark.skipif(
-    os.geteuid() != 0 or shutil.which("mount") is None, reason="only root mounts file systems"
+    os.geteuid() != 0 or (shutil.which("mount") is None and "CI" not in os.environ),
+    reason="only root mounts file systems, with `mount`",
 )
 
 
