@@ -2,6 +2,9 @@
 //!
 //! A fleet knows how replicas begin and end; whether they should is decided by the task that owns
 //! it. Ending one is always in the same order: no new request, those under way, then the process.
+//!
+//! What a start has to say goes to the owner as well, and is not written down here: an owner that has
+//! given the fleet up does not listen, and what it wrote about its successor stays the last word.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -10,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::select_all;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -26,7 +30,7 @@ use super::scale::{Plan, Scaler};
 use crate::error::Code;
 use crate::local::gateway::{Backend, Reading, Room, Route, Terms};
 use crate::local::store::{AppKey, Revision};
-use crate::wire::app::status::{DeploymentStatus, Substate};
+use crate::wire::app::status::Substate;
 use crate::wire::build::Health;
 use crate::wire::{app, status};
 
@@ -148,8 +152,16 @@ impl Leaving {
 /// How a start went.
 pub type Outcome = Result<Member, Failure>;
 
+/// What a start is about, while it may still end well.
+pub struct Told {
+    pub doing: Substate,
+    pub text: String,
+}
+
 /// What happens to a fleet by itself.
 pub enum Event {
+    /// A start says something that is news as long as nobody serves.
+    Told(Told),
     Started(Box<Outcome>),
     /// The member at this place has ended.
     Ended(usize),
@@ -165,12 +177,15 @@ pub struct Fleet {
     scaler: Scaler,
     members: Vec<Member>,
     starts: JoinSet<Outcome>,
+    tell: UnboundedSender<Told>,
+    told: UnboundedReceiver<Told>,
     cancel: CancellationToken,
 }
 
 impl Fleet {
     pub fn new(revision: Revision, app: app::App, now: Reading) -> Self {
         let plan = Plan::of(&app);
+        let (tell, told) = unbounded_channel();
         Self {
             revision,
             goal: 1,
@@ -179,6 +194,8 @@ impl Fleet {
             app: Arc::new(app),
             members: Vec::new(),
             starts: JoinSet::new(),
+            tell,
+            told,
             cancel: CancellationToken::new(),
         }
     }
@@ -202,13 +219,9 @@ impl Fleet {
         let order = self.order(yard, folders, number);
         let (yard, cancel) = (yard.clone(), self.cancel.clone());
         self.start_after(pause, async move {
-            if order.alone {
-                let revision = order.revision;
-                let text = format!("starting revision {revision} again: {reason}");
-                let state = DeploymentStatus::DEPLOYMENT_STATUS_DEPLOYING;
-                let doing = Substate::INITIALIZING;
-                yard.workshop.note(&yard.key, revision, state, doing, &text);
-            }
+            let revision = order.revision;
+            let text = format!("starting revision {revision} again: {reason}");
+            order.say(Substate::INITIALIZING, text);
             start(yard, order, cancel).await
         });
     }
@@ -219,7 +232,7 @@ impl Fleet {
             revision: self.revision,
             number,
             folder: folders.claim(yard, self.revision, number),
-            alone: self.members.is_empty(),
+            tell: self.tell.clone(),
         }
     }
 
@@ -259,10 +272,18 @@ impl Fleet {
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
+        let event = tokio::select! {
+            biased;
+            // The fleet holds a sender, so this never ends.
+            Some(told) = self.told.recv() => Event::Told(told),
             outcome = started => Event::Started(Box::new(outcome)),
             index = ended => Event::Ended(index),
+        };
+        if let Event::Started(_) = event {
+            // It was said before, and is not to be heard after how the start ended.
+            while self.told.try_recv().is_ok() {}
         }
+        event
     }
 
     /// The names under which it shall answer.
@@ -419,13 +440,18 @@ struct Order {
     revision: Revision,
     number: u64,
     folder: Folder,
-    /// Whether nobody serves meanwhile, so that what it lacks is news about the app.
-    alone: bool,
+    tell: UnboundedSender<Told>,
+}
+
+impl Order {
+    /// Tells whoever owns the fleet, if it still has an owner.
+    fn say(&self, doing: Substate, text: String) {
+        let _ = self.tell.send(Told { doing, text });
+    }
 }
 
 async fn start(yard: Yard, order: Order, cancel: CancellationToken) -> Outcome {
-    let (workshop, key) = (&yard.workshop, &yard.key);
-    let (app, revision) = (&order.app, order.revision);
+    let app = &order.app;
     let health = Health::of(launch::container(app)?);
     let mut replica = match spawn(&yard, &order, &cancel).await {
         Ok(replica) => replica,
@@ -435,11 +461,7 @@ async fn start(yard: Yard, order: Order, cancel: CancellationToken) -> Outcome {
         }
     };
     let note = |code: Code, text: &str| {
-        if order.alone {
-            let state = DeploymentStatus::DEPLOYMENT_STATUS_DEPLOYING;
-            let message = status::failure_message(code, text);
-            workshop.note(key, revision, state, Substate::INITIALIZING, &message);
-        }
+        order.say(Substate::INITIALIZING, status::failure_message(code, text));
     };
     let outcome = tokio::select! {
         outcome = replica.ready(&health, &note) => outcome,
@@ -459,7 +481,7 @@ async fn start(yard: Yard, order: Order, cancel: CancellationToken) -> Outcome {
         Err(failure) => {
             replica.stop(FAILED_GRACE).await;
             order.folder.leave(false).await;
-            Err(parcel::explain(&workshop.setting.home, app, failure).await)
+            Err(parcel::explain(&yard.workshop.setting.home, app, failure).await)
         }
     }
 }
@@ -493,14 +515,7 @@ async fn prepare_image(
     cancel: &CancellationToken,
 ) -> Result<(), Failure> {
     let Workshop { setting, .. } = &yard.workshop;
-    let tell = |text: &str| {
-        if order.alone {
-            let state = DeploymentStatus::DEPLOYMENT_STATUS_DEPLOYING;
-            let doing = Substate::PULLING_IMAGE;
-            yard.workshop
-                .note(&yard.key, order.revision, state, doing, text);
-        }
-    };
+    let tell = |text: &str| order.say(Substate::PULLING_IMAGE, text.to_owned());
     tokio::select! {
         prepared = setting.environments.prepare(image, &tell) => prepared,
         () = cancel.cancelled() => Err(cancelled()),
@@ -555,6 +570,19 @@ fn cancelled() -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_a_start_says_is_heard_before_how_it_ended() {
+        let mut fleet = Fleet::new(1, app::App::default(), Reading::default());
+        let tell = fleet.tell.clone();
+        fleet.start_after(Duration::ZERO, async move {
+            let (doing, text) = (Substate::INITIALIZING, "idle".to_owned());
+            let _ = tell.send(Told { doing, text });
+            Err(cancelled())
+        });
+        assert!(matches!(fleet.event().await, Event::Told(told) if told.text == "idle"));
+        assert!(matches!(fleet.event().await, Event::Started(outcome) if outcome.is_err()));
+    }
 
     #[test]
     fn an_app_may_take_as_long_as_it_says_or_as_on_the_clusters() {

@@ -12,7 +12,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::app::{Command, Live, record};
 use super::diagnose::{Ending, Failure};
-use super::fleet::{self, Event, Fleet, Folders, Leaving, Outcome, Yard};
+use super::fleet::{self, Event, Fleet, Folders, Leaving, Outcome, Told, Yard};
 use super::logs::Record;
 use crate::crash;
 use crate::error::{Code, with_causes};
@@ -36,6 +36,7 @@ const CRASHES_TOLERATED: u32 = 5;
 const TICK: Duration = Duration::from_secs(1);
 
 const ACTIVE: DeploymentStatus = DeploymentStatus::DEPLOYMENT_STATUS_ACTIVE;
+const DEPLOYING: DeploymentStatus = DeploymentStatus::DEPLOYMENT_STATUS_DEPLOYING;
 
 pub(super) struct Task {
     yard: Yard,
@@ -103,7 +104,7 @@ impl Task {
         }
         self.note(
             revision,
-            DeploymentStatus::DEPLOYMENT_STATUS_DEPLOYING,
+            DEPLOYING,
             Substate::INITIALIZING,
             &format!("starting revision {revision}"),
         );
@@ -167,6 +168,11 @@ impl Task {
             return;
         };
         let failure = match event {
+            Event::Told(Told { doing, text }) => {
+                self.note(fleet.revision, DEPLOYING, doing, &text);
+                self.rising = Some(fleet);
+                return;
+            }
             Event::Started(outcome) => match *outcome {
                 Ok(member) => {
                     fleet.add(member);
@@ -307,8 +313,19 @@ impl Task {
 
     async fn on_serving(&mut self, event: Event) {
         match event {
+            Event::Told(told) => self.heard(&told),
             Event::Started(outcome) => self.grown(*outcome),
             Event::Ended(index) => self.crashed(index).await,
+        }
+    }
+
+    /// A start of the serving revision said something, which matters if nothing else is of the app.
+    fn heard(&self, Told { doing, text }: &Told) {
+        if let Some(fleet) = &self.serving
+            && fleet.is_empty()
+            && self.rising.is_none()
+        {
+            self.note(fleet.revision, DEPLOYING, *doing, text);
         }
     }
 
