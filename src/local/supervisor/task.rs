@@ -267,16 +267,25 @@ impl Task {
 
     /// Stays with the revision that serves, after a newer one failed.
     fn keep(&mut self, mut fleet: Fleet) {
-        let (revision, substate) = (fleet.revision, fleet.substate());
+        let revision = fleet.revision;
         if fleet.is_asleep() {
             // It may have crashed meanwhile and counted on its successor.
             for _ in 0..fleet.plan.min {
                 self.start_one(&mut fleet, Duration::ZERO);
             }
         }
+        let (state, substate, text) = if fleet.is_empty() && !fleet.is_asleep() {
+            (DEPLOYING, Substate::INITIALIZING, "is started again")
+        } else {
+            (ACTIVE, fleet.substate(), "keeps serving")
+        };
         self.serving = Some(fleet);
-        let text = format!("revision {revision} keeps serving");
-        self.note(revision, ACTIVE, substate, &text);
+        self.note(
+            revision,
+            state,
+            substate,
+            &format!("revision {revision} {text}"),
+        );
     }
 
     /// Goes on trying with a revision that served before the platform was restarted.

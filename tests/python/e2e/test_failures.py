@@ -213,6 +213,12 @@ def test_the_words_for_a_crash_last_as_long_as_the_pause_after_it(project, home)
     until(lambda: state() == ("FAILED", "CRASH_LOOP"), 60, "a failure")
     until(lambda: "in 6400 ms" in home.flyte("get", "logs", "loops").stdout, 60, "a long pause")
     assert state() == ("FAILED", "CRASH_LOOP")
+    # Another failure does not make it one that serves.
+    program = (project.folder / "main.py").read_text()
+    project.write("main.py", program.replace("threading.Timer(0.3, os._exit, [3]).start()", "os._exit(4)"))
+    assert project.run().returncode != 0
+    told = home.json("get", "app", "loops")
+    assert "keeps serving" not in told["message"], told
     home.flyte("delete", "app", "loops")
 
 
