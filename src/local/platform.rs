@@ -12,6 +12,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use buffa_types::google::protobuf::Timestamp;
+use http::StatusCode;
 use tokio::sync::{Mutex, OwnedMutexGuard, broadcast};
 
 pub use people::Portrait;
@@ -26,7 +27,7 @@ use super::supervisor::launch::{self, Setting};
 use super::supervisor::spawner::Spawner;
 use crate::config::Upkeep;
 use crate::crash;
-use crate::error::{Diagnostic, with_causes};
+use crate::error::{Code, Diagnostic, with_causes};
 use crate::files;
 use crate::wire::app::spec::DesiredState;
 use crate::wire::app::status::{DeploymentStatus, Substate};
@@ -49,6 +50,10 @@ pub enum Refused {
     Invalid(String),
     #[error("app `{0}` does not exist")]
     NotFound(String),
+    #[error(
+        "app `{name}` was changed since revision {known}, and has revision {now} now; nothing of it was replaced"
+    )]
+    Changed { name: String, known: u64, now: u64 },
     #[error(transparent)]
     Store(#[from] store::Error),
     #[error(transparent)]
@@ -121,7 +126,7 @@ impl Platform {
         let rows = self.workshop.store.apps()?;
         // All at once, since a port that is lost is waited for.
         let all = rows.iter().map(async |row| {
-            if let Err(error) = self.bring_back(row).await {
+            if let Err(error) = self.bring_back(&row.key).await {
                 tracing::error!(app = %row.key, error = %with_causes(&error), "is not brought back");
             }
         });
@@ -129,18 +134,26 @@ impl Platform {
         Ok(())
     }
 
-    async fn bring_back(&self, row: &AppRow) -> Result<(), Refused> {
-        let handle = self.take_up(row).await?;
-        if !row.desired_active {
-            handle.finish(Command::Stop).await;
+    async fn bring_back(&self, key: &AppKey) -> Result<(), Refused> {
+        let _changing = self.change(key).await;
+        // Clients are answered meanwhile, and one may have changed it first.
+        let Some(row) = self.workshop.store.app(key)? else {
+            return Ok(());
+        };
+        if self.handle(key).is_some() {
             return Ok(());
         }
-        let latest = self.workshop.store.revision(&row.key, row.latest)?;
+        let latest = self.workshop.store.revision(key, row.latest)?;
         let revision = match latest {
             Some(latest) if !latest.failed => row.latest,
             _ => row.serving.unwrap_or(row.latest),
         };
-        let at_rest = revision == row.serving.unwrap_or(0) && self.was_at_rest(&row.key)?;
+        let at_rest = revision == row.serving.unwrap_or(0) && self.was_at_rest(key)?;
+        let handle = self.take_up(&row).await?;
+        if !row.desired_active {
+            handle.finish(Command::Stop).await;
+            return Ok(());
+        }
         handle.send(if at_rest {
             Command::Rest(revision)
         } else {
@@ -149,8 +162,10 @@ impl Platform {
         Ok(())
     }
 
-    /// Starts the task of an app that is filed: at its port, or where that is lost, at another one.
+    /// Starts the task of an app that is filed: at its port, or where that is lost, at another one. Whoever
+    /// takes an app up tells the task what to do: one that knows of nothing is not taken for running.
     async fn take_up(&self, row: &AppRow) -> Result<AppHandle, Refused> {
+        let shown = self.shown(row)?;
         let listener = match self.listen(row.port).await {
             Ok(listener) => listener,
             Err(error) => {
@@ -164,7 +179,7 @@ impl Platform {
             }
         };
         let handle = self.start_task(&row.key, listener);
-        self.publish(&row.key, &self.shown(row)?.app);
+        self.publish(&row.key, &shown.app);
         Ok(handle)
     }
 
@@ -190,7 +205,16 @@ impl Platform {
     }
 
     /// Creates an app or replaces it. Sending what is running already changes nothing.
-    pub async fn apply(&self, mut app: app::App) -> Result<app::App, Refused> {
+    pub async fn apply(&self, app: app::App) -> Result<app::App, Refused> {
+        self.put(app, false).await
+    }
+
+    /// Changes an app that exists, and that nobody else changed since the caller read it.
+    pub async fn update(&self, app: app::App) -> Result<app::App, Refused> {
+        self.put(app, true).await
+    }
+
+    async fn put(&self, mut app: app::App, is_update: bool) -> Result<app::App, Refused> {
         check(&app)?;
         let key = AppKey::of(&app.metadata.id);
         let _changing = self.change(&key).await;
@@ -202,24 +226,24 @@ impl Platform {
         let store = &self.workshop.store;
         let revision = match store.app(&key)? {
             Some(row) => {
+                if is_update {
+                    self.check_known(&row, app.metadata.revision)?;
+                }
                 let runs = self.handle(&key).is_some();
                 if !runs {
                     // It could not be brought back when the platform started.
                     self.take_up(&row).await?;
                 }
-                match self.same_revision(&row, &app)? {
-                    Some(revision) => {
-                        // What crashes again and again is not left to its pauses once someone asks.
-                        let view = self.view(&key)?;
-                        if runs && row.desired_active && !status::is_failing(&view) {
-                            return Ok(view);
-                        }
-                        store.want_again(&key, &accepted(revision))?;
-                        revision
-                    }
-                    None => store.file_revision(&key, &app, &accepted)?,
+                let filed = self.file_again(&row, &app, runs);
+                if filed.is_err() && !runs {
+                    self.let_go(&key);
+                }
+                match filed? {
+                    Some(revision) => revision,
+                    None => return self.view(&key),
                 }
             }
+            None if is_update => return Err(Refused::NotFound(key.name().to_owned())),
             None => {
                 self.clear_folder(&key);
                 let listener = self.listen_for(&key).await?;
@@ -238,6 +262,41 @@ impl Platform {
             handle.send(Command::Deploy(revision));
         }
         view
+    }
+
+    /// Files what an app is to be from now on; tells the revision to start, or nothing where it runs already.
+    fn file_again(&self, row: &AppRow, app: &app::App, runs: bool) -> Result<Option<u64>, Refused> {
+        let (store, key) = (&self.workshop.store, &row.key);
+        let Some(revision) = self.same_revision(row, app)? else {
+            return Ok(Some(store.file_revision(key, app, &accepted)?));
+        };
+        // What crashes again and again is not left to its pauses once someone asks.
+        if runs && row.desired_active && !status::is_failing(&self.view(key)?) {
+            return Ok(None);
+        }
+        store.want_again(key, &accepted(revision))?;
+        Ok(Some(revision))
+    }
+
+    /// Refuses what was made of another revision than the app has now; 0 does not say of which. Who knows
+    /// of the newest has missed nothing, though it failed and is not shown any more.
+    fn check_known(&self, row: &AppRow, known: u64) -> Result<(), Refused> {
+        let now = self.shown(row)?.revision;
+        if [0, now, row.latest].contains(&known) {
+            return Ok(());
+        }
+        Err(Refused::Changed {
+            name: row.key.name().to_owned(),
+            known,
+            now,
+        })
+    }
+
+    /// Ends a task that was told nothing.
+    fn let_go(&self, key: &AppKey) {
+        self.workshop.names.withdraw(key.as_str());
+        let mut apps = self.apps.write().unwrap_or_else(PoisonError::into_inner);
+        apps.remove(key);
     }
 
     /// Takes away what a namesake left that was not deleted in full.
@@ -273,13 +332,20 @@ impl Platform {
     /// Takes an app's traffic and processes away; it stays known.
     pub async fn deactivate(&self, id: &app::Identifier) -> Result<app::App, Refused> {
         let key = AppKey::of(id);
-        let _changing = self.change(&key).await;
+        let changing = self.change(&key).await;
         let row = self.row(&key)?;
         if row.desired_active {
             self.workshop.store.set_desired(&key, false)?;
             crash::point("deactivate.recorded");
             if let Some(handle) = self.handle(&key) {
-                handle.finish(Command::Stop).await;
+                // A task of its own: where the caller goes away, whoever is next waits all the same.
+                let stopping = tokio::spawn(async move {
+                    handle.finish(Command::Stop).await;
+                    changing
+                });
+                // Kept until the app was looked at. A panic in there is in the log.
+                let _changing = stopping.await;
+                return self.view(&key);
             }
         }
         self.view(&key)
@@ -309,6 +375,12 @@ impl Platform {
             let _changing = changing;
             if let Some(handle) = handle {
                 handle.finish(Command::Shutdown).await;
+                // Who asked for it by name may still be waiting.
+                handle.route.set(Target::Unavailable {
+                    status: StatusCode::NOT_FOUND,
+                    code: Code::AppNotFound.as_str(),
+                    message: format!("app `{}` was deleted", key.name()),
+                });
             }
             crash::point("delete.ended");
             workshop.forget(key, last).await;
@@ -519,7 +591,7 @@ impl Refused {
             Self::Store(error) => [vec![with_causes(error)], error.hints()]
                 .concat()
                 .join("; "),
-            Self::Invalid(_) | Self::NotFound(_) => with_causes(self),
+            Self::Invalid(_) | Self::NotFound(_) | Self::Changed { .. } => with_causes(self),
         }
     }
 }

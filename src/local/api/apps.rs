@@ -50,13 +50,11 @@ impl AppService for Api {
     ) -> ServiceResult<impl Encodable<app::UpdateResponse> + Send + use<'a>> {
         let app = request.to_owned_message().app;
         let app = app.into_option().ok_or_else(|| missing("app"))?;
-        // An update is of something that exists.
-        self.platform.view(&AppKey::of(&app.metadata.id))?;
         let stop = app.spec.desired_state.as_known() == Some(DesiredState::DESIRED_STATE_STOPPED);
         let app = if stop {
             self.platform.deactivate(&app.metadata.id).await?
         } else {
-            self.platform.apply(app).await?
+            self.platform.update(app).await?
         };
         Response::ok(app::UpdateResponse {
             app: app.into(),

@@ -62,6 +62,7 @@ fn refuse(refused: &Refused) -> Response {
     let status = match refused {
         Refused::Invalid(_) => StatusCode::BAD_REQUEST,
         Refused::NotFound(_) => StatusCode::NOT_FOUND,
+        Refused::Changed { .. } => StatusCode::CONFLICT,
         Refused::Store(_) | Refused::Gateway(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
     let body = serde_json::json!({"message": refused.describe()});

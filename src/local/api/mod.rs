@@ -241,6 +241,7 @@ impl From<Refused> for connectrpc::ConnectError {
         match refused {
             Refused::Invalid(_) => Self::invalid_argument(text),
             Refused::NotFound(_) => Self::not_found(text),
+            Refused::Changed { .. } => Self::aborted(text),
             // Until somebody makes room; a client that tried again would not get further.
             Refused::Store(error) if error.is_full() => Self::failed_precondition(text),
             Refused::Store(_) | Refused::Gateway(_) => Self::internal(text),

@@ -166,6 +166,7 @@ fn failure(status: StatusCode, title: &str, reason: &str) -> Response {
 fn refusal(refused: &Refused) -> Response {
     let title = match refused {
         Refused::NotFound(_) => "Not found",
+        Refused::Changed { .. } => "It was changed meanwhile",
         Refused::Invalid(_) | Refused::Store(_) | Refused::Gateway(_) => "That did not work",
     };
     failure(status(refused), title, &refused.describe())
@@ -195,6 +196,7 @@ fn status(refused: &Refused) -> StatusCode {
     match refused {
         Refused::Invalid(_) => StatusCode::BAD_REQUEST,
         Refused::NotFound(_) => StatusCode::NOT_FOUND,
+        Refused::Changed { .. } => StatusCode::CONFLICT,
         Refused::Store(_) | Refused::Gateway(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

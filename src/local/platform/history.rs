@@ -21,16 +21,21 @@ impl Platform {
         let _changing = self.change(key).await;
         let _open = self.gate.read().await;
         let row = self.row(key)?;
-        if self.handle(key).is_none() {
-            self.take_up(&row).await?;
-        }
         let revisions = self.workshop.store.revisions(key)?;
         let wanted = choose(&row, &revisions, to)?;
         let _names = self.reserve_names(key, &wanted.app)?;
-        let revision = self
-            .workshop
-            .store
-            .file_revision(key, &wanted.app, &accepted)?;
+        let runs = self.handle(key).is_some();
+        if !runs {
+            self.take_up(&row).await?;
+        }
+        let store = &self.workshop.store;
+        let revision = store
+            .file_revision(key, &wanted.app, &accepted)
+            .inspect_err(|_| {
+                if !runs {
+                    self.let_go(key);
+                }
+            })?;
         self.publish(key, &wanted.app);
         if let Some(handle) = self.handle(key) {
             handle.send(Command::Deploy(revision));

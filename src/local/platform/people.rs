@@ -48,7 +48,7 @@ impl Platform {
     /// Serves an app again that was deactivated, or tries once more with one that failed.
     pub async fn activate(&self, key: &AppKey) -> Result<app::App, Refused> {
         let app = self.view(key)?;
-        self.apply(app).await
+        self.update(app).await
     }
 
     /// Where code bundles lie.

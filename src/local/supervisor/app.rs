@@ -197,15 +197,19 @@ impl Workshop {
             .remove(&key);
         let folder = launch::app_folder(&self.setting.home, &key);
         let trash = self.setting.home.trash();
-        let remove = move || match files::set_aside(&folder, &trash)? {
-            Some(aside) => files::remove_all(&aside),
-            None => Ok(()),
-        };
-        match tokio::task::spawn_blocking(remove).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(app = %key, %error, "its folder is not removed yet"),
-            Err(error) => tracing::warn!(app = %key, %error, "its folder is not removed yet"),
-        }
+        let (away, on_its_way) = oneshot::channel();
+        let gone = key.clone();
+        tokio::task::spawn_blocking(move || {
+            let aside = files::set_aside(&folder, &trash);
+            // Out of the way is enough for whoever waits; files may be many.
+            let _ = away.send(());
+            let removed = aside.and_then(|aside| aside.map_or(Ok(()), |it| files::remove_all(&it)));
+            if let Err(error) = removed {
+                tracing::warn!(app = %gone, %error, "its folder is not removed yet");
+            }
+        });
+        // Where that panicked, the folder goes when the platform starts.
+        let _ = on_its_way.await;
         // Nobody may be watching.
         let _ = self.changes.send(Change {
             key,

@@ -97,9 +97,10 @@ impl Task {
         }
     }
 
-    /// Starts a revision beside the one that serves; a start that is under way gives way to it.
+    /// Starts a revision beside the one that serves; a start of another one gives way to it.
     async fn deploy(&mut self, revision: Revision) {
-        if let Some(overtaken) = self.rising.take() {
+        let under_way = self.rising.take_if(|rising| rising.revision != revision);
+        if let Some(overtaken) = under_way {
             self.leaving.end_now(overtaken);
         }
         self.note(
@@ -108,10 +109,19 @@ impl Task {
             Substate::INITIALIZING,
             &format!("starting revision {revision}"),
         );
+        if self.rising.is_some() {
+            // It is under way; to begin anew would only take longer.
+            return;
+        }
         let mut fleet = match self.fleet(revision) {
             Ok(fleet) => fleet,
             Err(failure) => return self.fail(revision, &failure).await,
         };
+        // One that is down is tried again: what comes of its earlier starts says nothing of this one.
+        let is_down = |fleet: &mut Fleet| fleet.revision == revision && fleet.is_empty();
+        if let Some(down) = self.serving.take_if(is_down) {
+            self.leaving.end_now(down);
+        }
         if self.serving.as_ref().is_none_or(Fleet::is_empty) {
             self.expect(&fleet);
         }
@@ -266,14 +276,8 @@ impl Task {
     }
 
     /// Stays with the revision that serves, after a newer one failed.
-    fn keep(&mut self, mut fleet: Fleet) {
+    fn keep(&mut self, fleet: Fleet) {
         let revision = fleet.revision;
-        if fleet.is_asleep() {
-            // It may have crashed meanwhile and counted on its successor.
-            for _ in 0..fleet.plan.min {
-                self.start_one(&mut fleet, Duration::ZERO);
-            }
-        }
         let (state, substate, text) = if fleet.is_empty() && !fleet.is_asleep() {
             (DEPLOYING, Substate::INITIALIZING, "is started again")
         } else {
@@ -355,12 +359,7 @@ impl Task {
                         .store
                         .set_failed(&self.yard.key, revision, false),
                 );
-                self.note(
-                    revision,
-                    ACTIVE,
-                    Substate::RUNNING,
-                    &serving(revision, count),
-                );
+                self.note_serving(revision, Substate::RUNNING, &serving(revision, count));
             }
             Err(failure) => self.restart_later(&failure),
         }
@@ -383,11 +382,6 @@ impl Task {
             self.crashes = 0;
         }
         let failure = member.bury().await;
-        let alone = self.serving.as_ref().is_none_or(Fleet::is_asleep);
-        if alone && self.rising.is_some() {
-            // A newer revision is on its way; it takes over.
-            return;
-        }
         self.restart_later(&failure);
     }
 
@@ -416,7 +410,9 @@ impl Task {
         };
         let message = status::failure_message(cause.code, &cause.message);
         let when = format!("starting it again in {} ms", pause.as_millis());
-        self.note(revision, state, substate, &format!("{message}; {when}"));
+        if self.rising.is_none() {
+            self.note(revision, state, substate, &format!("{message}; {when}"));
+        }
         // The app's own log ends where the process did; whoever reads it wants to know why.
         self.yard.logs.write(Record {
             at: jiff::Timestamp::now(),
@@ -431,14 +427,18 @@ impl Task {
         self.serving = Some(fleet);
     }
 
+    /// Whether somebody has to be woken for a request. What is on its way answers it where anything is.
     fn is_asleep(&self) -> bool {
         self.rising.is_none() && self.serving.as_ref().is_some_and(Fleet::is_asleep)
     }
 
+    /// Whether the number of replicas may have to change: with the traffic, or because some did not
+    /// come up with the others.
     fn scales(&self) -> bool {
-        self.serving
-            .as_ref()
-            .is_some_and(|fleet| fleet.plan.is_elastic() && !fleet.is_empty())
+        self.serving.as_ref().is_some_and(|fleet| {
+            let lacks_some = fleet.len() + fleet.starting() < fleet.plan.min as usize;
+            !fleet.is_empty() && (fleet.plan.is_elastic() || lacks_some)
+        })
     }
 
     /// Somebody waits at an app that has no replica.
@@ -481,10 +481,10 @@ impl Task {
         self.serving = Some(fleet);
         if wanted > coming {
             let text = format!("scaling revision {revision} from {present} to {wanted} replicas");
-            self.note(revision, ACTIVE, Substate::SCALING_UP, &text);
+            self.note_serving(revision, Substate::SCALING_UP, &text);
         } else if !leaving.is_empty() {
             self.lead();
-            self.note(revision, ACTIVE, substate, &serving(revision, wanted));
+            self.note_serving(revision, substate, &serving(revision, wanted));
             for member in leaving {
                 self.leaving.let_go(member, false);
             }
@@ -562,6 +562,14 @@ impl Task {
             .map(Fleet::processes)
             .unwrap_or_default();
         self.live.send_modify(|live| live.replicas = replicas);
+    }
+
+    /// Notes what the revision that serves is doing, unless a newer one is on its way: that is the news
+    /// about the app then, and whoever waits for it must not take the older one for it.
+    fn note_serving(&self, revision: Revision, substate: Substate, message: &str) {
+        if self.rising.is_none() {
+            self.note(revision, ACTIVE, substate, message);
+        }
     }
 
     fn note(&self, revision: Revision, state: DeploymentStatus, substate: Substate, message: &str) {
