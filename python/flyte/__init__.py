@@ -12,7 +12,20 @@ Names are imported when they are first used; `import flyte` opens no file and no
 
 from __future__ import annotations
 
+import atexit as _atexit
+import sys as _sys
+
 from ._lazy import hooks as _hooks
+
+
+def _end() -> None:
+    if native := _sys.modules.get("flyte._native"):
+        native.shutdown()
+
+
+# Exit handlers run in the reverse order, so what a program registers after its import of this package can
+# still stop its apps.
+_atexit.register(_end)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -546,6 +546,13 @@ def app_endpoint(name: str) -> str:
         'http://localhost:24817'
     """
 
+def shutdown() -> None:
+    """End the runtime and its threads; called when the interpreter is about to go away.
+
+    Example:
+        >>> atexit.register(shutdown)       # doctest: +SKIP
+    """
+
 def image_tag(image: object) -> str:
     """Return the tag that an image's content leads to, for `Image.uri`.
 

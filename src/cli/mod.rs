@@ -34,7 +34,7 @@ use crate::serve::{self, Reporter, Request, Server};
 use crate::wire::app::status::DeploymentStatus;
 use crate::wire::status;
 
-use args::{Arguments, Command};
+use args::{Arguments, Command, UpdateWhat};
 use printer::Printer;
 
 /// Why a command ended.
@@ -119,14 +119,11 @@ pub fn run(host: &impl Host, words: &[String]) -> u8 {
     let printer = Printer::new(global.output).showing(global.verbose, global.no_progress);
     printer::log_to_terminal(global.verbose, global.log_format());
     let given = global.given();
-    let serves = matches!(
-        arguments.command,
-        Command::Serve(_) | Command::Deploy(_) | Command::Update(_)
-    );
+    let serves = where_it_serves(&given, &arguments.command);
     match dispatch(host, given.clone(), arguments.command, &printer) {
         Ok(()) => 0,
         Err(Failure::Interrupted) => {
-            let left = serves.then(|| still_running(host, &given)).flatten();
+            let left = serves.and_then(|there| still_running(host, &given, there));
             printer.note(&left.unwrap_or_else(|| "interrupted".to_owned()));
             130
         }
@@ -186,24 +183,48 @@ fn dispatch(
     }
 }
 
-/// What Ctrl-C leaves behind, as far as the control plane tells at once.
-fn still_running(host: &impl Host, given: &Given) -> Option<String> {
-    let given = Given {
+/// Where a command's apps are, if it is about running some.
+fn where_it_serves(given: &Given, command: &Command) -> Option<Given> {
+    let (scope, is_local) = match command {
+        Command::Serve(serve) => (&serve.scope, serve.local),
+        Command::Deploy(deploy) => (&deploy.serve.scope, deploy.serve.local),
+        Command::Update(update) => match &update.what {
+            UpdateWhat::App { scope, .. } => (scope, false),
+        },
+        _ => return None,
+    };
+    let mut there = Given {
+        project: scope.project.clone(),
+        domain: scope.domain.clone(),
         interactive: Some(false),
         ..given.clone()
     };
-    let settings = host.settings(&given).ok()?;
+    if is_local {
+        there.endpoint = Some(String::new());
+    }
+    Some(there)
+}
+
+/// What Ctrl-C leaves behind, as far as the control plane tells at once.
+fn still_running(host: &impl Host, given: &Given, there: Given) -> Option<String> {
+    let settings = host.settings(&there).ok()?;
+    let usual = host.settings(given).ok()?;
     let apps = host
         .block(async {
             let asked = tokio::time::timeout(Duration::from_secs(1), serve::apps(&settings));
             Ok(asked.await.ok().flatten())
         })
         .ok()??;
-    Some(interrupted(apps))
+    Some(interrupted(apps, &settings, &usual))
 }
 
-/// What Ctrl-C ended, and what it did not.
-pub fn interrupted(apps: Vec<(String, DeploymentStatus)>) -> String {
+/// What Ctrl-C ended there, and what it did not; how one of that is stopped where `usual` settings
+/// are in force.
+pub fn interrupted(
+    apps: Vec<(String, DeploymentStatus)>,
+    there: &Settings,
+    usual: &Settings,
+) -> String {
     let named: Vec<String> = apps
         .into_iter()
         .filter(|(_, state)| {
@@ -215,8 +236,9 @@ pub fn interrupted(apps: Vec<(String, DeploymentStatus)>) -> String {
         return "interrupted; no app is running".to_owned();
     }
     format!(
-        "interrupted; still there: {}; `flyte update app NAME --deactivate` stops one",
-        named.join(", ")
+        "interrupted; still there: {}; `{}` stops one",
+        named.join(", "),
+        watching::stopping("NAME", &there.project, &there.domain, usual)
     )
 }
 

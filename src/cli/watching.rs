@@ -31,20 +31,26 @@ pub fn for_library() -> Teller {
 /// What is said when Ctrl-C ends a watch.
 pub fn farewell(printer: &Printer, app: &App, settings: &Settings) {
     let id = app.id();
-    let mut command = format!("flyte update app {} --deactivate", id.name);
-    for (option, value, default) in [
-        ("--project", &id.project, &settings.project),
-        ("--domain", &id.domain, &settings.domain),
-    ] {
-        if value != default {
-            command = format!("{command} {option} {value}");
-        }
-    }
+    let command = stopping(&id.name, &id.project, &id.domain, settings);
     printer.note(&format!(
         "no longer watching; `{}` goes on at {}, and `{command}` stops it",
         id.name,
         app.endpoint()
     ));
+}
+
+/// The command that stops an app, where these settings are in force.
+pub fn stopping(name: &str, project: &str, domain: &str, settings: &Settings) -> String {
+    let mut command = format!("flyte update app {name} --deactivate");
+    for (option, value, default) in [
+        ("--project", project, settings.project.as_str()),
+        ("--domain", domain, settings.domain.as_str()),
+    ] {
+        if value != default {
+            command = format!("{command} {option} {value}");
+        }
+    }
+    command
 }
 
 fn show(printer: &Printer, happening: Happening) {

@@ -261,9 +261,26 @@ impl Watch {
                 self.line.broke(&self.client.caller, *source).await?;
                 Ok(None)
             }
+            // The stream is well, and looking was for nothing.
+            Err(Error::Rejected { code, message, .. }) if may_pass(code) => {
+                tracing::debug!(app = self.id.name, ?code, message, "a watched app not seen");
+                Ok(None)
+            }
             Err(other) => Err(other),
         }
     }
+}
+
+/// Whether a refusal is about the moment: the control plane could not ask its cluster, say.
+fn may_pass(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::Internal
+            | ErrorCode::Unknown
+            | ErrorCode::Canceled
+            | ErrorCode::DeadlineExceeded
+            | ErrorCode::ResourceExhausted
+    )
 }
 
 /// A stream, once the server has begun to answer.
@@ -424,7 +441,6 @@ impl LogStream {
             Err(error) if error.code == ErrorCode::NotFound => self.absent().await?,
             Err(error) => self.line.broke(&self.client.caller, error).await?,
         }
-        self.shown.values_mut().for_each(Shown::again);
         Ok(Vec::new())
     }
 
@@ -453,7 +469,10 @@ impl LogStream {
         self.line.opened = Instant::now();
         let opening = self.client.logs.tail_logs_with_options(request, options);
         match begun(Box::pin(opening)).await {
-            Ok(stream) => self.line.stream = Some(stream),
+            Ok(stream) => {
+                self.line.stream = Some(stream);
+                self.shown.values_mut().for_each(Shown::again);
+            }
             Err(error) if error.code == ErrorCode::NotFound => self.absent().await?,
             Err(error) => self.line.broke(&self.client.caller, error).await?,
         }

@@ -16,6 +16,7 @@ use super::watch::{self, Turn};
 use super::{convert, runtime, settings};
 use crate::cli::printer;
 use crate::config::Given;
+use crate::serve::watch::Asked;
 use crate::serve::{Interactive, Options, Overrides, Request, Server, Source};
 use crate::spec::{AppSpec, ParameterValue};
 use crate::wire::build::Health;
@@ -298,7 +299,7 @@ impl ServeContext {
                 if let Err(error) = &result
                     && error.is_instance_of::<PyKeyboardInterrupt>(py)
                 {
-                    tell_what_is_left(py, &settings);
+                    tell_what_is_left(py, &settings, &self.options.overrides);
                 }
                 result
             }
@@ -376,6 +377,9 @@ impl ServeContext {
             Ok(Turn::Existing)
         } else if self.watch {
             watch::turn(py, server, request)
+        } else if Asked::here().is_some() && !self.options.dry_run {
+            // Who runs the program only to read what it declares has served this before.
+            Ok(Turn::Existing)
         } else {
             Ok(Turn::Serve)
         }
@@ -475,15 +479,16 @@ fn shown(py: Python<'_>, server: &mut Server, request: &Request) -> PyResult<Opt
 }
 
 /// What Ctrl-C did not end, as far as the control plane tells at once.
-fn tell_what_is_left(py: Python<'_>, settings: &crate::config::Settings) {
+fn tell_what_is_left(py: Python<'_>, settings: &crate::config::Settings, overrides: &Overrides) {
     let asked = tokio::time::Duration::from_millis(300);
+    let there = overrides.place(settings);
     let apps = async {
-        let apps = tokio::time::timeout(asked, crate::serve::apps(settings));
+        let apps = tokio::time::timeout(asked, crate::serve::apps(&there));
         Ok(apps.await.ok().flatten())
     };
     // A second Ctrl-C ends this, too.
     if let Ok(Some(apps)) = runtime::block(py, apps) {
-        printer::prompt(&crate::cli::interrupted(apps));
+        printer::prompt(&crate::cli::interrupted(apps, &there, settings));
     }
 }
 
@@ -492,7 +497,8 @@ async fn serve(server: Server, request: Request) -> PyResult<App> {
     Ok(App::from(app))
 }
 
-async fn existing(server: Server, request: Request) -> PyResult<App> {
+async fn existing(mut server: Server, request: Request) -> PyResult<App> {
+    server.settings = request.options.overrides.place(&server.settings);
     let app = super::app::existing(&server, &request.target).await?;
     Ok(App::from(app))
 }

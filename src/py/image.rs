@@ -28,12 +28,11 @@ const ALONE: &str = "image";
 ///     >>> len(image_tag(flyte.Image.from_debian_base()))      # doctest: +SKIP
 ///     32
 #[pyfunction]
-fn image_tag(image: &Bound<'_, PyAny>) -> PyResult<String> {
+fn image_tag(py: Python<'_>, image: &Bound<'_, PyAny>) -> PyResult<String> {
     let image = crate::image::make::for_this_machine(convert::image(image)?);
-    Ok(crate::image::content_hash(&image)
-        .into_py()?
-        .tag()
-        .to_owned())
+    // It reads all files of the image, which may take a while.
+    let hash = py.detach(|| crate::image::content_hash(&image)).into_py()?;
+    Ok(hash.tag().to_owned())
 }
 
 /// Build an image where it is missing and return its URI.

@@ -62,20 +62,23 @@ impl State {
     /// Opens the stream. The last lines are told apart from those that follow by asking for the
     /// past alone first.
     async fn open(&mut self, app: &serve::App, follow: bool, tail: Option<usize>) -> PyResult<()> {
-        let mut past = Vec::new();
-        if let Some(tail) = tail {
-            past = app.past_logs(LOG_PATIENCE).await.into_py()?;
-            let skip = past.len().saturating_sub(tail);
-            self.ready
-                .extend(past.iter().skip(skip).map(|line| line.text.clone()));
-            if !follow {
-                self.ended = true;
-                return Ok(());
-            }
-        }
-        let mut stream = app.logs(follow).await.into_py()?;
-        stream.skip(&past);
-        self.stream = Some(stream);
+        let past = match tail {
+            Some(_) => app.past_logs(LOG_PATIENCE).await.into_py()?,
+            None => Vec::new(),
+        };
+        let stream = if tail.is_none() || follow {
+            let mut stream = app.logs(follow).await.into_py()?;
+            stream.skip(&past);
+            Some(stream)
+        } else {
+            None
+        };
+        // Not before: whoever gives up on the way there begins anew.
+        let skip = past.len().saturating_sub(tail.unwrap_or(0));
+        let last = past.into_iter().skip(skip).map(|line| line.text);
+        self.ready.extend(last);
+        self.ended = stream.is_none();
+        self.stream = stream;
         Ok(())
     }
 

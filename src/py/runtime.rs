@@ -132,7 +132,10 @@ where
     Ok(future)
 }
 
-/// Ends the runtime; registered to run before the interpreter goes away.
+/// End the runtime and its threads; called when the interpreter is about to go away.
+///
+/// Example:
+///     >>> atexit.register(shutdown)       # doctest: +SKIP
 #[pyfunction]
 fn shutdown(py: Python<'_>) {
     let owned = RUNTIME
@@ -150,12 +153,7 @@ fn shutdown(py: Python<'_>) {
 }
 
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    let shutdown = wrap_pyfunction!(shutdown, module)?;
-    module
-        .py()
-        .import("atexit")?
-        .call_method1("register", (shutdown,))?;
-    Ok(())
+    module.add_function(wrap_pyfunction!(shutdown, module)?)
 }
 
 struct OurRuntime;

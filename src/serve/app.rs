@@ -50,9 +50,15 @@ impl App {
     /// What is waited for: what came of the last change, or else the app as it is.
     fn attempt(&self) -> Attempt {
         let slot = self.attempt.lock().unwrap_or_else(PoisonError::into_inner);
-        let revision = self.revision();
+        let known = self.known();
+        let revision = known.metadata.revision;
+        // A revision that failed is not shown as the app's: the one before is, which goes on.
+        let is_told_of = |attempt: &Attempt| {
+            let mut conditions = known.status.conditions.iter();
+            attempt.revision > revision && conditions.any(|one| one.revision == attempt.revision)
+        };
         slot.clone()
-            .filter(|attempt| attempt.revision == revision)
+            .filter(|attempt| attempt.revision == revision || is_told_of(attempt))
             .unwrap_or_else(|| Attempt::watching(revision))
     }
 
@@ -79,6 +85,19 @@ impl App {
     pub async fn get(client: Client, console: String, id: &app::Identifier) -> Result<Self, Error> {
         let known = client.get(id).await?;
         Ok(Self::new(client, known, console, Options::default()))
+    }
+
+    /// The same, whose change to a revision is waited for.
+    pub async fn changing(
+        client: Client,
+        console: String,
+        id: &app::Identifier,
+        revision: u64,
+    ) -> Result<Self, Error> {
+        let app = Self::get(client, console, id).await?;
+        *app.attempt.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Attempt::watching(revision));
+        Ok(app)
     }
 
     /// An app that was listed.

@@ -5,6 +5,7 @@
 use connectrpc::client::{ClientTransport, full_body};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
+use serde::Deserialize;
 
 use super::platform::{self, Place};
 use crate::client::{self, Client};
@@ -86,19 +87,28 @@ pub async fn revisions(
     Ok(answer.as_array().cloned().unwrap_or_default())
 }
 
-/// Goes back to a revision, or to the one before; the app then has a new revision that equals it.
+/// What going back is answered with.
+#[derive(Deserialize)]
+struct Back {
+    revision: u64,
+}
+
+/// Goes back to a revision, or to the one before; tells the number of the new one that equals it.
 pub async fn roll_back(
     place: &Place,
     client: &Client,
     id: &Identifier,
     to: Option<u64>,
-) -> Result<(), Error> {
+) -> Result<u64, Error> {
     local_only(place, client, "earlier revisions")?;
     let what = match to {
         Some(revision) => format!("rollback?revision={revision}"),
         None => "rollback".to_owned(),
     };
-    ask(client, Method::POST, id, &what).await.map(drop)
+    let answer = ask(client, Method::POST, id, &what).await?;
+    Back::deserialize(answer)
+        .map(|back| back.revision)
+        .map_err(Error::Answer)
 }
 
 fn local_only(place: &Place, client: &Client, what: &'static str) -> Result<(), Error> {

@@ -28,6 +28,22 @@ pub struct Overrides {
     pub cluster: Option<String>,
 }
 
+impl Overrides {
+    /// The settings of the place that these lead to.
+    pub fn place(&self, settings: &Settings) -> Settings {
+        let mut there = settings.clone();
+        for (meant, given) in [
+            (&mut there.project, &self.project),
+            (&mut there.domain, &self.domain),
+        ] {
+            if let Some(given) = given {
+                meant.clone_from(given);
+            }
+        }
+        there
+    }
+}
+
 /// Why a request cannot be carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -290,7 +290,10 @@ async fn start(
         if let Ok(Some(_)) = found(home).await {
             return Ok(());
         }
-        if let Ok(Some(status)) = child.try_wait() {
+        // Where another one is starting, for somebody who was broken off, it gave way to that.
+        if let Ok(Some(status)) = child.try_wait()
+            && !is_locked(home)
+        {
             return Err(Error::Ended {
                 status: status.to_string(),
                 log: log_tail(home),

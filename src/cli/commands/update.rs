@@ -28,8 +28,8 @@ pub fn run(
         let Connected { client, place, .. } = &connected;
         let console = &place.console;
         if let Some(to) = rollback {
-            details::roll_back(place, client, &id, to).await?;
-            let app = App::get(client.clone(), console.clone(), &id).await?;
+            let revision = details::roll_back(place, client, &id, to).await?;
+            let app = App::changing(client.clone(), console.clone(), &id, revision).await?;
             // Whoever goes back wants to know whether it worked.
             let patience = Options::default().activate_timeout;
             app.wait_until_active(patience, |_| {}).await?;
