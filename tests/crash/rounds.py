@@ -196,7 +196,7 @@ class World:
             return [pid for pid in self.home.replicas() if is_alive(pid) and not below(pid, owners)]
 
         with contextlib.suppress(AssertionError):
-            until(lambda: not orphans(), 2)
+            until(lambda: not orphans(), 15)
             return
         self.violated(f"replicas outlive their platform: {orphans()}")
 
@@ -333,7 +333,9 @@ class World:
 
     def check_locks(self) -> None:
         def held() -> list[str]:
-            return [str(path) for path in self.home.path.rglob("*.lock") if is_locked(path)]
+            return [
+                str(path) for path in entries(self.home.path) if path.suffix == ".lock" and is_locked(path)
+            ]
 
         with contextlib.suppress(AssertionError):
             until(lambda: len(held()) <= 1, 15)

@@ -86,7 +86,7 @@ class Chromium:
 
     def _read(self) -> Any:
         while b"\0" not in self._buffer:
-            if not select.select([self._in], [], [], 20)[0]:
+            if not select.select([self._in], [], [], 60)[0]:
                 raise SystemExit("the browser says nothing")
             part = os.read(self._in, 65536)
             if not part:
@@ -98,7 +98,7 @@ class Chromium:
     def close(self) -> None:
         """End the browser."""
         self.call("Browser.close")
-        self._process.wait(10)
+        self._process.wait(60)
 
 
 def visit(url: str, person: str) -> str:
@@ -108,7 +108,7 @@ def visit(url: str, person: str) -> str:
         target = browser.call("Target.createTarget", url=url)["targetId"]
         session = browser.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         step = STEP.replace("PERSON", person)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         text = ""
         while time.monotonic() < deadline:
             result = browser.call("Runtime.evaluate", session, expression=step, returnByValue=True)

@@ -96,7 +96,7 @@ class Guarded:
         assert nginx, "nginx is needed"
         self._start(nginx, "-c", str(self.folder / "nginx.conf"), "-p", str(self.folder))
         for port in (self.port, self.guard, provider):
-            until(lambda port=port: _listens(port), what=f"port {port}: {self.log()}")
+            until(lambda port=port: _listens(port), 60, f"port {port}: {self.log()}")
 
     def _start(self, *words: str) -> None:
         log = (self.folder / "log").open("a")

@@ -95,7 +95,7 @@ def test_a_browser_logs_in_once_for_all_that_follows(home, nobody, tmp_path):
     done = home.flyte("login", **nobody.variables(BROWSER_LOG=str(log)))
     assert done.returncode == 0, done.stderr
     assert "ada" in done.stdout and f"open {nobody.endpoint}/auth?" in done.stderr
-    until(log.exists, what="the browser's last page")
+    until(lambda: log.exists() and log.read_text(), 60, "the browser's last page")
     assert "You are logged in" in log.read_text()
     assert whoami(home, **nobody.variables()) == (
         0,
@@ -157,7 +157,7 @@ def test_processes_that_start_at_once_log_in_once(home, nobody, tmp_path):
         outcomes = [run.result() for run in runs]
     assert [code for code, _, _ in outcomes] == [0, 0, 0], outcomes
     assert nobody.grants() == {"authorization_code": 1}
-    until(log.exists, what="the browser's last page")
+    until(lambda: log.exists() and log.read_text(), 60, "the browser's last page")
     assert log.read_text().count("You are logged in") == 1
 
 

@@ -155,6 +155,7 @@ def test_card_in_a_browser(project: Project, tmp_path_factory: Any, theme: str):
         link = page.locator(".jp-OutputArea-output a").first
         with page.context.expect_page() as opened:
             link.click()
+        opened.value.wait_for_load_state()
         answered = opened.value.text_content("body") or ""
         browser.close()
     assert is_dark == theme.endswith("Dark")

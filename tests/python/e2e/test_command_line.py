@@ -368,7 +368,7 @@ def test_logs_are_followed_until_ctrl_c(flyte, files):
         get(endpoint + "/followed")
         assert follow.stdout.readline() == "asked /followed\n"
         follow.send_signal(signal.SIGINT)
-        _, errors = follow.communicate(timeout=5)
+        _, errors = follow.communicate(timeout=30)
         assert follow.returncode == 130
         assert "Traceback" not in errors
     finally:
@@ -391,7 +391,7 @@ def test_serve_can_go_on_to_follow_the_log(files):
             if line == "asked /while-followed\n":
                 break
         serve.send_signal(signal.SIGINT)
-        _, errors = serve.communicate(timeout=5)
+        _, errors = serve.communicate(timeout=30)
         assert serve.returncode == 130
         assert "Traceback" not in errors
     finally:

@@ -281,7 +281,7 @@ def test_a_flood_of_lines_is_bounded(page, apps):
     page.get_by_text("line 19999 of /flood").wait_for(timeout=30_000)
     assert page.locator("#log > div").count() <= 2001
     # The page still answers at once.
-    page.get_by_role("button", name="Pause").click(timeout=2000)
+    page.get_by_role("button", name="Pause").click(timeout=15000)
 
 
 def test_each_action(page, apps):
@@ -375,9 +375,7 @@ def test_a_button_amid_its_action_cannot_be_pressed_again(browser, base, apps):
 
 def test_a_refusal_is_told_inside_the_dialog_and_mended(browser, base, apps):
     """The token of an earlier start of the platform: the dialog says so, and gets the new one."""
-    apps.write(
-        "brief.py", "import flyte.app\nenv = flyte.app.AppEnvironment(name='brief', args=['sleep', '9'])\n"
-    )
+    apps.write("brief.py", "import flyte.app\nenv = flyte.app.AppEnvironment(name='brief', args=['false'])\n")
     assert apps.home.flyte("serve", "brief.py", cwd=apps.folder).returncode == 1
     context = browser.new_context(base_url=base)
     page = context.new_page()
@@ -517,7 +515,9 @@ def states(apps):
         done = home.flyte("serve", "states.py", name, cwd=apps.folder)
         assert done.returncode == 0, done.stderr
     home.flyte("update", "app", "off", "--deactivate", "--wait")
-    apps.write("busy.py", "import flyte, states\nflyte.serve(states.busy)\n")
+    apps.write(
+        "busy.py", "import flyte, states\nflyte.with_servecontext(activate_timeout=600).serve(states.busy)\n"
+    )
     apps.start("busy.py")
     until(lambda: "busy" in home.names() and home.app("busy")["status"] == "DEPLOYING", 30, "an app is busy")
     until(lambda: not home.app("idle")["replicas"], 60, "an app is at zero")

@@ -165,7 +165,7 @@ def test_why_a_container_does_not_come_up(project, app_image, more, body, code, 
     failure = project.failure()
     assert (failure["code"], failure["class"]) == (code, "AppError"), failure
     assert said in failure["message"], failure
-    assert failure["seconds"] < 30
+    assert failure["seconds"] < 90
 
 
 def test_an_image_that_is_nowhere_is_told_with_the_registrys_answer(project, home):

@@ -220,6 +220,29 @@ def test_they_see_that_an_update_failed(theirs: Theirs, home: Home) -> None:
     assert home.flyte("delete", "app", "updated").returncode == 0
 
 
+def test_what_they_read_before_a_change_does_not_undo_it(theirs: Theirs, home: Home) -> None:
+    outcome = theirs.run(
+        """
+        import flyte.app
+
+        def stale(word):
+            return flyte.app.AppEnvironment(
+                name="stale", args=["python", "-m", "http.server", "8080"], env_vars={"WORD": word})
+
+        old = flyte.serve(stale("old"))
+        flyte.serve(stale("new"))
+        try:
+            App.update(old.pb2, "of long ago")
+            answer("changed")
+        except Exception as error:
+            answer(str(error))
+        """
+    )
+    assert "revision 1" in outcome and "revision 2" in outcome, outcome
+    assert home.json("get", "app", "stale")["revision"] == 2
+    assert home.flyte("delete", "app", "stale").returncode == 0
+
+
 def test_they_get_and_list(theirs: Theirs, home: Home) -> None:
     told = theirs.run(
         """

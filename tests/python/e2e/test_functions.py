@@ -156,7 +156,7 @@ def test_children_of_an_app_end_with_it(project, home):
     child = get_json(project.result())
     assert child in home.replicas("parent")
     App.get("parent").deactivate(wait=True)
-    until(lambda: not home.replicas("parent"), 3, "the child is gone")
+    until(lambda: not home.replicas("parent"), 15, "the child is gone")
 
 
 def test_functions_defined_without_a_file_are_sent_themselves(project):

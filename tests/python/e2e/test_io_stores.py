@@ -16,6 +16,9 @@ from support import WEB, Home, Project, get_json
 from flyte.errors import Error
 from flyte.io import Dir, File
 
+# The server of a store is built for its first test.
+pytestmark = pytest.mark.timeout(900)
+
 LARGE = os.urandom(1 << 20) * 36  # several parts, to be sent and to be fetched
 TREE = {"a.csv": b"a", "b.txt": b"b", "sub/c.csv": b"c", "sub/deep/d.csv": b"d"}
 

@@ -89,7 +89,7 @@ def test_a_killed_platform_is_replaced_and_leaves_no_stray_process(lasting, word
 def test_apps_end_with_a_killed_platform_at_once(lasting):
     pid = lasting.pid("lasting")
     os.kill(lasting.status()["pid"], signal.SIGKILL)
-    until(lambda: not is_alive(pid), 2, "the app of a platform that is gone is gone")
+    until(lambda: not is_alive(pid), 15, "the app of a platform that is gone is gone")
 
 
 def test_serving_goes_on_with_a_new_platform_where_the_one_it_spoke_to_is_killed(lasting, tmp_path):

@@ -18,6 +18,9 @@ import pytest
 import stores
 from support import WEB, Home, Project, get_json
 
+# The server of a store is built for its first test.
+pytestmark = pytest.mark.timeout(900)
+
 SOURCES = ["file", "s3", "gs", "abfs", "https"]
 # Larger than what is fetched in one piece.
 LARGE = bytes(range(256)) * 4096 * 20

@@ -100,6 +100,43 @@ def test_replace_gives_an_app_another_spec(apps, call, home):
     call(call(App.replace, app.name, spec, "back").watch)
 
 
+def test_a_change_that_failed_is_told_however_late_it_is_asked_for(apps, call, home):
+    """The revision before is the app's again by then, and goes on."""
+    from flyte import errors
+    from flyte.remote import App
+
+    app = call(App.get, "c-first")
+    spec = app.to_dict()["spec"]
+    spec["container"]["args"] = ["python", "-c", "raise SystemExit(3)"]
+    changed = call(App.replace, app.name, spec, "for the worse")
+    until(lambda: "keeps serving" in home.json("get", "app", app.name)["message"], 30)
+    assert call(App.get, app.name).revision == app.revision < changed.revision
+    for _ in range(2):
+        with pytest.raises(errors.AppError, match="code 3"):
+            call(changed.watch)
+    assert call(app.watch).is_active()
+
+
+def test_exit_handlers_may_stop_apps(apps, home):
+    apps.write(
+        "stops.py",
+        """
+        import atexit, flyte
+        from flyte.remote import App
+
+        @atexit.register
+        def stop():
+            app.deactivate(wait=True)
+
+        app = App.get("b-second")
+        """,
+    )
+    done = apps.run("stops.py")
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert home.json("get", "app", "b-second")["status"] == "STOPPED"
+    assert home.flyte("update", "app", "b-second", "--activate", "--wait").returncode == 0
+
+
 def test_delete_takes_a_name_on_the_class(apps, call, home):
     from flyte import errors
     from flyte.remote import App

@@ -77,8 +77,10 @@ def test_serving_what_runs_is_quick(value, home):
         print(json.dumps(time.perf_counter() - started))
         """,
     )
-    # A wide bound: what it must exclude is a restart of the app, or a wait for one.
-    assert min(value.result("timed.py") for _ in range(3)) < 0.5
+    pid = home.pid("value")
+    # A wide bound; how quick it is, `make bench` tells.
+    assert min(value.result("timed.py") for _ in range(3)) < 3
+    assert home.pid("value") == pid
 
 
 class Hammer:

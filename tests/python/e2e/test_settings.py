@@ -150,7 +150,7 @@ def test_importing_and_declaring_touch_nothing(project, tmp_path):
     started = time.monotonic()
     done = project.run(FLYTE_HOME=str(untouched))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 20
     assert not untouched.exists()
 
 

@@ -226,7 +226,7 @@ def test_a_deactivated_app_leaves_no_replica_of_an_earlier_revision(traffic, end
     connection.request("GET", "/stream")
     assert connection.getresponse().read(5) == b"line0"
     traffic.result("main.py", "the one after it")
-    assert len(home.replicas("traffic")) == 2, "the stream is under way, so its replica stays"
+    until(lambda: len(home.replicas("traffic")) == 2, 20, "the stream is under way, so its replica stays")
     assert home.flyte("update", "app", "traffic", "--deactivate", "--wait").returncode == 0
     assert home.replicas("traffic") == []
     connection.close()
@@ -240,5 +240,5 @@ def test_requests_wait_while_a_crashed_app_comes_back(traffic, endpoint, home):
     traffic.result()
     pid = get_json(endpoint)["pid"]
     os.kill(pid, signal.SIGKILL)
-    until(lambda: not home.app("traffic")["replicas"] or home.pid("traffic") != pid, 5)
+    until(lambda: [one["pid"] for one in home.app("traffic")["replicas"]] != [pid], 20)
     assert get_json(endpoint)["pid"] != pid

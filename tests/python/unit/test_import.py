@@ -45,7 +45,7 @@ print(json.dumps({"first": sorted(new), "all": sorted(sys.modules), "opened": op
     )
     heavy = {"asyncio", "typing_extensions", "fastapi", "pydantic", "uvicorn", "logging", "flyte._native"}
     assert not heavy & set(told["all"])
-    assert told["first"] == ["__future__", "flyte", "flyte._lazy", "flyte.app", "flyte.app.extras"]
+    assert told["first"] == ["__future__", "atexit", "flyte", "flyte._lazy", "flyte.app", "flyte.app.extras"]
     assert told["opened"] == []
 
 
