@@ -63,7 +63,9 @@ class Operation:
         self.process = subprocess.Popen(
             [Path(sys.executable).with_name("flyte"), *self.words],
             cwd=self.folder,
-            env=home.environment(**variables),
+            # Rounds change a file more than once a second, and what Python keeps of one is told apart by
+            # its size and its second.
+            env=home.environment(PYTHONDONTWRITEBYTECODE="1", **variables),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
