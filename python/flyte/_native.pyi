@@ -24,6 +24,7 @@ __all__ = [
     "App",
     "app_endpoint",
     "run_platform",
+    "shutdown",
     "LogLines",
     "ServeContext",
     "with_servecontext",
